@@ -1,0 +1,36 @@
+#pragma once
+/*
+ * Guest time. One clock is the source of every time a guest can see: device timers, APIC timers, the TSC.
+ * It counts nanoseconds since the VM was made and stands still while the VM is paused. A virtual clock
+ * stands still unless it is advanced, which makes unit tests and deterministic runs exact.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define NS_PER_SECOND 1000000000ull
+
+struct clock {
+    bool is_virtual;
+    _Atomic bool is_paused;
+    _Atomic uint64_t offset_ns;  /* host monotonic time at which the guest clock read 0 */
+    _Atomic uint64_t stopped_ns; /* the reading while paused or virtual */
+};
+
+/* Starts at 0, running on the host's CLOCK_MONOTONIC. */
+void clock_init(struct clock *clock);
+/* Starts at 0; only clock_advance moves it. */
+void clock_init_virtual(struct clock *clock);
+/* Nanoseconds of guest time. Thread-safe. */
+uint64_t clock_now(const struct clock *clock);
+void clock_advance(struct clock *clock, uint64_t ns);
+void clock_pause(struct clock *clock);
+void clock_resume(struct clock *clock);
+/* Host CLOCK_MONOTONIC in nanoseconds. */
+uint64_t clock_host_ns(void);
+
+/* value * multiplier / divisor without overflow in between. divisor is not 0. */
+static inline uint64_t scale_u64(uint64_t value, uint64_t multiplier, uint64_t divisor)
+{
+    return (uint64_t)((unsigned __int128)value * multiplier / divisor);
+}

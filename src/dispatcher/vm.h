@@ -1,0 +1,130 @@
+#pragma once
+/*
+ * A virtual machine at run time: memory, buses, vCPU threads, interrupt routing, life cycle. machine/ fills it with
+ * devices; tool/ and control/ drive it.
+ */
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "allocator/memory.h"
+#include "base/loop.h"
+#include "device/irq.h"
+#include "dispatcher/bus.h"
+#include "engine/engine.h"
+
+#define VM_CPUS_MAX 16
+#define VM_GSI_COUNT 24
+
+struct vm;
+
+enum vm_status {
+    VM_CREATED,
+    VM_RUNNING,
+    VM_PAUSED,
+    VM_STOPPED, /* see vm_end */
+};
+
+/* Why a VM ended. */
+enum vm_end_reason {
+    VM_END_NONE,
+    VM_END_POWEROFF,   /* ACPI S5 */
+    VM_END_RESET,      /* a reset, with no_reboot */
+    VM_END_CRASH,      /* triple fault with no_reboot, or a panic reported */
+    VM_END_DEBUG_EXIT, /* value: what was written to the debug-exit port */
+    VM_END_REQUEST,    /* the user's: value is a signal number or 0 */
+    VM_END_ERROR,      /* the host's: message */
+};
+
+struct vm_end {
+    enum vm_end_reason reason;
+    int value;
+    char message[256];
+};
+
+struct vcpu; /* dispatcher/vcpu.h */
+
+struct vm_config {
+    uint64_t memory_limit;      /* bytes of frames to make room for */
+    unsigned cpus;
+    const struct engine_ops *engine;
+    struct cpuid_policy cpuid;
+    bool no_reboot;             /* a guest reset or triple fault ends the VM */
+};
+
+/* The wires behind one global system interrupt: an 8259 input, an I/O APIC input, or both. */
+struct gsi_route {
+    struct irq_line pic;
+    struct irq_line ioapic;
+};
+
+struct vm {
+    struct vm_config config;
+    struct memory *memory;
+    struct clock clock;
+    struct timer_queue *timers;
+    struct loop *loop;
+    struct bus ports;
+    struct bus mmio;
+    const struct engine_ops *engine_ops;
+    struct engine *engine;
+    unsigned cpu_count;
+    struct vcpu *vcpu[VM_CPUS_MAX];
+
+    /* Devices in the order they were made; reset in that order, freed in reverse. */
+    unsigned device_count;
+    struct device *device[64];
+
+    struct gsi_route gsi[VM_GSI_COUNT];
+    /* The 8259's acknowledge cycle; NULL if the machine has none. */
+    int (*intack)(void *opaque);
+    void *intack_opaque;
+    /* EOI broadcast of level-triggered vectors to the I/O APIC; NULL if none. */
+    void (*eoi)(void *opaque, uint8_t vector);
+    void *eoi_opaque;
+    /* Puts the boot image's entry state into memory and the bootstrap processor, at start and after each reset. */
+    int (*boot)(void *opaque, struct vm *vm, struct error *err);
+    void *boot_opaque;
+
+    pthread_mutex_t lock; /* life cycle; outermost */
+    pthread_cond_t changed;
+    enum vm_status status;
+    struct vm_end end;
+    unsigned paused_vcpus;
+    bool reset_requested;
+};
+
+struct vm *vm_new(const struct vm_config *config, struct error *err);
+/* Stops what still runs, then frees everything. Accepts NULL. */
+void vm_free(struct vm *vm);
+
+/* Takes the device, also on failure. */
+int vm_add_device(struct vm *vm, struct device *device, struct error *err);
+int vm_add_ports(struct vm *vm, const struct region *region, struct error *err);
+int vm_add_mmio(struct vm *vm, const struct region *region, struct error *err);
+
+/* Interrupt routing. A line for a device; thread-safe to drive. */
+struct irq_line vm_gsi(struct vm *vm, unsigned gsi);
+struct msi_sink vm_msi(struct vm *vm);
+/* Delivers a message to the vCPUs it addresses; sender is a vCPU index, or -1 for the I/O APIC and MSIs. */
+void vm_apic_send(struct vm *vm, const struct apic_message *message, int sender);
+/* The 8259's INTR output, wired to LINT0 of the bootstrap processor. number is ignored. */
+void vm_set_extint(void *opaque, unsigned number, int level);
+
+/* Boots and starts the vCPU threads; returns at once. */
+int vm_start(struct vm *vm, struct error *err);
+/* Runs the event loop in the calling thread until the VM has ended; the vCPU threads are joined when it returns. */
+struct vm_end vm_run(struct vm *vm);
+
+/* From any thread, devices included (with their locks held); carried out by the event loop. */
+void vm_request_end(struct vm *vm, enum vm_end_reason reason, int value, const char *message);
+void vm_request_reset(struct vm *vm);
+/* Stops every vCPU at an instruction boundary and the clock; waits for it. Not from a vCPU's thread or a device. */
+void vm_pause(struct vm *vm);
+void vm_resume(struct vm *vm);
+
+/* The sum of a counter over all vCPUs, and its time. */
+void vm_exit_totals(const struct vm *vm, enum exit_reason reason, uint64_t *count, uint64_t *ns);
+/* Writes the JSON of --exit-stats. */
+int vm_write_exit_stats(const struct vm *vm, int fd, struct error *err);

@@ -1,0 +1,30 @@
+#pragma once
+/* A VM as the user described it: the options of `doppel run`, resolved. Strings are borrowed. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CONFIG_MEMORY_DEFAULT (512ull << 20)
+#define CONFIG_MEMORY_MIN     (2ull << 20)
+
+enum console_kind {
+    CONSOLE_STDIO,
+    CONSOLE_NONE,
+    CONSOLE_PTY,
+    CONSOLE_SOCKET,
+};
+
+struct machine_config {
+    const char *name;    /* NULL: made from the process id */
+    const char *machine; /* "micro" */
+    const char *engine;  /* "auto" or an engine's name */
+    unsigned cpus;
+    uint64_t memory;     /* bytes */
+    const char *cpu_model;
+    const char *kernel, *initrd, *append; /* paths, command line; NULL where not given */
+    enum console_kind console;
+    const char *console_path; /* CONSOLE_SOCKET */
+    bool debug_exit;
+    bool no_reboot;
+    const char *exit_stats; /* path or NULL */
+};
