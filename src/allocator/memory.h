@@ -1,10 +1,12 @@
 #pragma once
 /*
- * Guest memory. A frame is a 4 KiB page of one memfd, named by its index; its host address never changes during the
- * VM's life. Slots map guest-physical ranges to runs of frames, reads and writes apart (ROM: no write target; one
- * frame may appear at several guest-physical addresses). Everything known about a page is keyed by frame.
+ * Guest memory. A frame is a 4 KiB page of one memfd, named by its index; its host
+ * address never changes during the VM's life. Slots map guest-physical ranges to runs of
+ * frames, reads and writes apart (ROM: no write target; one frame may appear at several
+ * guest-physical addresses). Everything known about a page is keyed by frame.
  *
- * Threads: the slot table is replaced as a whole and read without a lock; frame entries are atomic.
+ * Threads: the slot table is replaced as a whole and read without a lock; frame entries
+ * are atomic.
  */
 
 #include <stdbool.h>
@@ -20,12 +22,21 @@
 
 typedef uint32_t frame_t;
 
-/* Frame entry: bits 0-7 state, 8-15 reasons for which stores must be noticed, 32-63 code version. */
-enum frame_state { FRAME_RESIDENT = 0, FRAME_HOLE, FRAME_FILL, FRAME_POOL, FRAME_PATCH, FRAME_COMPRESSED,
-                   FRAME_SWAPPED, FRAME_BALLOON };
-#define FRAME_WATCH_CODE  (1ull << 8) /* code decoded or translated from it */
-#define FRAME_WATCH_DIRTY (1ull << 9) /* dirty logging is armed for it */
-#define FRAME_WATCH_ANY   (0xffull << 8)
+/* Frame entry: bits 0-7 state, 8-15 reasons for which stores must be noticed, 32-63 code
+ * version. */
+enum frame_state {
+    FRAME_RESIDENT = 0,
+    FRAME_HOLE,
+    FRAME_FILL,
+    FRAME_POOL,
+    FRAME_PATCH,
+    FRAME_COMPRESSED,
+    FRAME_SWAPPED,
+    FRAME_BALLOON
+};
+#define FRAME_WATCH_CODE     (1ull << 8) /* code decoded or translated from it */
+#define FRAME_WATCH_DIRTY    (1ull << 9) /* dirty logging is armed for it */
+#define FRAME_WATCH_ANY      (0xffull << 8)
 #define FRAME_VERSION(entry) ((uint32_t)((entry) >> 32))
 
 enum slot_kind {
@@ -34,9 +45,10 @@ enum slot_kind {
 };
 
 struct slot {
-    gpa_t gpa;      /* multiples of FRAME_SIZE */
+    gpa_t gpa; /* multiples of FRAME_SIZE */
     uint64_t size;
-    frame_t frame;  /* first frame; the run is contiguous, in the memfd and in the host's address space */
+    frame_t frame; /* first frame; the run is contiguous, in the memfd and in the host's
+                      address space */
     enum slot_kind kind;
 };
 
@@ -49,24 +61,28 @@ struct slot_table {
 };
 
 struct memory {
-    int fd;             /* the memfd */
-    uint8_t *base;      /* frame f is at base + f * FRAME_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED */
+    int fd;        /* the memfd */
+    uint8_t *base; /* frame f is at base + f * FRAME_SIZE, PROT_READ | PROT_WRITE,
+                      MAP_SHARED */
     frame_t frame_count;
     frame_t frame_limit;
-    _Atomic uint64_t *frame;      /* one entry per frame */
-    _Atomic uint64_t *code_lines; /* per frame: which of its 64-byte lines hold decoded code */
-    _Atomic uint64_t *dirty;      /* one bit per frame; see memory_dirty_start */
+    _Atomic uint64_t *frame; /* one entry per frame */
+    _Atomic uint64_t
+        *code_lines;         /* per frame: which of its 64-byte lines hold decoded code */
+    _Atomic uint64_t *dirty; /* one bit per frame; see memory_dirty_start */
     _Atomic bool dirty_logging;
     const struct slot_table *_Atomic slots;
-    struct slot_table *retired; /* tables replaced but perhaps still read; freed with the memory */
+    struct slot_table
+        *retired; /* tables replaced but perhaps still read; freed with the memory */
     /* Called after the slot table changed, so that engines drop what they cached. */
     void (*changed)(void *opaque);
     void *changed_opaque;
 };
 
 /*
- * Makes an address space with room for up to limit bytes of frames (RAM and ROM together). Nothing is resident until
- * touched. Fails naming the cause (address space, memfd support, overcommit).
+ * Makes an address space with room for up to limit bytes of frames (RAM and ROM
+ * together). Nothing is resident until touched. Fails naming the cause (address space,
+ * memfd support, overcommit).
  */
 struct memory *memory_new(uint64_t limit, struct error *err);
 void memory_free(struct memory *memory);
@@ -74,8 +90,8 @@ void memory_free(struct memory *memory);
 /* Takes the next size / FRAME_SIZE frames; returns the first, or a negative errno. */
 int64_t memory_add_frames(struct memory *memory, uint64_t size, struct error *err);
 /* Publishes a slot table with this slot added; it must not overlap. */
-int memory_map(struct memory *memory, gpa_t gpa, uint64_t size, frame_t frame, enum slot_kind kind,
-               struct error *err);
+int memory_map(struct memory *memory, gpa_t gpa, uint64_t size, frame_t frame,
+               enum slot_kind kind, struct error *err);
 int memory_unmap(struct memory *memory, gpa_t gpa, struct error *err);
 
 /* The slot that holds gpa, or NULL. */
@@ -89,33 +105,40 @@ static inline uint8_t *memory_host(const struct memory *memory, frame_t frame)
 }
 
 /*
- * DMA. ram_map returns the host address of [gpa, gpa + size) if all of it is RAM in one slot (for is_write, not ROM),
- * else NULL: a device is never re-entered by another's DMA. ram_unmap marks what was written dirty and drops code
- * decoded from it; call it before the completion is visible to the guest. size 0 is never mapped.
+ * DMA. ram_map returns the host address of [gpa, gpa + size) if all of it is RAM in one
+ * slot (for is_write, not ROM), else NULL: a device is never re-entered by another's DMA.
+ * ram_unmap marks what was written dirty and drops code decoded from it; call it before
+ * the completion is visible to the guest. size 0 is never mapped.
  */
 void *ram_map(struct memory *memory, gpa_t gpa, uint64_t size, bool is_write);
 void ram_unmap(struct memory *memory, void *host, uint64_t written);
-/* Copies, across slots if need be. False if any byte is not RAM (nothing copied). ROM can be read. */
+/* Copies, across slots if need be. False if any byte is not RAM (nothing copied). ROM can
+ * be read. */
 bool ram_read(struct memory *memory, gpa_t gpa, void *buffer, uint64_t size);
 bool ram_write(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t size);
 
 /*
- * Code tracking. Before decoding bytes [offset, offset + size) of a frame an engine calls memory_code_watch: it marks
- * the lines, sets FRAME_WATCH_CODE and, when that was not set, makes every thread's earlier stores visible (an
- * asymmetric barrier), so that a store is either seen by the decoder or sees the watch. It returns the frame's code
+ * Code tracking. Before decoding bytes [offset, offset + size) of a frame an engine calls
+ * memory_code_watch: it marks the lines, sets FRAME_WATCH_CODE and, when that was not
+ * set, makes every thread's earlier stores visible (an asymmetric barrier), so that a
+ * store is either seen by the decoder or sees the watch. It returns the frame's code
  * version; what was decoded is valid as long as the version stands.
  *
- * A store to a frame whose entry has a watch bit calls memory_written afterwards: it advances the version if decoded
- * lines were hit, and marks the frame dirty. Returns true if code was invalidated.
+ * A store to a frame whose entry has a watch bit calls memory_written afterwards: it
+ * advances the version if decoded lines were hit, and marks the frame dirty. Returns true
+ * if code was invalidated.
  */
-uint32_t memory_code_watch(struct memory *memory, frame_t frame, unsigned offset, unsigned size);
+uint32_t memory_code_watch(struct memory *memory, frame_t frame, unsigned offset,
+                           unsigned size);
 bool memory_written(struct memory *memory, frame_t frame, unsigned offset, unsigned size);
 
-/* Dirty log. Start clears it and arms every frame; fetch copies and clears the bits of a range of frames and arms
- * them again. Bitmaps are arrays of 64-bit words, one bit per frame. */
+/* Dirty log. Start clears it and arms every frame; fetch copies and clears the bits of a
+ * range of frames and arms them again. Bitmaps are arrays of 64-bit words, one bit per
+ * frame. */
 void memory_dirty_start(struct memory *memory);
 void memory_dirty_stop(struct memory *memory);
-void memory_dirty_fetch(struct memory *memory, frame_t first, frame_t count, uint64_t *bitmap);
+void memory_dirty_fetch(struct memory *memory, frame_t first, frame_t count,
+                        uint64_t *bitmap);
 
 /* Bytes of guest RAM the host has given pages for. */
 uint64_t memory_resident(const struct memory *memory);

@@ -1,8 +1,9 @@
 #pragma once
 /*
- * Guest time. One clock is the source of every time a guest can see: device timers, APIC timers, the TSC.
- * It counts nanoseconds since the VM was made and stands still while the VM is paused. A virtual clock
- * stands still unless it is advanced, which makes unit tests and deterministic runs exact.
+ * Guest time. One clock is the source of every time a guest can see: device timers, APIC
+ * timers, the TSC. It counts nanoseconds since the VM was made and stands still while the
+ * VM is paused. A virtual clock stands still unless it is advanced, which makes unit
+ * tests and deterministic runs exact.
  */
 
 #include <stdbool.h>

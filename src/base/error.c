@@ -27,8 +27,8 @@ int fail(struct error *err, int code, const char *format, ...)
     char text[128];
     va_list args;
     va_start(args, format);
-    int result = record(err, code, strerror_r(code ? code : EIO, text, sizeof(text)), format,
-                        args);
+    int result = record(err, code, strerror_r(code ? code : EIO, text, sizeof(text)),
+                        format, args);
     va_end(args);
     return result;
 }

@@ -9,8 +9,8 @@ struct error {
 };
 
 /*
- * Fills *err (which may be NULL) with the formatted message and, when code is a known errno, ": " and
- * its text, and returns -code, so that a failing function is one line:
+ * Fills *err (which may be NULL) with the formatted message and, when code is a known
+ * errno, ": " and its text, and returns -code, so that a failing function is one line:
  *
  *     return fail(err, errno, "cannot open disk %s", path);
  *
@@ -23,5 +23,7 @@ int fail(struct error *err, int code, const char *format, ...)
 int fail_plain(struct error *err, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Puts "prefix: " before the message of an error that is passed on; returns -err->code. */
-int fail_within(struct error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Puts "prefix: " before the message of an error that is passed on; returns -err->code.
+ */
+int fail_within(struct error *err, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));

@@ -23,7 +23,8 @@ void log_message(enum log_level level, const char *format, ...)
 #define log_debug(...)   log_message(LOG_DEBUG, __VA_ARGS__)
 
 /*
- * A guest misbehaved: names what it did (LOG_INFO). Rate-limited to 10 lines a second over all threads, with a
- * count of those suppressed, so that a hostile guest cannot fill a disk or slow the VMM.
+ * A guest misbehaved: names what it did (LOG_INFO). Rate-limited to 10 lines a second
+ * over all threads, with a count of those suppressed, so that a hostile guest cannot fill
+ * a disk or slow the VMM.
  */
 void log_guest(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -1,5 +1,6 @@
 #pragma once
-/* The event loop: one thread, epoll; descriptors, one timer queue, calls from other threads. */
+/* The event loop: one thread, epoll; descriptors, one timer queue, calls from other
+ * threads. */
 
 #include <stdint.h>
 
@@ -16,9 +17,11 @@ void loop_close(struct loop *loop);
 int loop_add(struct loop *loop, int fd, uint32_t events, loop_fd_fn fn, void *opaque,
              struct error *err);
 int loop_modify(struct loop *loop, int fd, uint32_t events);
-/* After it returns in the loop's own thread, fn is not called again for this descriptor. */
+/* After it returns in the loop's own thread, fn is not called again for this descriptor.
+ */
 void loop_remove(struct loop *loop, int fd);
-/* Has fn called once in the loop's thread; thread-safe and never blocks. Returns 0 or -ENOMEM. */
+/* Has fn called once in the loop's thread; thread-safe and never blocks. Returns 0 or
+ * -ENOMEM. */
 int loop_post(struct loop *loop, void (*fn)(void *opaque), void *opaque);
 /* Runs until loop_stop. */
 void loop_run(struct loop *loop);

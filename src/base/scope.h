@@ -21,11 +21,11 @@ static inline void scope_close_(const int *fd)
 #define SCOPE_FD   __attribute__((cleanup(scope_close_)))
 
 /* Yields the pointer and clears the variable, so that its scope no longer frees it. */
-#define steal(variable)                                                                            \
-    ({                                                                                             \
-        __typeof__(variable) stolen_ = (variable);                                                 \
-        (variable) = NULL;                                                                         \
-        stolen_;                                                                                   \
+#define steal(variable)                            \
+    ({                                             \
+        __typeof__(variable) stolen_ = (variable); \
+        (variable) = NULL;                         \
+        stolen_;                                   \
     })
 
 /* The same for a descriptor. */
@@ -36,7 +36,7 @@ static inline int steal_fd(int *fd)
     return stolen;
 }
 
-#define container_of(pointer, type, member)                                                        \
+#define container_of(pointer, type, member) \
     ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 #define array_size(array) (sizeof(array) / sizeof((array)[0]))

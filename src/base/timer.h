@@ -1,9 +1,11 @@
 #pragma once
 /*
- * Timers on a guest clock. Any thread may set and cancel them; the queue's owner (the event loop, or a test)
- * runs those that are due. A timer's function is called with the timer's lock held, the lock of the device
- * that owns it, so device code stays single-threaded in style. Between becoming due and being called a timer
- * may be re-armed or cancelled by a thread that holds the lock; it is then not called for the old deadline.
+ * Timers on a guest clock. Any thread may set and cancel them; the queue's owner (the
+ * event loop, or a test) runs those that are due. A timer's function is called with the
+ * timer's lock held, the lock of the device that owns it, so device code stays
+ * single-threaded in style. Between becoming due and being called a timer may be re-armed
+ * or cancelled by a thread that holds the lock; it is then not called for the old
+ * deadline.
  */
 
 #include <pthread.h>
@@ -28,8 +30,10 @@ struct timer {
 struct timer_queue *timer_queue_new(struct clock *clock);
 void timer_queue_free(struct timer_queue *queue);
 struct clock *timer_queue_clock(struct timer_queue *queue);
-/* wake is called, from the setting thread, whenever the earliest deadline becomes earlier. */
-void timer_queue_set_wake(struct timer_queue *queue, void (*wake)(void *opaque), void *opaque);
+/* wake is called, from the setting thread, whenever the earliest deadline becomes
+ * earlier. */
+void timer_queue_set_wake(struct timer_queue *queue, void (*wake)(void *opaque),
+                          void *opaque);
 /* The earliest deadline on the queue's clock in ns, or TIMER_NEVER. */
 uint64_t timer_queue_next(struct timer_queue *queue);
 /* Calls everything that is due, earliest first. Returns the number of calls. */
@@ -37,8 +41,10 @@ unsigned timer_queue_run(struct timer_queue *queue);
 
 void timer_init(struct timer *timer, struct timer_queue *queue, pthread_mutex_t *lock,
                 void (*expired)(void *opaque), void *opaque);
-/* Arms or re-arms for an absolute guest time; one in the past is due at once. TIMER_NEVER cancels. */
+/* Arms or re-arms for an absolute guest time; one in the past is due at once. TIMER_NEVER
+ * cancels. */
 void timer_set(struct timer *timer, uint64_t deadline_ns);
 void timer_cancel(struct timer *timer);
-/* Cancels and waits for a call under way; must not be called with the timer's lock held. */
+/* Cancels and waits for a call under way; must not be called with the timer's lock held.
+ */
 void timer_fini(struct timer *timer);

@@ -1,9 +1,11 @@
 #pragma once
 /*
- * Devices. Device code is written as if single-threaded: the bus (and the timer queue) holds the device's lock around
- * every call. A device sees only offset and size; the core has checked both.
+ * Devices. Device code is written as if single-threaded: the bus (and the timer queue)
+ * holds the device's lock around every call. A device sees only offset and size; the core
+ * has checked both.
  *
- * To add a device: one file with a struct device_type and an x_new, one row in the machine's table.
+ * To add a device: one file with a struct device_type and an x_new, one row in the
+ * machine's table.
  */
 
 #include <pthread.h>
@@ -16,7 +18,8 @@
 
 struct device;
 
-/* One field of a device's saved state. Integers of 1, 2, 4, 8 bytes, or arrays of them. */
+/* One field of a device's saved state. Integers of 1, 2, 4, 8 bytes, or arrays of them.
+ */
 struct device_field {
     const char *name;
     uint32_t offset; /* in the device's own struct */
@@ -24,25 +27,27 @@ struct device_field {
     uint32_t count;  /* elements */
 };
 
-#define DEVICE_FIELD(type, member)                                                                 \
-    {                                                                                              \
-        #member, offsetof(type, member), sizeof(((type *)0)->member), 1                            \
+#define DEVICE_FIELD(type, member)                                      \
+    {                                                                   \
+#member, offsetof(type, member), sizeof(((type *)0)->member), 1 \
     }
-#define DEVICE_FIELD_ARRAY(type, member)                                                           \
-    {                                                                                              \
-        #member, offsetof(type, member), sizeof(((type *)0)->member[0]),                           \
-            sizeof(((type *)0)->member) / sizeof(((type *)0)->member[0])                           \
+#define DEVICE_FIELD_ARRAY(type, member)                                 \
+    {                                                                    \
+#member, offsetof(type, member), sizeof(((type *)0)->member[0]), \
+            sizeof(((type *)0)->member) / sizeof(((type *)0)->member[0]) \
     }
-#define DEVICE_FIELD_END                                                                           \
-    {                                                                                              \
-        0                                                                                          \
+#define DEVICE_FIELD_END \
+    {                    \
+        0                \
     }
 
 struct device_type {
     const char *name;
-    const struct device_field *fields; /* ends with DEVICE_FIELD_END; every guest-visible state */
-    void (*reset)(struct device *device); /* hardware reset; lock held */
-    void (*loaded)(struct device *device); /* after a load: re-arm timers, drive lines; may be NULL; lock held */
+    const struct device_field
+        *fields; /* ends with DEVICE_FIELD_END; every guest-visible state */
+    void (*reset)(struct device *device);  /* hardware reset; lock held */
+    void (*loaded)(struct device *device); /* after a load: re-arm timers, drive lines;
+                                              may be NULL; lock held */
     void (*free)(struct device *device);
 };
 
@@ -57,8 +62,9 @@ void device_init(struct device *device, const struct device_type *type, const ch
 void device_fini(struct device *device);
 
 /*
- * A range of ports or of guest-physical memory that a device answers. The bus splits accesses outside
- * [min_size, max_size] and misaligned ones into such that fit; bytes nothing answers read as ones.
+ * A range of ports or of guest-physical memory that a device answers. The bus splits
+ * accesses outside [min_size, max_size] and misaligned ones into such that fit; bytes
+ * nothing answers read as ones.
  */
 struct region {
     struct device *device;

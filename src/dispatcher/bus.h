@@ -1,5 +1,6 @@
 #pragma once
-/* Port and MMIO buses: which device answers an address, with its lock held. Regions are added before the VM runs. */
+/* Port and MMIO buses: which device answers an address, with its lock held. Regions are
+ * added before the VM runs. */
 
 #include "device/device.h"
 
@@ -13,5 +14,7 @@ struct bus {
 void bus_init(struct bus *bus, const char *name);
 /* Fails if the range overlaps another device's, naming both. */
 int bus_add(struct bus *bus, const struct region *region, struct error *err);
-/* One access of 1 to 64 bytes. Bytes that no region answers read as ones; writes to them are dropped and logged. */
-void bus_access(struct bus *bus, uint64_t address, unsigned size, bool is_write, uint8_t *data);
+/* One access of 1 to 64 bytes. Bytes that no region answers read as ones; writes to them
+ * are dropped and logged. */
+void bus_access(struct bus *bus, uint64_t address, unsigned size, bool is_write,
+                uint8_t *data);

@@ -11,7 +11,8 @@ struct vcpu {
     struct engine_vcpu *engine;
     struct lapic lapic;
     struct vcpu_stats stats;
-    struct timer apic_timer; /* kicks the vCPU at the APIC timer's deadline while it runs */
+    struct timer
+        apic_timer; /* kicks the vCPU at the APIC timer's deadline while it runs */
     pthread_t thread;
     bool has_thread;
     /* Sleeping while halted: kick_sequence is a futex word, advanced by every kick. */
@@ -25,7 +26,8 @@ void vcpu_free(struct vcpu *vcpu);
 /* Starts and joins the thread. */
 int vcpu_start(struct vcpu *vcpu, struct error *err);
 void vcpu_join(struct vcpu *vcpu);
-/* Any thread: makes it look at its APIC (and at the gate, if return_requested). Never lost. */
+/* Any thread: makes it look at its APIC (and at the gate, if return_requested). Never
+ * lost. */
 void vcpu_kick(struct vcpu *vcpu);
 /* Back to the reset state; only while parked. */
 void vcpu_reset(struct vcpu *vcpu);

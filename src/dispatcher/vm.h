@@ -1,7 +1,7 @@
 #pragma once
 /*
- * A virtual machine at run time: memory, buses, vCPU threads, interrupt routing, life cycle. machine/ fills it with
- * devices; tool/ and control/ drive it.
+ * A virtual machine at run time: memory, buses, vCPU threads, interrupt routing, life
+ * cycle. machine/ fills it with devices; tool/ and control/ drive it.
  */
 
 #include <pthread.h>
@@ -14,7 +14,7 @@
 #include "dispatcher/bus.h"
 #include "engine/engine.h"
 
-#define VM_CPUS_MAX 16
+#define VM_CPUS_MAX  16
 #define VM_GSI_COUNT 24
 
 struct vm;
@@ -46,14 +46,15 @@ struct vm_end {
 struct vcpu; /* dispatcher/vcpu.h */
 
 struct vm_config {
-    uint64_t memory_limit;      /* bytes of frames to make room for */
+    uint64_t memory_limit; /* bytes of frames to make room for */
     unsigned cpus;
     const struct engine_ops *engine;
     struct cpuid_policy cpuid;
-    bool no_reboot;             /* a guest reset or triple fault ends the VM */
+    bool no_reboot; /* a guest reset or triple fault ends the VM */
 };
 
-/* The wires behind one global system interrupt: an 8259 input, an I/O APIC input, or both. */
+/* The wires behind one global system interrupt: an 8259 input, an I/O APIC input, or
+ * both. */
 struct gsi_route {
     struct irq_line pic;
     struct irq_line ioapic;
@@ -83,7 +84,8 @@ struct vm {
     /* EOI broadcast of level-triggered vectors to the I/O APIC; NULL if none. */
     void (*eoi)(void *opaque, uint8_t vector);
     void *eoi_opaque;
-    /* Puts the boot image's entry state into memory and the bootstrap processor, at start and after each reset. */
+    /* Puts the boot image's entry state into memory and the bootstrap processor, at start
+     * and after each reset. */
     int (*boot)(void *opaque, struct vm *vm, struct error *err);
     void *boot_opaque;
 
@@ -107,24 +109,31 @@ int vm_add_mmio(struct vm *vm, const struct region *region, struct error *err);
 /* Interrupt routing. A line for a device; thread-safe to drive. */
 struct irq_line vm_gsi(struct vm *vm, unsigned gsi);
 struct msi_sink vm_msi(struct vm *vm);
-/* Delivers a message to the vCPUs it addresses; sender is a vCPU index, or -1 for the I/O APIC and MSIs. */
+/* Delivers a message to the vCPUs it addresses; sender is a vCPU index, or -1 for the I/O
+ * APIC and MSIs. */
 void vm_apic_send(struct vm *vm, const struct apic_message *message, int sender);
-/* The 8259's INTR output, wired to LINT0 of the bootstrap processor. number is ignored. */
+/* The 8259's INTR output, wired to LINT0 of the bootstrap processor. number is ignored.
+ */
 void vm_set_extint(void *opaque, unsigned number, int level);
 
 /* Boots and starts the vCPU threads; returns at once. */
 int vm_start(struct vm *vm, struct error *err);
-/* Runs the event loop in the calling thread until the VM has ended; the vCPU threads are joined when it returns. */
+/* Runs the event loop in the calling thread until the VM has ended; the vCPU threads are
+ * joined when it returns. */
 struct vm_end vm_run(struct vm *vm);
 
-/* From any thread, devices included (with their locks held); carried out by the event loop. */
-void vm_request_end(struct vm *vm, enum vm_end_reason reason, int value, const char *message);
+/* From any thread, devices included (with their locks held); carried out by the event
+ * loop. */
+void vm_request_end(struct vm *vm, enum vm_end_reason reason, int value,
+                    const char *message);
 void vm_request_reset(struct vm *vm);
-/* Stops every vCPU at an instruction boundary and the clock; waits for it. Not from a vCPU's thread or a device. */
+/* Stops every vCPU at an instruction boundary and the clock; waits for it. Not from a
+ * vCPU's thread or a device. */
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 
 /* The sum of a counter over all vCPUs, and its time. */
-void vm_exit_totals(const struct vm *vm, enum exit_reason reason, uint64_t *count, uint64_t *ns);
+void vm_exit_totals(const struct vm *vm, enum exit_reason reason, uint64_t *count,
+                    uint64_t *ns);
 /* Writes the JSON of --exit-stats. */
 int vm_write_exit_stats(const struct vm *vm, int fd, struct error *err);

@@ -1,10 +1,11 @@
 #pragma once
 /*
- * What executes guest code. An engine speaks to the world through one record, struct vcpu_exit, delivered
- * synchronously through the function given when a vCPU is opened: the answer is there when the call returns. It
- * never calls a device.
+ * What executes guest code. An engine speaks to the world through one record, struct
+ * vcpu_exit, delivered synchronously through the function given when a vCPU is opened:
+ * the answer is there when the call returns. It never calls a device.
  *
- * To add an engine: one folder here with a struct engine_ops, one row in engine.c's table.
+ * To add an engine: one folder here with a struct engine_ops, one row in engine.c's
+ * table.
  */
 
 #include <stdbool.h>
@@ -17,13 +18,13 @@
 #include "x86/lapic.h"
 #include "x86/state.h"
 
-/* Why a vCPU left guest code, in the field's categories. Those marked * are delivered to vcpu_sink.exit; the others
- * are handled inside the engine and only counted. */
+/* Why a vCPU left guest code, in the field's categories. Those marked * are delivered to
+ * vcpu_sink.exit; the others are handled inside the engine and only counted. */
 enum exit_reason {
-    EXIT_IO,        /* * port access */
-    EXIT_MMIO,      /* * access to guest-physical memory that is not RAM, or a write to ROM */
-    EXIT_IPI,       /* * the local APIC sends a message */
-    EXIT_EOI,       /* * end of a level-triggered interrupt */
+    EXIT_IO,   /* * port access */
+    EXIT_MMIO, /* * access to guest-physical memory that is not RAM, or a write to ROM */
+    EXIT_IPI,  /* * the local APIC sends a message */
+    EXIT_EOI,  /* * end of a level-triggered interrupt */
     EXIT_INTACK,    /* * acknowledge cycle to the 8259 */
     EXIT_TIMER,     /* * the local APIC timer's deadline changed */
     EXIT_MSR_READ,  /* * an MSR that neither engine nor APIC knows */
@@ -32,11 +33,11 @@ enum exit_reason {
     EXIT_EXCEPTION,
     EXIT_INTERRUPT, /* an interrupt was delivered to the guest */
     EXIT_INTERRUPT_WINDOW,
-    EXIT_KICK,      /* left because another thread asked */
+    EXIT_KICK, /* left because another thread asked */
     EXIT_HLT,
     EXIT_CPUID,
     EXIT_RDTSC,
-    EXIT_CR,        /* MOV to or from a control register, CLTS, LMSW */
+    EXIT_CR, /* MOV to or from a control register, CLTS, LMSW */
     EXIT_DR,
     EXIT_RDMSR,
     EXIT_WRMSR,
@@ -52,8 +53,9 @@ const char *exit_reason_name(enum exit_reason reason);
 struct vcpu_exit {
     enum exit_reason reason;
     union {
-        /* One access of size bytes, or a string move of count such accesses, data packed. For reads the handler
-         * fills data completely (all ones where nothing answers). */
+        /* One access of size bytes, or a string move of count such accesses, data packed.
+         * For reads the handler fills data completely (all ones where nothing answers).
+         */
         struct {
             uint16_t port;
             uint8_t size; /* 1, 2, 4 */
@@ -77,7 +79,7 @@ struct vcpu_exit {
         } msr;
         struct {
             uint64_t number, argument[4];
-            uint64_t result; /* answer, for RAX */
+            uint64_t result;   /* answer, for RAX */
             bool is_undefined; /* answer: raise #UD */
         } hypercall;
     };
@@ -100,7 +102,8 @@ struct vcpu_stats {
     _Atomic uint64_t retired; /* guest instructions, if the engine counts them */
 };
 
-/* What an engine is given for a whole VM. Everything is borrowed and outlives the engine. */
+/* What an engine is given for a whole VM. Everything is borrowed and outlives the engine.
+ */
 struct engine_config {
     struct memory *memory;
     struct clock *clock;
@@ -112,18 +115,19 @@ struct engine_config {
 struct vcpu_config {
     unsigned index;
     bool is_bootstrap;
-    struct lapic *lapic;      /* used by engines without an APIC of their own */
+    struct lapic *lapic; /* used by engines without an APIC of their own */
     struct vcpu_sink sink;
     struct vcpu_stats *stats;
 };
 
 enum run_result {
-    RUN_KICKED,   /* at an instruction boundary, nothing half done */
-    RUN_HALTED,   /* HLT or waiting for SIPI, nothing pending: run again after a kick or the APIC deadline */
+    RUN_KICKED, /* at an instruction boundary, nothing half done */
+    RUN_HALTED, /* HLT or waiting for SIPI, nothing pending: run again after a kick or the
+                   APIC deadline */
     RUN_SHUTDOWN, /* triple fault; the state shows where */
 };
 
-struct engine;      /* each engine's own */
+struct engine; /* each engine's own */
 struct engine_vcpu;
 
 struct engine_ops {
@@ -137,17 +141,20 @@ struct engine_ops {
     struct engine *(*open)(const struct engine_config *config, struct error *err);
     void (*close)(struct engine *engine);
 
-    /* The vCPU starts in the state x86_state_reset gives. Called before its thread exists. */
-    struct engine_vcpu *(*vcpu_open)(struct engine *engine, const struct vcpu_config *config,
-                                     struct error *err);
+    /* The vCPU starts in the state x86_state_reset gives. Called before its thread
+     * exists. */
+    struct engine_vcpu *(*vcpu_open)(struct engine *engine,
+                                     const struct vcpu_config *config, struct error *err);
     void (*vcpu_close)(struct engine_vcpu *vcpu);
 
-    /* Executes guest code until kicked, halted or shut down. On the vCPU's own thread only. */
+    /* Executes guest code until kicked, halted or shut down. On the vCPU's own thread
+     * only. */
     enum run_result (*run)(struct engine_vcpu *vcpu);
     /*
-     * Any thread, async-signal-safe: a run() under way, or else the next one, looks at the APIC and at
-     * `stop` requests within a bounded time. Never lost. return_to_caller makes run() return RUN_KICKED; without it
-     * the engine only re-examines pending interrupts and timers.
+     * Any thread, async-signal-safe: a run() under way, or else the next one, looks at
+     * the APIC and at `stop` requests within a bounded time. Never lost. return_to_caller
+     * makes run() return RUN_KICKED; without it the engine only re-examines pending
+     * interrupts and timers.
      */
     void (*kick)(struct engine_vcpu *vcpu, bool return_to_caller);
 

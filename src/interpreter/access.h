@@ -1,10 +1,12 @@
 #pragma once
 /*
- * Guest memory as instructions see it: by linear address, through the software TLB. Loads and stores of up to 8 bytes
- * within a page are single host accesses, so other vCPUs never see them torn. On failure the exception is recorded in
- * the cpu and the instruction must return insn_fault(); nothing has been changed.
+ * Guest memory as instructions see it: by linear address, through the software TLB. Loads
+ * and stores of up to 8 bytes within a page are single host accesses, so other vCPUs
+ * never see them torn. On failure the exception is recorded in the cpu and the
+ * instruction must return insn_fault(); nothing has been changed.
  *
- * Results come back in registers, never through pointers to locals: handlers stay eligible for tail calls.
+ * Results come back in registers, never through pointers to locals: handlers stay
+ * eligible for tail calls.
  */
 
 #include "interpreter/cpu.h"
@@ -61,8 +63,8 @@ static inline void access_host_store(uint8_t *host, unsigned size, uint64_t valu
 }
 
 /* Zero-extended. size is a constant where speed matters. */
-static inline __attribute__((always_inline)) struct loaded access_load(struct cpu *cpu, uint64_t ea,
-                                                                       unsigned size)
+static inline __attribute__((always_inline)) struct loaded
+access_load(struct cpu *cpu, uint64_t ea, unsigned size)
 {
     const struct tlb_entry *entry = access_entry(cpu, ea);
     uint64_t offset = ea - entry->read;
@@ -72,14 +74,15 @@ static inline __attribute__((always_inline)) struct loaded access_load(struct cp
     return access_load_slow(cpu, ea, size);
 }
 
-static inline __attribute__((always_inline)) bool access_store(struct cpu *cpu, uint64_t ea, unsigned size,
-                                                               uint64_t value)
+static inline __attribute__((always_inline)) bool
+access_store(struct cpu *cpu, uint64_t ea, unsigned size, uint64_t value)
 {
     const struct tlb_entry *entry = access_entry(cpu, ea);
     uint64_t offset = ea - entry->write;
     if (likely(offset <= FRAME_SIZE - size)) {
         access_host_store(entry->host + offset, size, value);
-        /* After the store: memory_code_watch's barrier then guarantees that one side sees the other. */
+        /* After the store: memory_code_watch's barrier then guarantees that one side sees
+         * the other. */
         if (unlikely(*entry->frame & FRAME_WATCH_ANY)) {
             access_store_watched(cpu, entry->host + offset, size);
         }
@@ -88,29 +91,32 @@ static inline __attribute__((always_inline)) bool access_store(struct cpu *cpu, 
     return access_store_slow(cpu, ea, size, value);
 }
 
-/* Any length up to 4096, page crossing and MMIO included; used for wide operands, XSAVE, descriptor fetches. All pages
- * are checked before anything is transferred. */
+/* Any length up to 4096, page crossing and MMIO included; used for wide operands, XSAVE,
+ * descriptor fetches. All pages are checked before anything is transferred. */
 bool access_read(struct cpu *cpu, uint64_t ea, void *buffer, unsigned size);
 bool access_write(struct cpu *cpu, uint64_t ea, const void *buffer, unsigned size);
 /* Are all these bytes writable (readable)? Raises the fault a store (load) would. */
 bool access_probe(struct cpu *cpu, uint64_t ea, unsigned size, bool is_write);
 
-/* The processor's own supervisor accesses whatever the CPL (descriptor tables, TSS, gates): SDM 3A 4.6.1 "implicit
- * supervisor-mode accesses". */
+/* The processor's own supervisor accesses whatever the CPL (descriptor tables, TSS,
+ * gates): SDM 3A 4.6.1 "implicit supervisor-mode accesses". */
 bool access_read_system(struct cpu *cpu, uint64_t gva, void *buffer, unsigned size);
-bool access_write_system(struct cpu *cpu, uint64_t gva, const void *buffer, unsigned size);
+bool access_write_system(struct cpu *cpu, uint64_t gva, const void *buffer,
+                         unsigned size);
 
 /*
- * For read-modify-write: the host address of [ea, ea + size) checked for writing, if it lies in RAM within one page;
- * NULL with no fault recorded if it crosses a page or is MMIO (use access_read and access_write, under
- * hooks->exclusive_* when locked); NULL with a fault otherwise. After storing, call access_modified.
+ * For read-modify-write: the host address of [ea, ea + size) checked for writing, if it
+ * lies in RAM within one page; NULL with no fault recorded if it crosses a page or is
+ * MMIO (use access_read and access_write, under hooks->exclusive_* when locked); NULL
+ * with a fault otherwise. After storing, call access_modified.
  */
 uint8_t *access_modify(struct cpu *cpu, uint64_t ea, unsigned size);
 void access_modified(struct cpu *cpu, uint64_t ea, uint8_t *host, unsigned size);
 
-/* Code bytes at rip, up to 15: fetches with execute permission. Returns how many could be read before a fault (the
- * fault is recorded if it is in the first byte only); fills *frame and the in-page offset's version data. */
+/* Code bytes at rip, up to 15: fetches with execute permission. Returns how many could be
+ * read before a fault (the fault is recorded if it is in the first byte only); fills
+ * *frame and the in-page offset's version data. */
 unsigned access_fetch(struct cpu *cpu, uint64_t rip, uint8_t *bytes, unsigned size);
-/* The frame behind rip for execution, or FRAME_NONE with a fault recorded, or FRAME_NONE without one if it is not RAM
- * or ROM (executing MMIO). */
+/* The frame behind rip for execution, or FRAME_NONE with a fault recorded, or FRAME_NONE
+ * without one if it is not RAM or ROM (executing MMIO). */
 frame_t access_fetch_frame(struct cpu *cpu, uint64_t rip);

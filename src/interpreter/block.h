@@ -1,8 +1,9 @@
 #pragma once
 /*
- * Decoded code: blocks of instructions from one frame, cached per vCPU. A block belongs to a place in a frame and a
- * mode, not to a virtual address, so processes share it; it is valid while the frame's code version stands. Blocks live
- * in an arena of fixed size that is emptied as a whole when full.
+ * Decoded code: blocks of instructions from one frame, cached per vCPU. A block belongs
+ * to a place in a frame and a mode, not to a virtual address, so processes share it; it
+ * is valid while the frame's code version stands. Blocks live in an arena of fixed size
+ * that is emptied as a whole when full.
  */
 
 #include "interpreter/insn.h"
@@ -21,8 +22,8 @@ struct block {
 struct block_cache *block_cache_new(struct error *err);
 void block_cache_free(struct block_cache *cache);
 
-/* The block at cpu->rip, decoded if need be; NULL if fetching faulted (the exception is recorded). Sets
- * REG_CODE_BASE. */
+/* The block at cpu->rip, decoded if need be; NULL if fetching faulted (the exception is
+ * recorded). Sets REG_CODE_BASE. */
 const struct block *block_find(struct cpu *cpu);
 
 static inline bool block_is_valid(const struct block *block)

@@ -1,11 +1,13 @@
 #pragma once
 /*
- * The interpreter's processor: the common architectural state, arranged for speed, plus the caches that belong to one
- * vCPU (software TLB, decoded blocks). Only the vCPU's own thread touches it, except `attention`.
+ * The interpreter's processor: the common architectural state, arranged for speed, plus
+ * the caches that belong to one vCPU (software TLB, decoded blocks). Only the vCPU's own
+ * thread touches it, except `attention`.
  *
- * While guest code runs, the truth about GPRs is reg[], about the arithmetic flags arith, about RIP the current
- * instruction; state.gpr and state.rip are stale. state.rflags holds every flag but the arithmetic ones, always.
- * cpu_sync_out and cpu_sync_in convert to and from the common form.
+ * While guest code runs, the truth about GPRs is reg[], about the arithmetic flags arith,
+ * about RIP the current instruction; state.gpr and state.rip are stale. state.rflags
+ * holds every flag but the arithmetic ones, always. cpu_sync_out and cpu_sync_in convert
+ * to and from the common form.
  */
 
 #include <stdbool.h>
@@ -21,14 +23,17 @@
 #define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
-/* Pseudo registers behind the 16 GPRs, so that every address is base + (index << scale) + disp. */
+/* Pseudo registers behind the 16 GPRs, so that every address is base + (index << scale) +
+ * disp. */
 enum {
-    REG_CODE_BASE = 16, /* RIP of the current block's first instruction, rounded down to its page */
-    REG_ZERO = 17,      /* always 0 */
+    REG_CODE_BASE =
+        16, /* RIP of the current block's first instruction, rounded down to its page */
+    REG_ZERO = 17, /* always 0 */
     REG_COUNT = 18,
 };
 
-/* Arithmetic flags as LAHF and SETO leave them: bits 8-15 SF ZF 0 AF 0 PF 1 CF, bit 0 OF. */
+/* Arithmetic flags as LAHF and SETO leave them: bits 8-15 SF ZF 0 AF 0 PF 1 CF, bit 0 OF.
+ */
 typedef uint32_t arith_t;
 
 #define ARITH_OF 0x0001u
@@ -49,14 +54,16 @@ static inline arith_t arith_from_flags(uint64_t rflags)
 }
 
 /*
- * Software TLB. An entry caches one page of one address space as one privilege view sees it. `read` and `write` are
- * the page's address, or an address that no access indexing this entry can match. An access of n bytes at ea hits if
- * ea - tag <= 4096 - n: one compare covers tag and page crossing. Only RAM is cached.
+ * Software TLB. An entry caches one page of one address space as one privilege view sees
+ * it. `read` and `write` are the page's address, or an address that no access indexing
+ * this entry can match. An access of n bytes at ea hits if ea - tag <= 4096 - n: one
+ * compare covers tag and page crossing. Only RAM is cached.
  */
 struct tlb_entry {
     uint64_t read, write;
-    uint8_t *host;                  /* of the page */
-    const _Atomic uint64_t *frame;  /* the frame's entry: a store looks at its watch bits afterwards */
+    uint8_t *host; /* of the page */
+    const _Atomic uint64_t
+        *frame; /* the frame's entry: a store looks at its watch bits afterwards */
 };
 
 #define TLB_BITS     9
@@ -71,7 +78,7 @@ enum tlb_view {
 };
 
 struct tlb_context {
-    uint64_t key; /* CR3 as loaded (PCID and base), or ~0 when empty */
+    uint64_t key;  /* CR3 as loaded (PCID and base), or ~0 when empty */
     uint64_t used; /* for least-recently-used replacement */
     struct tlb_entry entry[TLB_VIEWS][TLB_SIZE];
 };
@@ -83,11 +90,13 @@ struct cpu;
 /* What the interpreter asks of the engine around it. Called on the vCPU's own thread. */
 struct cpu_hooks {
     /* Port access, as struct vcpu_exit.io: count accesses of size bytes. */
-    void (*io)(struct cpu *cpu, uint16_t port, unsigned size, bool is_write, uint32_t count, uint8_t *data);
-    /* Physical access to what is not RAM (or a write to ROM); 1 to 64 bytes within a page. The APIC's page is
-     * recognised by the engine. */
+    void (*io)(struct cpu *cpu, uint16_t port, unsigned size, bool is_write,
+               uint32_t count, uint8_t *data);
+    /* Physical access to what is not RAM (or a write to ROM); 1 to 64 bytes within a
+     * page. The APIC's page is recognised by the engine. */
     void (*mmio)(struct cpu *cpu, gpa_t gpa, unsigned size, bool is_write, uint8_t *data);
-    /* RDMSR and WRMSR of everything but what needs the interpreter's own caches. False: #GP. */
+    /* RDMSR and WRMSR of everything but what needs the interpreter's own caches. False:
+     * #GP. */
     bool (*msr_read)(struct cpu *cpu, uint32_t index, uint64_t *value);
     bool (*msr_write)(struct cpu *cpu, uint32_t index, uint64_t value);
     uint64_t (*get_cr8)(struct cpu *cpu);
@@ -98,7 +107,8 @@ struct cpu_hooks {
     bool (*hypercall)(struct cpu *cpu);
     /* A counted event: an enum exit_reason that does not leave the engine. */
     void (*count)(struct cpu *cpu, unsigned reason);
-    /* All other vCPUs stopped at an instruction boundary, for locked accesses that cross a page. */
+    /* All other vCPUs stopped at an instruction boundary, for locked accesses that cross
+     * a page. */
     void (*exclusive_begin)(struct cpu *cpu);
     void (*exclusive_end)(struct cpu *cpu);
 };
@@ -106,30 +116,33 @@ struct cpu_hooks {
 struct cpu {
     uint64_t reg[REG_COUNT];
     arith_t arith;
-    _Atomic uint32_t attention; /* nonzero: leave the block chain and look at events; set by any thread */
+    _Atomic uint32_t attention; /* nonzero: leave the block chain and look at events; set
+                                   by any thread */
     struct tlb_entry *tlb;      /* the view in force: tlb_context->entry[view] */
-    uint64_t code_key;          /* generation and mode that cached block look-ups must match */
-    uint64_t rip;               /* next instruction; valid between blocks only */
+    uint64_t code_key; /* generation and mode that cached block look-ups must match */
+    uint64_t rip;      /* next instruction; valid between blocks only */
     uint64_t retired;
 
     /* Mode, derived from state by cpu_update_mode. */
     uint8_t cpl;
-    bool is_long64;    /* 64-bit mode */
-    bool is_long;      /* EFER.LMA */
-    bool is_protected; /* CR0.PE and not VM */
-    uint8_t code_bits; /* default operand and address size: 16, 32, 64 */
+    bool is_long64;     /* 64-bit mode */
+    bool is_long;       /* EFER.LMA */
+    bool is_protected;  /* CR0.PE and not VM */
+    uint8_t code_bits;  /* default operand and address size: 16, 32, 64 */
     uint8_t stack_bits; /* width of the stack pointer: 16, 32, 64 */
 
     /* The exception raised by the instruction in progress. */
     bool has_fault;
-    bool fault_noncanonical; /* a #GP for a non-canonical address: #SS if the access was through SS */
+    bool fault_noncanonical; /* a #GP for a non-canonical address: #SS if the access was
+                                through SS */
     struct x86_exception fault;
 
     bool wants_window; /* an interrupt is pending but masked: look again when IF is set */
-    uint64_t shadow_rip; /* with state.interrupt_shadow: the instruction that is not interrupted */
+    uint64_t shadow_rip; /* with state.interrupt_shadow: the instruction that is not
+                            interrupted */
 
     struct x86_state state;
-    struct tlb_context *tlb_context; /* current one of tlb_contexts */
+    struct tlb_context *tlb_context;  /* current one of tlb_contexts */
     struct tlb_context *tlb_contexts; /* TLB_CONTEXTS of them */
     uint64_t tlb_clock;
     struct block_cache *blocks;
@@ -140,42 +153,50 @@ struct cpu {
     const struct cpu_hooks *hooks;
     void *opaque; /* the engine's */
 
-    /* Bounce buffer for operands wider than a register, and for MMIO and page-crossing accesses. */
+    /* Bounce buffer for operands wider than a register, and for MMIO and page-crossing
+     * accesses. */
     uint8_t operand[64] __attribute__((aligned(64)));
 };
 
-struct cpu *cpu_new(struct memory *memory, const struct cpuid_policy *cpuid, struct lapic *lapic,
-                    const struct cpu_hooks *hooks, void *opaque, struct error *err);
+struct cpu *cpu_new(struct memory *memory, const struct cpuid_policy *cpuid,
+                    struct lapic *lapic, const struct cpu_hooks *hooks, void *opaque,
+                    struct error *err);
 void cpu_free(struct cpu *cpu);
 
-/* Common form to working form and back; cpu_sync_in drops every cache that depends on what may have changed. */
+/* Common form to working form and back; cpu_sync_in drops every cache that depends on
+ * what may have changed. */
 void cpu_sync_in(struct cpu *cpu, const struct x86_state *state);
 void cpu_sync_out(struct cpu *cpu, struct x86_state *state);
 
-/* Call after any change to CR0, CR3, CR4, EFER, CS, SS, RFLAGS.AC/VM: recomputes mode, TLB view, code key. */
+/* Call after any change to CR0, CR3, CR4, EFER, CS, SS, RFLAGS.AC/VM: recomputes mode,
+ * TLB view, code key. */
 void cpu_update_mode(struct cpu *cpu);
 
 /* Every flag, as PUSHF shows it. */
 static inline uint64_t cpu_rflags(const struct cpu *cpu)
 {
-    return (cpu->state.rflags & ~(uint64_t)X86_FLAGS_ARITH) | arith_to_flags(cpu->arith) | X86_FLAG_1;
+    return (cpu->state.rflags & ~(uint64_t)X86_FLAGS_ARITH) | arith_to_flags(cpu->arith) |
+           X86_FLAG_1;
 }
 
-/* Sets all of RFLAGS; the caller has decided which bits may change. Looks at pending interrupts when IF becomes set,
- * single-steps when TF is, changes the view with AC. */
+/* Sets all of RFLAGS; the caller has decided which bits may change. Looks at pending
+ * interrupts when IF becomes set, single-steps when TF is, changes the view with AC. */
 void cpu_set_rflags(struct cpu *cpu, uint64_t rflags);
 
-/* Drops translations: of one page in every view and context (INVLPG), of the current address space (non-global may be
- * treated as global), of all. They also make cached block look-ups miss. */
+/* Drops translations: of one page in every view and context (INVLPG), of the current
+ * address space (non-global may be treated as global), of all. They also make cached
+ * block look-ups miss. */
 void cpu_flush_page(struct cpu *cpu, gva_t gva);
 void cpu_flush_context(struct cpu *cpu);
 void cpu_flush_all(struct cpu *cpu);
-/* After CR3 was loaded: selects (or recycles) the TLB context; without keep its entries are dropped. */
+/* After CR3 was loaded: selects (or recycles) the TLB context; without keep its entries
+ * are dropped. */
 void cpu_switch_context(struct cpu *cpu, bool keep);
 
 /*
- * Records the exception of the instruction in progress; the handler then returns insn_fault(cpu, insn). Returns false
- * so that a function with a bool result can end `return cpu_raise(...)`.
+ * Records the exception of the instruction in progress; the handler then returns
+ * insn_fault(cpu, insn). Returns false so that a function with a bool result can end
+ * `return cpu_raise(...)`.
  */
 bool cpu_raise(struct cpu *cpu, uint8_t vector, uint32_t error);
 bool cpu_raise_page_fault(struct cpu *cpu, const struct x86_exception *fault);

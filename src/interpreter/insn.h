@@ -2,8 +2,9 @@
 /*
  * Instructions: the decoded form, the table row, and what handlers share.
  *
- * To add an instruction: one row (mnemonic, class, bind, exec) in the table of the file that holds its kind; bind turns
- * Zydis' decoding into a struct insn by choosing the exec routine for the operand form.
+ * To add an instruction: one row (mnemonic, class, bind, exec) in the table of the file
+ * that holds its kind; bind turns Zydis' decoding into a struct insn by choosing the exec
+ * routine for the operand form.
  */
 
 #include <Zydis/Zydis.h>
@@ -15,8 +16,9 @@ struct insn;
 struct insn_row;
 
 /*
- * Executes one instruction and goes on: a handler ends with NEXT(cpu, insn), or insn_fault(), insn_leave(),
- * insn_branch(). The value is what the run loop executes next, NULL to look at events and find the block at cpu->rip.
+ * Executes one instruction and goes on: a handler ends with NEXT(cpu, insn), or
+ * insn_fault(), insn_leave(), insn_branch(). The value is what the run loop executes
+ * next, NULL to look at events and find the block at cpu->rip.
  */
 typedef const struct insn *insn_exec(struct cpu *cpu, const struct insn *insn);
 
@@ -41,14 +43,16 @@ struct insn {
 
 _Static_assert(sizeof(struct insn) == 32, "two decoded instructions per cache line");
 
-#define REG_OFFSET(reg) ((uint8_t)((reg) * 8))
+#define REG_OFFSET(reg) ((uint8_t)((reg)*8))
 
 #define INSN_SEGMENT    0x07 /* enum x86_segment_register */
 #define INSN_BASED      0x08 /* add that segment's base, FS or GS in 64-bit mode */
 #define INSN_ADDRESS32  0x10
 #define INSN_ADDRESS16  0x20
-#define INSN_LEGACY     0x40 /* not 64-bit mode: base, limit and rights of INSN_SEGMENT apply, linear address is 32-bit */
-#define INSN_ODD        0x80 /* nonzero marker when all else is 0 (segment ES) */
+#define INSN_LEGACY                                                               \
+    0x40 /* not 64-bit mode: base, limit and rights of INSN_SEGMENT apply, linear \
+            address is 32-bit */
+#define INSN_ODD 0x80 /* nonzero marker when all else is 0 (segment ES) */
 
 /* How the field classifies it (Popek & Goldberg 1974; Robin & Irvine 2000). */
 enum insn_class {
@@ -60,30 +64,44 @@ enum insn_class {
 
 struct binding; /* what bind works on */
 
-typedef bool insn_bind(struct binding *binding, const struct insn_row *row, struct insn *insn);
+typedef bool insn_bind(struct binding *binding, const struct insn_row *row,
+                       struct insn *insn);
 
 struct insn_row {
     ZydisMnemonic mnemonic;
     enum insn_class class;
-    insn_bind *bind;         /* false: #UD */
-    insn_exec *const *exec;  /* the routines bind chooses from */
-    unsigned flags;          /* ROW_* */
+    insn_bind *bind;        /* false: #UD */
+    insn_exec *const *exec; /* the routines bind chooses from */
+    unsigned flags;         /* ROW_* */
 };
 
-#define ROW_ENDS_BLOCK 1u /* control transfer, or it changes what decoding or events depend on */
+#define ROW_ENDS_BLOCK \
+    1u /* control transfer, or it changes what decoding or events depend on */
 
-/* The tables, one per kind of instruction, each ended by a row with bind == NULL; insn_table.c lists them. */
-extern const struct insn_row insn_rows_arith[];   /* arith.c: ADD..CMP, INC, DEC, NEG, NOT, MUL, DIV */
-extern const struct insn_row insn_rows_shift[];   /* shift.c: shifts, rotates, bit tests and scans */
-extern const struct insn_row insn_rows_move[];    /* move.c: MOV, LEA, XCHG, PUSH, POP, CMOV, SET, extensions */
-extern const struct insn_row insn_rows_atomic[];  /* atomic.c: XADD, CMPXCHG, and every LOCK form */
-extern const struct insn_row insn_rows_branch[];  /* branch.c: near jumps, calls, returns, loops */
-extern const struct insn_row insn_rows_string[];  /* string.c: MOVS..SCAS, INS, OUTS, with REP */
-extern const struct insn_row insn_rows_far[];     /* far.c: far transfers, INT n, IRET, SYSCALL.. */
-extern const struct insn_row insn_rows_segment[]; /* segment.c: MOV/PUSH/POP sreg, LGDT.., LAR, LSL, VERR */
-extern const struct insn_row insn_rows_system[];  /* system.c: MOV CR/DR, MSR, CPUID, HLT, IN/OUT, INVLPG.. */
-extern const struct insn_row insn_rows_native[];  /* native.c: SSE..AVX2, AES, SHA, BMI: on the host's units */
-extern const struct insn_row insn_rows_x87[];     /* x87.c: x87, FXSAVE, XSAVE, EMMS, LDMXCSR */
+/* The tables, one per kind of instruction, each ended by a row with bind == NULL;
+ * insn_table.c lists them. */
+extern const struct insn_row
+    insn_rows_arith[]; /* arith.c: ADD..CMP, INC, DEC, NEG, NOT, MUL, DIV */
+extern const struct insn_row
+    insn_rows_shift[]; /* shift.c: shifts, rotates, bit tests and scans */
+extern const struct insn_row
+    insn_rows_move[]; /* move.c: MOV, LEA, XCHG, PUSH, POP, CMOV, SET, extensions */
+extern const struct insn_row
+    insn_rows_atomic[]; /* atomic.c: XADD, CMPXCHG, and every LOCK form */
+extern const struct insn_row
+    insn_rows_branch[]; /* branch.c: near jumps, calls, returns, loops */
+extern const struct insn_row
+    insn_rows_string[]; /* string.c: MOVS..SCAS, INS, OUTS, with REP */
+extern const struct insn_row
+    insn_rows_far[]; /* far.c: far transfers, INT n, IRET, SYSCALL.. */
+extern const struct insn_row
+    insn_rows_segment[]; /* segment.c: MOV/PUSH/POP sreg, LGDT.., LAR, LSL, VERR */
+extern const struct insn_row
+    insn_rows_system[]; /* system.c: MOV CR/DR, MSR, CPUID, HLT, IN/OUT, INVLPG.. */
+extern const struct insn_row
+    insn_rows_native[]; /* native.c: SSE..AVX2, AES, SHA, BMI: on the host's units */
+extern const struct insn_row
+    insn_rows_x87[]; /* x87.c: x87, FXSAVE, XSAVE, EMMS, LDMXCSR */
 
 const struct insn_row *insn_find_row(ZydisMnemonic mnemonic);
 
@@ -91,23 +109,27 @@ const struct insn_row *insn_find_row(ZydisMnemonic mnemonic);
 struct binding {
     struct cpu *cpu;
     const ZydisDecodedInstruction *decoded;
-    const ZydisDecodedOperand *operand; /* ZYDIS_MAX_OPERAND_COUNT, hidden ones behind the visible */
-    const uint8_t *bytes;               /* the instruction's own bytes */
+    const ZydisDecodedOperand
+        *operand;         /* ZYDIS_MAX_OPERAND_COUNT, hidden ones behind the visible */
+    const uint8_t *bytes; /* the instruction's own bytes */
     struct block_cache *blocks;
 };
 
-/* Memory that lives as long as the decoded block; NULL if the cache is full (bind then returns false and the whole
- * block is decoded again after the cache was emptied). */
+/* Memory that lives as long as the decoded block; NULL if the cache is full (bind then
+ * returns false and the whole block is decoded again after the cache was emptied). */
 void *bind_alloc(struct binding *binding, unsigned size);
 /* Byte offset of a GPR operand in cpu->reg; AH..BH included. */
 uint8_t bind_register(ZydisRegister reg);
-/* Fills base, index, scale, disp, special and size from a memory operand (also for LEA-like ones: AGEN). */
-void bind_memory(struct binding *binding, struct insn *insn, const ZydisDecodedOperand *operand);
+/* Fills base, index, scale, disp, special and size from a memory operand (also for
+ * LEA-like ones: AGEN). */
+void bind_memory(struct binding *binding, struct insn *insn,
+                 const ZydisDecodedOperand *operand);
 /* Width of a value operand as 0..3 for 1, 2, 4, 8 bytes. */
 unsigned bind_log2_size(unsigned bits);
 
-/* A row with one routine. Fills dst (operand 0) and src (operand 1) if registers, the memory operand if there is one,
- * imm if there is one. size: operand 0's width unless a memory operand gave one. */
+/* A row with one routine. Fills dst (operand 0) and src (operand 1) if registers, the
+ * memory operand if there is one, imm if there is one. size: operand 0's width unless a
+ * memory operand gave one. */
 insn_bind bind_simple;
 
 /* Registers by byte offset. */
@@ -117,28 +139,36 @@ static inline void *insn_reg(struct cpu *cpu, uint8_t offset)
 }
 #define REG8(cpu, offset)  (*(uint8_t *)insn_reg(cpu, offset))
 #define REG16(cpu, offset) (*(uint16_t *)insn_reg(cpu, offset))
-#define REG32(cpu, offset) (*(uint32_t *)insn_reg(cpu, offset)) /* for reading; a write must zero the upper half */
+#define REG32(cpu, offset)      \
+    (*(uint32_t *)insn_reg(cpu, \
+                           offset)) /* for reading; a write must zero the upper half */
 #define REG64(cpu, offset) (*(uint64_t *)insn_reg(cpu, offset))
 
-/* Reads and writes of a GPR of 1, 2, 4, 8 bytes with the architecture's rules for the rest of it. */
+/* Reads and writes of a GPR of 1, 2, 4, 8 bytes with the architecture's rules for the
+ * rest of it. */
 static inline uint64_t reg_read(struct cpu *cpu, uint8_t offset, unsigned size)
 {
     return access_host_load(insn_reg(cpu, offset), size);
 }
-static inline void reg_write(struct cpu *cpu, uint8_t offset, unsigned size, uint64_t value)
+static inline void reg_write(struct cpu *cpu, uint8_t offset, unsigned size,
+                             uint64_t value)
 {
-    access_host_store(insn_reg(cpu, offset), size == 4 ? 8 : size, size == 4 ? (uint32_t)value : value);
+    access_host_store(insn_reg(cpu, offset), size == 4 ? 8 : size,
+                      size == 4 ? (uint32_t)value : value);
 }
 
-/* Address of the memory operand: linear, segment applied. A limit violation records the fault and yields an address
- * on which every access fails. */
-uint64_t insn_address_special(struct cpu *cpu, const struct insn *insn, uint64_t offset, unsigned size);
+/* Address of the memory operand: linear, segment applied. A limit violation records the
+ * fault and yields an address on which every access fails. */
+uint64_t insn_address_special(struct cpu *cpu, const struct insn *insn, uint64_t offset,
+                              unsigned size);
 /* The offset part alone (LEA). */
 static inline uint64_t insn_offset(struct cpu *cpu, const struct insn *insn)
 {
-    return REG64(cpu, insn->base) + (REG64(cpu, insn->index) << insn->scale) + (uint64_t)(int64_t)insn->disp;
+    return REG64(cpu, insn->base) + (REG64(cpu, insn->index) << insn->scale) +
+           (uint64_t)(int64_t)insn->disp;
 }
-static inline __attribute__((always_inline)) uint64_t insn_address(struct cpu *cpu, const struct insn *insn)
+static inline __attribute__((always_inline)) uint64_t
+insn_address(struct cpu *cpu, const struct insn *insn)
 {
     uint64_t ea = insn_offset(cpu, insn);
     if (unlikely(insn->special)) {
@@ -147,7 +177,8 @@ static inline __attribute__((always_inline)) uint64_t insn_address(struct cpu *c
     return ea;
 }
 
-/* Own address, and that of the instruction behind, as RIP shows them (truncated outside 64-bit mode). */
+/* Own address, and that of the instruction behind, as RIP shows them (truncated outside
+ * 64-bit mode). */
 static inline uint64_t insn_rip(const struct cpu *cpu, const struct insn *insn)
 {
     return cpu->reg[REG_CODE_BASE] + insn->offset;
@@ -160,8 +191,9 @@ static inline uint64_t insn_next_rip(const struct cpu *cpu, const struct insn *i
 /*
  * Ends of a handler.
  *
- * Threaded dispatch: each handler calls the next one's as a tail call. Builds that cannot (sanitizers, -O0) return to
- * the run loop after each instruction instead; the handlers are the same.
+ * Threaded dispatch: each handler calls the next one's as a tail call. Builds that cannot
+ * (sanitizers, -O0) return to the run loop after each instruction instead; the handlers
+ * are the same.
  */
 #if DOPPEL_THREADED
 #define NEXT(cpu, insn) return (insn)[1].exec((cpu), (insn) + 1)
@@ -171,22 +203,25 @@ static inline uint64_t insn_next_rip(const struct cpu *cpu, const struct insn *i
 
 /* Delivers the recorded exception; RIP is this instruction's. Always NULL. */
 const struct insn *insn_fault(struct cpu *cpu, const struct insn *insn);
-/* Retires this instruction and returns to the run loop at the next one: for rows with ROW_ENDS_BLOCK. Always NULL. */
+/* Retires this instruction and returns to the run loop at the next one: for rows with
+ * ROW_ENDS_BLOCK. Always NULL. */
 const struct insn *insn_leave(struct cpu *cpu, const struct insn *insn);
 /* The same at another address (already checked for canonicality and limits). */
 const struct insn *insn_leave_to(struct cpu *cpu, const struct insn *insn, uint64_t rip);
-/* Leaves with RIP at this very instruction, not retired: a REP instruction interrupted between iterations. */
+/* Leaves with RIP at this very instruction, not retired: a REP instruction interrupted
+ * between iterations. */
 const struct insn *insn_again(struct cpu *cpu, const struct insn *insn);
 
 /* Shorthand for raising inside a handler: return insn_raise(cpu, insn, X86_GP, 0). */
-static inline const struct insn *insn_raise(struct cpu *cpu, const struct insn *insn, uint8_t vector,
-                                            uint32_t error)
+static inline const struct insn *insn_raise(struct cpu *cpu, const struct insn *insn,
+                                            uint8_t vector, uint32_t error)
 {
     cpu_raise(cpu, vector, error);
     return insn_fault(cpu, insn);
 }
 
-/* Stack accesses at SS:RSP of 2, 4, 8 bytes; #SS on failure. RSP moves only when the access succeeded. */
+/* Stack accesses at SS:RSP of 2, 4, 8 bytes; #SS on failure. RSP moves only when the
+ * access succeeded. */
 bool stack_push(struct cpu *cpu, unsigned size, uint64_t value);
 struct loaded stack_pop(struct cpu *cpu, unsigned size);
 /* Read at displacement from the stack pointer without moving it; then move it. */

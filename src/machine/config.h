@@ -1,5 +1,6 @@
 #pragma once
-/* A VM as the user described it: the options of `doppel run`, resolved. Strings are borrowed. */
+/* A VM as the user described it: the options of `doppel run`, resolved. Strings are
+ * borrowed. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -19,7 +20,7 @@ struct machine_config {
     const char *machine; /* "micro" */
     const char *engine;  /* "auto" or an engine's name */
     unsigned cpus;
-    uint64_t memory;     /* bytes */
+    uint64_t memory; /* bytes */
     const char *cpu_model;
     const char *kernel, *initrd, *append; /* paths, command line; NULL where not given */
     enum console_kind console;

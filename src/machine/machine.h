@@ -8,10 +8,12 @@
 #include "dispatcher/vm.h"
 #include "machine/config.h"
 
-/* Where the machine's first serial port sends and gets bytes. write never blocks the device: it takes what it can and
- * returns how many; writable is called (by the console) when there is room again. */
+/* Where the machine's first serial port sends and gets bytes. write never blocks the
+ * device: it takes what it can and returns how many; writable is called (by the console)
+ * when there is room again. */
 struct console_port {
-    /* Takes up to size bytes; returns the number taken (0: full, call console_ready later). */
+    /* Takes up to size bytes; returns the number taken (0: full, call console_ready
+     * later). */
     unsigned (*write)(void *opaque, const uint8_t *data, unsigned size);
     void *opaque;
 };
@@ -20,17 +22,19 @@ struct machine_type {
     const char *name;
     const char *summary;
     /* Adds memory, devices and the boot hook to a fresh VM. */
-    int (*build)(struct vm *vm, const struct machine_config *config, const struct console_port *console,
-                 struct error *err);
+    int (*build)(struct vm *vm, const struct machine_config *config,
+                 const struct console_port *console, struct error *err);
 };
 
 extern const struct machine_type *const machine_table[]; /* NULL-terminated */
 const struct machine_type *machine_find(const char *name);
 
-/* Checks the whole configuration (ranges, files, names) and builds the VM. On failure *err names the option. */
-struct vm *machine_new(const struct machine_config *config, const struct console_port *console,
-                       struct error *err);
-/* Input for the first serial port, from the event loop's thread. Returns how many bytes were taken. */
+/* Checks the whole configuration (ranges, files, names) and builds the VM. On failure
+ * *err names the option. */
+struct vm *machine_new(const struct machine_config *config,
+                       const struct console_port *console, struct error *err);
+/* Input for the first serial port, from the event loop's thread. Returns how many bytes
+ * were taken. */
 unsigned machine_console_input(struct vm *vm, const uint8_t *data, unsigned size);
 /* The console has room again: the serial port sends what it holds. */
 void machine_console_ready(struct vm *vm);

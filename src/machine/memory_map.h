@@ -1,7 +1,8 @@
 #pragma once
 /* Guest-physical addresses and interrupt numbers of the PC-like machines. */
 
-#define MAP_LOW_RAM_END    0xc0000000ull /* RAM below 4G ends here; the rest starts at 4G */
+#define MAP_LOW_RAM_END 0xc0000000ull /* RAM below 4G ends here; the rest starts at 4G \
+                                       */
 #define MAP_HIGH_RAM       0x100000000ull
 #define MAP_BOOT_PARAMS    0x00007000ull /* zero page (Linux), start info (PVH) */
 #define MAP_BOOT_GDT       0x00000500ull
@@ -21,9 +22,9 @@
 #define PORT_ACPI_PM       0x600 /* event block 4, control block 2 at +4, timer 4 at +8 */
 #define PORT_RESET         0xcf9
 
-#define GSI_PIT    0 /* I/O APIC input 2 by an interrupt source override */
-#define GSI_KEYBOARD 1
-#define GSI_SERIAL 4
-#define GSI_RTC    8
-#define GSI_SCI    9
-#define GSI_VIRTIO 16
+#define GSI_PIT            0 /* I/O APIC input 2 by an interrupt source override */
+#define GSI_KEYBOARD       1
+#define GSI_SERIAL         4
+#define GSI_RTC            8
+#define GSI_SCI            9
+#define GSI_VIRTIO         16

@@ -1,7 +1,8 @@
 #pragma once
 /*
- * The CPU model that a guest sees: which features, in which leaves. Built once per VM from the host's own CPUID
- * (the host's units execute the guest's instructions) and the model's limits; the same for every engine.
+ * The CPU model that a guest sees: which features, in which leaves. Built once per VM
+ * from the host's own CPUID (the host's units execute the guest's instructions) and the
+ * model's limits; the same for every engine.
  */
 
 #include <stdbool.h>
@@ -16,21 +17,88 @@ struct cpuid_leaf {
     uint32_t eax, ebx, ecx, edx;
 };
 
-/* Features as positions in the policy's own set, not in a register: one row each in cpuid.c's table. */
+/* Features as positions in the policy's own set, not in a register: one row each in
+ * cpuid.c's table. */
 enum cpu_feature {
-    CPU_FPU, CPU_VME, CPU_DE, CPU_PSE, CPU_TSC, CPU_MSR, CPU_PAE, CPU_MCE, CPU_CX8, CPU_APIC, CPU_SEP,
-    CPU_MTRR, CPU_PGE, CPU_MCA, CPU_CMOV, CPU_PAT, CPU_PSE36, CPU_CLFLUSH, CPU_MMX, CPU_FXSR, CPU_SSE,
-    CPU_SSE2, CPU_HTT,
-    CPU_SSE3, CPU_PCLMULQDQ, CPU_MONITOR, CPU_SSSE3, CPU_FMA, CPU_CX16, CPU_PCID, CPU_SSE4_1, CPU_SSE4_2,
-    CPU_X2APIC, CPU_MOVBE, CPU_POPCNT, CPU_TSC_DEADLINE, CPU_AES, CPU_XSAVE, CPU_AVX, CPU_F16C,
-    CPU_RDRAND, CPU_HYPERVISOR,
-    CPU_FSGSBASE, CPU_TSC_ADJUST, CPU_BMI1, CPU_AVX2, CPU_SMEP, CPU_BMI2, CPU_ERMS, CPU_INVPCID,
-    CPU_RDSEED, CPU_ADX, CPU_SMAP, CPU_CLFLUSHOPT, CPU_CLWB, CPU_SHA, CPU_UMIP, CPU_RDPID, CPU_VAES,
-    CPU_VPCLMULQDQ, CPU_FSRM,
-    CPU_XSAVEOPT, CPU_XSAVEC, CPU_XGETBV1,
+    CPU_FPU,
+    CPU_VME,
+    CPU_DE,
+    CPU_PSE,
+    CPU_TSC,
+    CPU_MSR,
+    CPU_PAE,
+    CPU_MCE,
+    CPU_CX8,
+    CPU_APIC,
+    CPU_SEP,
+    CPU_MTRR,
+    CPU_PGE,
+    CPU_MCA,
+    CPU_CMOV,
+    CPU_PAT,
+    CPU_PSE36,
+    CPU_CLFLUSH,
+    CPU_MMX,
+    CPU_FXSR,
+    CPU_SSE,
+    CPU_SSE2,
+    CPU_HTT,
+    CPU_SSE3,
+    CPU_PCLMULQDQ,
+    CPU_MONITOR,
+    CPU_SSSE3,
+    CPU_FMA,
+    CPU_CX16,
+    CPU_PCID,
+    CPU_SSE4_1,
+    CPU_SSE4_2,
+    CPU_X2APIC,
+    CPU_MOVBE,
+    CPU_POPCNT,
+    CPU_TSC_DEADLINE,
+    CPU_AES,
+    CPU_XSAVE,
+    CPU_AVX,
+    CPU_F16C,
+    CPU_RDRAND,
+    CPU_HYPERVISOR,
+    CPU_FSGSBASE,
+    CPU_TSC_ADJUST,
+    CPU_BMI1,
+    CPU_AVX2,
+    CPU_SMEP,
+    CPU_BMI2,
+    CPU_ERMS,
+    CPU_INVPCID,
+    CPU_RDSEED,
+    CPU_ADX,
+    CPU_SMAP,
+    CPU_CLFLUSHOPT,
+    CPU_CLWB,
+    CPU_SHA,
+    CPU_UMIP,
+    CPU_RDPID,
+    CPU_VAES,
+    CPU_VPCLMULQDQ,
+    CPU_FSRM,
+    CPU_XSAVEOPT,
+    CPU_XSAVEC,
+    CPU_XGETBV1,
     CPU_ARAT,
-    CPU_LAHF_LM, CPU_CMP_LEGACY, CPU_CR8_LEGACY, CPU_ABM, CPU_SSE4A, CPU_MISALIGNSSE, CPU_3DNOWPREFETCH,
-    CPU_SYSCALL, CPU_NX, CPU_FXSR_OPT, CPU_PDPE1GB, CPU_RDTSCP, CPU_LM, CPU_INVARIANT_TSC,
+    CPU_LAHF_LM,
+    CPU_CMP_LEGACY,
+    CPU_CR8_LEGACY,
+    CPU_ABM,
+    CPU_SSE4A,
+    CPU_MISALIGNSSE,
+    CPU_3DNOWPREFETCH,
+    CPU_SYSCALL,
+    CPU_NX,
+    CPU_FXSR_OPT,
+    CPU_PDPE1GB,
+    CPU_RDTSCP,
+    CPU_LM,
+    CPU_INVARIANT_TSC,
     CPU_FEATURE_COUNT,
 };
 
@@ -50,12 +118,15 @@ struct cpuid_policy {
 };
 
 struct cpuid_config {
-    const char *model;  /* "host" (NULL means it), or a portable model: "x86-64-v1", "x86-64-v2", "x86-64-v3" */
-    unsigned cpus;      /* logical processors; topology leaves show one socket of that many cores */
-    uint32_t tsc_khz;   /* 0: the host's */
+    const char *model; /* "host" (NULL means it), or a portable model: "x86-64-v1",
+                          "x86-64-v2", "x86-64-v3" */
+    unsigned
+        cpus; /* logical processors; topology leaves show one socket of that many cores */
+    uint32_t tsc_khz; /* 0: the host's */
 };
 
-/* Fails with a message that names the model and the first feature the host lacks, or the known models. */
+/* Fails with a message that names the model and the first feature the host lacks, or the
+ * known models. */
 int cpuid_policy_init(struct cpuid_policy *policy, const struct cpuid_config *config,
                       struct error *err);
 static inline bool cpuid_has(const struct cpuid_policy *policy, enum cpu_feature feature)
@@ -64,11 +135,14 @@ static inline bool cpuid_has(const struct cpuid_policy *policy, enum cpu_feature
 }
 
 /*
- * The CPUID instruction, with the bits that depend on the processor's state (OSXSAVE, APIC id, XSAVE size,
- * APIC enable). Leaves out of range answer as the vendor's processors do.
+ * The CPUID instruction, with the bits that depend on the processor's state (OSXSAVE,
+ * APIC id, XSAVE size, APIC enable). Leaves out of range answer as the vendor's
+ * processors do.
  */
-void cpuid_execute(const struct cpuid_policy *policy, const struct x86_state *state, uint32_t apic_id,
-                   uint32_t leaf, uint32_t subleaf, uint32_t out[4] /* eax, ebx, ecx, edx */);
+void cpuid_execute(const struct cpuid_policy *policy, const struct x86_state *state,
+                   uint32_t apic_id, uint32_t leaf, uint32_t subleaf,
+                   uint32_t out[4] /* eax, ebx, ecx, edx */);
 
-/* Rate of the host's TSC in kHz: from CPUID where it tells, else measured for 2 ms. Cached. */
+/* Rate of the host's TSC in kHz: from CPUID where it tells, else measured for 2 ms.
+ * Cached. */
 uint32_t cpuid_host_tsc_khz(void);

@@ -1,12 +1,14 @@
 #pragma once
-/* Exceptions as values, their classes, and what happens when one meets another (SDM 3A 6.15). */
+/* Exceptions as values, their classes, and what happens when one meets another (SDM
+ * 3A 6.15). */
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "x86/state.h"
 
-/* What a failing instruction or access leaves behind. For #PF, address goes to CR2 on delivery. */
+/* What a failing instruction or access leaves behind. For #PF, address goes to CR2 on
+ * delivery. */
 struct x86_exception {
     uint8_t vector;
     bool has_error;
@@ -23,5 +25,6 @@ enum x86_meeting {
     X86_TRIPLE_FAULT,
 };
 
-/* An exception with vector second was raised while an event with vector first was being delivered. */
+/* An exception with vector second was raised while an event with vector first was being
+ * delivered. */
 enum x86_meeting x86_exception_meets(const struct x86_event *first, uint8_t second);

@@ -1,5 +1,6 @@
 #pragma once
-/* Model-specific registers: one row each, with the bits that may be written and what a write does. */
+/* Model-specific registers: one row each, with the bits that may be written and what a
+ * write does. */
 
 #include <stdint.h>
 
@@ -13,15 +14,18 @@ enum msr_result {
 };
 
 /* Side effects of a write that the caller has to carry out. */
-#define MSR_EFFECT_PAGING 1u /* EFER.NXE, LME: drop cached translations, recompute the mode */
-#define MSR_EFFECT_BASES  2u /* FS or GS base */
+#define MSR_EFFECT_PAGING \
+    1u /* EFER.NXE, LME: drop cached translations, recompute the mode */
+#define MSR_EFFECT_BASES 2u /* FS or GS base */
 
 /*
- * Everything that lives in struct x86_state. The TSC itself (MSR_TSC, TSC_ADJUST reads and writes need the time:
- * tsc_now is the clock's TSC before tsc_offset) is handled here too; the APIC's MSRs (x2APIC, APIC_BASE,
- * TSC_DEADLINE) are the lapic's (x86/lapic.h) and MSR_UNKNOWN here.
+ * Everything that lives in struct x86_state. The TSC itself (MSR_TSC, TSC_ADJUST reads
+ * and writes need the time: tsc_now is the clock's TSC before tsc_offset) is handled here
+ * too; the APIC's MSRs (x2APIC, APIC_BASE, TSC_DEADLINE) are the lapic's (x86/lapic.h)
+ * and MSR_UNKNOWN here.
  */
 enum msr_result msr_read(const struct cpuid_policy *policy, const struct x86_state *state,
                          uint64_t tsc_now, uint32_t index, uint64_t *value);
 enum msr_result msr_write(const struct cpuid_policy *policy, struct x86_state *state,
-                          uint64_t tsc_now, uint32_t index, uint64_t value, unsigned *effects);
+                          uint64_t tsc_now, uint32_t index, uint64_t value,
+                          unsigned *effects);

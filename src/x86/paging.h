@@ -1,8 +1,9 @@
 #pragma once
 /*
- * The page walk as a pure function over guest-physical memory (SDM 3A chapter 4; AMD APM 2 chapter 5).
- * Paging off, 32-bit, PAE and 4-level share one entry point; permission bits, reserved bits, A and D bits and
- * error codes are exact. Nothing here caches: the engines' TLBs do.
+ * The page walk as a pure function over guest-physical memory (SDM 3A chapter 4; AMD APM
+ * 2 chapter 5). Paging off, 32-bit, PAE and 4-level share one entry point; permission
+ * bits, reserved bits, A and D bits and error codes are exact. Nothing here caches: the
+ * engines' TLBs do.
  */
 
 #include <stdbool.h>
@@ -19,10 +20,12 @@ enum x86_access {
 
 /* The walker's window on guest memory. */
 struct x86_walk_memory {
-    /* Host address of the 8-byte aligned page-table entry at gpa (4-byte aligned with 32-bit paging), or NULL if
-     * it is not RAM. The walk reads it in one access and sets A and D by a host compare-and-exchange. */
+    /* Host address of the 8-byte aligned page-table entry at gpa (4-byte aligned with
+     * 32-bit paging), or NULL if it is not RAM. The walk reads it in one access and sets
+     * A and D by a host compare-and-exchange. */
     void *(*entry)(void *opaque, gpa_t gpa);
-    /* Called after an entry's A or D bit was written (dirty log, code invalidation); may be NULL. */
+    /* Called after an entry's A or D bit was written (dirty log, code invalidation); may
+     * be NULL. */
     void (*entry_written)(void *opaque, gpa_t gpa);
     void *opaque;
 };
@@ -30,35 +33,41 @@ struct x86_walk_memory {
 /* The registers a walk depends on. */
 struct x86_walk_context {
     uint64_t cr0, cr3, cr4, efer;
-    bool ac;      /* RFLAGS.AC, for SMAP */
-    uint8_t cpl;  /* 3: user access; below: supervisor */
-    bool implicit; /* a supervisor access by the processor itself (descriptor tables, TSS): AC does not help */
+    bool ac;       /* RFLAGS.AC, for SMAP */
+    uint8_t cpl;   /* 3: user access; below: supervisor */
+    bool implicit; /* a supervisor access by the processor itself (descriptor tables,
+                      TSS): AC does not help */
     uint8_t physical_bits; /* MAXPHYADDR: entry bits above it are reserved */
 };
 
 struct x86_translation {
     gpa_t gpa;          /* of the address asked for */
     uint64_t page_size; /* 4K, 2M, 4M or 1G; all of memory when paging is off */
-    bool writable;      /* for this context, and D is already set: writes need no further walk */
+    bool writable; /* for this context, and D is already set: writes need no further walk
+                    */
     bool executable;    /* for this context */
     bool readable_user; /* U/S of the whole walk: a user page */
     bool global;
-    uint64_t entry;     /* the leaf entry, for cache attributes; 0 when paging is off */
+    uint64_t entry; /* the leaf entry, for cache attributes; 0 when paging is off */
 };
 
 /*
- * Translates one address for one access. Returns true and fills *out, having set the accessed bits and, for a
- * write, the dirty bit; or returns false and fills *fault with the #PF (error code, address), having changed
- * nothing but accessed bits of upper levels, as hardware may. A non-canonical address is the caller's business.
+ * Translates one address for one access. Returns true and fills *out, having set the
+ * accessed bits and, for a write, the dirty bit; or returns false and fills *fault with
+ * the #PF (error code, address), having changed nothing but accessed bits of upper
+ * levels, as hardware may. A non-canonical address is the caller's business.
  */
-bool x86_walk(const struct x86_walk_context *context, const struct x86_walk_memory *memory, gva_t gva,
-              enum x86_access access, struct x86_translation *out, struct x86_exception *fault);
+bool x86_walk(const struct x86_walk_context *context,
+              const struct x86_walk_memory *memory, gva_t gva, enum x86_access access,
+              struct x86_translation *out, struct x86_exception *fault);
 
 /*
- * The same without side effects or permission checks beyond presence, for debuggers. Returns false if unmapped.
+ * The same without side effects or permission checks beyond presence, for debuggers.
+ * Returns false if unmapped.
  */
-bool x86_walk_peek(const struct x86_walk_context *context, const struct x86_walk_memory *memory,
-                   gva_t gva, struct x86_translation *out);
+bool x86_walk_peek(const struct x86_walk_context *context,
+                   const struct x86_walk_memory *memory, gva_t gva,
+                   struct x86_translation *out);
 
 /* 48-bit canonical form (LA57 is not offered). */
 static inline bool x86_canonical(gva_t gva)

@@ -1,7 +1,7 @@
 #pragma once
 /*
- * The architectural state of one processor, in the common form in which every engine loads and saves it.
- * Field meanings: Intel SDM volumes 1 and 3A, AMD APM volume 2.
+ * The architectural state of one processor, in the common form in which every engine
+ * loads and saves it. Field meanings: Intel SDM volumes 1 and 3A, AMD APM volume 2.
  */
 
 #include <stdbool.h>
@@ -13,21 +13,41 @@ typedef uint64_t gpa_t; /* guest-physical address */
 typedef uint64_t gva_t; /* guest-virtual (linear) address */
 
 enum x86_gpr {
-    X86_RAX, X86_RCX, X86_RDX, X86_RBX, X86_RSP, X86_RBP, X86_RSI, X86_RDI,
-    X86_R8, X86_R9, X86_R10, X86_R11, X86_R12, X86_R13, X86_R14, X86_R15,
+    X86_RAX,
+    X86_RCX,
+    X86_RDX,
+    X86_RBX,
+    X86_RSP,
+    X86_RBP,
+    X86_RSI,
+    X86_RDI,
+    X86_R8,
+    X86_R9,
+    X86_R10,
+    X86_R11,
+    X86_R12,
+    X86_R13,
+    X86_R14,
+    X86_R15,
     X86_GPR_COUNT,
 };
 
 /* In the order of instruction encodings (sreg field). */
 enum x86_segment_register {
-    X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS,
+    X86_ES,
+    X86_CS,
+    X86_SS,
+    X86_DS,
+    X86_FS,
+    X86_GS,
     X86_SEGMENT_COUNT,
 };
 
 /*
- * A segment register with its hidden part. access holds bits 8-15 and 20-23 of the descriptor's second
- * double word at bits 0-7 and 12-15 (type, S, DPL, P; AVL, L, D/B, G) and X86_ACCESS_UNUSABLE, the layout of
- * SDM 3C 24.4.1. limit is in bytes, inclusive, granularity already applied.
+ * A segment register with its hidden part. access holds bits 8-15 and 20-23 of the
+ * descriptor's second double word at bits 0-7 and 12-15 (type, S, DPL, P; AVL, L, D/B, G)
+ * and X86_ACCESS_UNUSABLE, the layout of SDM 3C 24.4.1. limit is in bytes, inclusive,
+ * granularity already applied.
  */
 struct x86_segment {
     uint16_t selector;
@@ -36,30 +56,32 @@ struct x86_segment {
     uint64_t base;
 };
 
-#define X86_ACCESS_TYPE     0x000fu
-#define X86_ACCESS_ACCESSED 0x0001u
-#define X86_ACCESS_WRITABLE 0x0002u /* data segments; readable for code segments */
-#define X86_ACCESS_EXPAND   0x0004u /* data: expand-down; code: conforming */
-#define X86_ACCESS_CODE     0x0008u
-#define X86_ACCESS_S        0x0010u /* code or data; clear for system segments */
-#define X86_ACCESS_DPL      0x0060u
+#define X86_ACCESS_TYPE      0x000fu
+#define X86_ACCESS_ACCESSED  0x0001u
+#define X86_ACCESS_WRITABLE  0x0002u /* data segments; readable for code segments */
+#define X86_ACCESS_EXPAND    0x0004u /* data: expand-down; code: conforming */
+#define X86_ACCESS_CODE      0x0008u
+#define X86_ACCESS_S         0x0010u /* code or data; clear for system segments */
+#define X86_ACCESS_DPL       0x0060u
 #define X86_ACCESS_DPL_SHIFT 5
-#define X86_ACCESS_P        0x0080u
-#define X86_ACCESS_AVL      0x1000u
-#define X86_ACCESS_L        0x2000u
-#define X86_ACCESS_DB       0x4000u
-#define X86_ACCESS_G        0x8000u
-#define X86_ACCESS_UNUSABLE 0x10000u /* loaded with a null selector */
+#define X86_ACCESS_P         0x0080u
+#define X86_ACCESS_AVL       0x1000u
+#define X86_ACCESS_L         0x2000u
+#define X86_ACCESS_DB        0x4000u
+#define X86_ACCESS_G         0x8000u
+#define X86_ACCESS_UNUSABLE  0x10000u /* loaded with a null selector */
 
 struct x86_table {
     uint64_t base;
     uint16_t limit;
 };
 
-/* x87 and SSE control state; st[] in stack order (st[0] is ST(0)), each the 10 bytes of the 80-bit format. */
+/* x87 and SSE control state; st[] in stack order (st[0] is ST(0)), each the 10 bytes of
+ * the 80-bit format. */
 struct x86_fpu {
     uint16_t fcw, fsw;
-    uint8_t ftw; /* abridged as FXSAVE has it: bit i set = physical register i is not empty */
+    uint8_t
+        ftw; /* abridged as FXSAVE has it: bit i set = physical register i is not empty */
     uint16_t fop;
     uint64_t fip, fdp;
     uint16_t fcs, fds;
@@ -90,14 +112,15 @@ struct x86_event {
     enum x86_event_type {
         X86_EVENT_EXTERNAL = 0,
         X86_EVENT_NMI = 2,
-        X86_EVENT_EXCEPTION = 3, /* fault or trap raised by the processor */
-        X86_EVENT_SOFTWARE = 4,  /* INT n */
+        X86_EVENT_EXCEPTION = 3,           /* fault or trap raised by the processor */
+        X86_EVENT_SOFTWARE = 4,            /* INT n */
         X86_EVENT_PRIVILEGED_SOFTWARE = 5, /* INT1 */
         X86_EVENT_SOFTWARE_EXCEPTION = 6,  /* INT3, INTO */
     } type;
     bool has_error;
     uint32_t error;
-    uint8_t length; /* instruction length, for software events: the pushed RIP is behind it */
+    uint8_t
+        length; /* instruction length, for software events: the pushed RIP is behind it */
 };
 
 #define X86_MTRR_VARIABLE 8
@@ -139,16 +162,18 @@ struct x86_state {
 
     enum x86_activity activity;
     struct x86_event event;
-    bool interrupt_shadow; /* after STI or MOV SS: the next instruction is not interrupted */
+    bool interrupt_shadow; /* after STI or MOV SS: the next instruction is not interrupted
+                            */
     bool nmi_blocked;      /* between an NMI's delivery and IRET */
 };
 
 /* CR0, CR4, EFER, selector and other bit names are in x86/flags.h. */
 
-/* Power-up or RESET# (SDM 3A 10.1.1, table 10-1): CS:RIP at FFFF:FFF0, real mode, caches disabled. */
+/* Power-up or RESET# (SDM 3A 10.1.1, table 10-1): CS:RIP at FFFF:FFF0, real mode, caches
+ * disabled. */
 void x86_state_reset(struct x86_state *state, bool is_bootstrap);
-/* INIT: as reset, but x87/SSE/AVX state, MSRs, MTRRs and CR0.CD/NW keep their values; waits for SIPI unless
- * is_bootstrap. */
+/* INIT: as reset, but x87/SSE/AVX state, MSRs, MTRRs and CR0.CD/NW keep their values;
+ * waits for SIPI unless is_bootstrap. */
 void x86_state_init(struct x86_state *state, bool is_bootstrap);
 /* Start-up IPI: runs at vector * 4096 in real mode. Ignored unless waiting for it. */
 void x86_state_startup(struct x86_state *state, uint8_t vector);
@@ -170,5 +195,6 @@ enum x86_mode {
 
 enum x86_mode x86_state_mode(const struct x86_state *state);
 
-/* Writes the registers as text, for crash reports and traces. Returns the length as snprintf does. */
+/* Writes the registers as text, for crash reports and traces. Returns the length as
+ * snprintf does. */
 int x86_state_format(const struct x86_state *state, char *buffer, unsigned size);
