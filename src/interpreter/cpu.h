@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "x86/cpuid.h"
 #include "x86/exception.h"
+#include "x86/exit_reason.h"
 #include "x86/lapic.h"
 #include "x86/state.h"
 
@@ -77,11 +78,33 @@ enum tlb_view {
     TLB_VIEWS,
 };
 
+#define TLB_NO_KEY UINT64_MAX
+
 struct tlb_context {
-    uint64_t key;  /* CR3 as loaded (PCID and base), or ~0 when empty */
-    uint64_t used; /* for least-recently-used replacement */
+    uint64_t key;        /* CR3 as loaded (PCID and base), or TLB_NO_KEY when empty */
+    uint64_t used;       /* for least-recently-used replacement */
+    uint64_t generation; /* changes when the context is flushed; part of code_key */
     struct tlb_entry entry[TLB_VIEWS][TLB_SIZE];
 };
+
+/* Where recent jumps went, by RIP: 64 entries for each of 64 page colours, so that INVLPG
+ * drops only its page's. */
+struct jump_entry {
+    uint64_t rip, key;
+    const struct block *block;
+};
+
+#define JUMP_PAGE_BITS 6
+#define JUMP_SLOT_BITS 6
+#define JUMP_COUNT     (1u << (JUMP_PAGE_BITS + JUMP_SLOT_BITS))
+
+/* Recent translations for fetches. */
+struct fetch_entry {
+    uint64_t page, key; /* linear page number; code_key */
+    frame_t frame;
+};
+
+#define FETCH_COUNT 256
 
 struct block_cache; /* interpreter/block.h */
 struct insn;
@@ -103,10 +126,12 @@ struct cpu_hooks {
     void (*set_cr8)(struct cpu *cpu, uint64_t value);
     /* The TSC of the guest, state.tsc_offset included. */
     uint64_t (*tsc)(struct cpu *cpu);
+    /* Guest time in nanoseconds. */
+    uint64_t (*now)(struct cpu *cpu);
     /* VMCALL/VMMCALL. False: #UD. */
     bool (*hypercall)(struct cpu *cpu);
-    /* A counted event: an enum exit_reason that does not leave the engine. */
-    void (*count)(struct cpu *cpu, unsigned reason);
+    /* A counted event that does not leave the engine. */
+    void (*count)(struct cpu *cpu, enum exit_reason reason);
     /* All other vCPUs stopped at an instruction boundary, for locked accesses that cross
      * a page. */
     void (*exclusive_begin)(struct cpu *cpu);
@@ -119,6 +144,7 @@ struct cpu {
     _Atomic uint32_t attention; /* nonzero: leave the block chain and look at events; set
                                    by any thread */
     struct tlb_entry *tlb;      /* the view in force: tlb_context->entry[view] */
+    struct jump_entry *jump;
     uint64_t code_key; /* generation and mode that cached block look-ups must match */
     uint64_t rip;      /* next instruction; valid between blocks only */
     uint64_t retired;
@@ -145,7 +171,10 @@ struct cpu {
     struct tlb_context *tlb_context;  /* current one of tlb_contexts */
     struct tlb_context *tlb_contexts; /* TLB_CONTEXTS of them */
     uint64_t tlb_clock;
+    uint64_t generations; /* the last one given out */
+    struct fetch_entry *fetch;
     struct block_cache *blocks;
+    bool single_step; /* blocks of one instruction: RFLAGS.TF, interrupt shadow */
 
     struct memory *memory;
     const struct cpuid_policy *cpuid;
