@@ -13,9 +13,14 @@
 
 struct clock {
     bool is_virtual;
+    /* Odd while the fields below change; a reader that saw a change reads again. */
+    _Atomic uint32_t sequence;
     _Atomic bool is_paused;
     _Atomic uint64_t offset_ns;  /* host monotonic time at which the guest clock read 0 */
     _Atomic uint64_t stopped_ns; /* the reading while paused or virtual */
+    /* See clock_set_changed. */
+    void (*changed)(void *opaque);
+    void *changed_opaque;
 };
 
 /* Starts at 0, running on the host's CLOCK_MONOTONIC. */
@@ -24,9 +29,23 @@ void clock_init(struct clock *clock);
 void clock_init_virtual(struct clock *clock);
 /* Nanoseconds of guest time. Thread-safe. */
 uint64_t clock_now(const struct clock *clock);
+/* Virtual clocks only. Advancing, pausing and resuming are serialised by the caller. */
 void clock_advance(struct clock *clock, uint64_t ns);
+/* Pausing what is paused, and resuming what runs, changes nothing. */
 void clock_pause(struct clock *clock);
 void clock_resume(struct clock *clock);
+bool clock_is_paused(const struct clock *clock);
+/*
+ * Who waits for guest times has to look again when the clock was paused, resumed or
+ * advanced: changed is called then, in the thread that did it. Set it (NULL: nobody)
+ * before other threads use the clock.
+ */
+void clock_set_changed(struct clock *clock, void (*changed)(void *opaque), void *opaque);
+/*
+ * The host monotonic time at which the clock will read guest_ns, or UINT64_MAX if it
+ * stands still before that. A time already reached gives the host's present or past.
+ */
+uint64_t clock_host_deadline(const struct clock *clock, uint64_t guest_ns);
 /* Host CLOCK_MONOTONIC in nanoseconds. */
 uint64_t clock_host_ns(void);
 

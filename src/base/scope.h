@@ -1,6 +1,7 @@
 #pragma once
 /* Clean-up at the end of a scope, and handing on what must outlive it. */
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <unistd.h>
 
