@@ -18,7 +18,10 @@
 
 struct device;
 
-/* One field of a device's saved state. Integers of 1, 2, 4, 8 bytes, or arrays of them.
+/*
+ * One field of a device's saved state. Integers of 1, 2, 4, 8 bytes, or arrays of them;
+ * not bool, since any byte may be loaded into a field. What loaded() must hold to be true
+ * of them (indices in range, counts at most a FIFO's size) it checks itself.
  */
 struct device_field {
     const char *name;
@@ -60,6 +63,21 @@ struct device {
 
 void device_init(struct device *device, const struct device_type *type, const char *name);
 void device_fini(struct device *device);
+
+/* Hardware reset, under the device's lock. */
+void device_reset(struct device *device);
+
+/*
+ * Flat form of the saved fields: elements in the order of the table, little-endian,
+ * without padding. Both take the device's lock. The guest clock must have its saved
+ * reading before a device is loaded, because deadlines are derived from it; lines may be
+ * driven by loaded(), in any order of devices, since each side saves the level it saw.
+ */
+size_t device_state_size(const struct device_type *type);
+void device_save(struct device *device, uint8_t *buffer);
+/* Fails with nothing changed if size is not device_state_size. */
+int device_load(struct device *device, const uint8_t *buffer, size_t size,
+                struct error *err);
 
 /*
  * A range of ports or of guest-physical memory that a device answers. The bus splits
