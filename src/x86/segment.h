@@ -53,9 +53,13 @@ struct x86_gate {
 void x86_gate_unpack(struct x86_gate *gate, uint64_t low, uint64_t high);
 
 /*
- * May size bytes at offset be accessed through the segment? 64-bit mode has no limit
- * checks; the caller does not ask. Handles expand-down and unusable segments. Whether the
- * failure is #SS or #GP is the caller's business.
+ * May size bytes (at least 1) at offset be accessed through the segment? 64-bit mode has
+ * no limit checks; the caller does not ask. Handles expand-down and unusable segments.
+ * Whether the failure is #SS or #GP is the caller's business.
  */
 bool x86_segment_allows(const struct x86_segment *segment, uint64_t offset, unsigned size,
                         bool is_write);
+
+/* The limit alone, for instruction fetches, which execute-only code allows as well. */
+bool x86_segment_within(const struct x86_segment *segment, uint64_t offset,
+                        unsigned size);

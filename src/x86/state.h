@@ -170,7 +170,8 @@ struct x86_state {
 /* CR0, CR4, EFER, selector and other bit names are in x86/flags.h. */
 
 /* Power-up or RESET# (SDM 3A 10.1.1, table 10-1): CS:RIP at FFFF:FFF0, real mode, caches
- * disabled. */
+ * disabled; an application processor waits for SIPI. EDX, the processor's signature, is
+ * for the caller to put in, who knows the CPU model. */
 void x86_state_reset(struct x86_state *state, bool is_bootstrap);
 /* INIT: as reset, but x87/SSE/AVX state, MSRs, MTRRs and CR0.CD/NW keep their values;
  * waits for SIPI unless is_bootstrap. */
