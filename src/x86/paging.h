@@ -40,9 +40,14 @@ struct x86_walk_context {
     uint8_t physical_bits; /* MAXPHYADDR: entry bits above it are reserved */
 };
 
+/* page_size when paging is off: the linear address space, mapped one to one. */
+#define X86_PAGING_OFF_SIZE (1ull << 32)
+
 struct x86_translation {
     gpa_t gpa;          /* of the address asked for */
-    uint64_t page_size; /* 4K, 2M, 4M or 1G; all of memory when paging is off */
+    uint64_t page_size; /* 4K, 2M, 4M or 1G, or X86_PAGING_OFF_SIZE */
+    bool readable;      /* for this context: false after a fetch that SMAP would not let
+                           read */
     bool writable; /* for this context, and D is already set: writes need no further walk
                     */
     bool executable;    /* for this context */
