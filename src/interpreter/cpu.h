@@ -107,6 +107,7 @@ struct fetch_entry {
 #define FETCH_COUNT 256
 
 struct block_cache; /* interpreter/block.h */
+struct native;      /* interpreter/native.h */
 struct insn;
 struct cpu;
 
@@ -174,7 +175,8 @@ struct cpu {
     uint64_t generations; /* the last one given out */
     struct fetch_entry *fetch;
     struct block_cache *blocks;
-    bool single_step; /* blocks of one instruction: RFLAGS.TF, interrupt shadow */
+    struct native *native; /* host code for vector instructions; made on first use */
+    bool single_step;      /* blocks of one instruction: RFLAGS.TF, interrupt shadow */
 
     struct memory *memory;
     const struct cpuid_policy *cpuid;
