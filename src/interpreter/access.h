@@ -111,12 +111,45 @@ bool access_write_system(struct cpu *cpu, uint64_t gva, const void *buffer,
  * with a fault otherwise. After storing, call access_modified.
  */
 uint8_t *access_modify(struct cpu *cpu, uint64_t ea, unsigned size);
-void access_modified(struct cpu *cpu, uint64_t ea, uint8_t *host, unsigned size);
+void access_modified(struct cpu *cpu, uint8_t *host, unsigned size);
 
-/* Code bytes at rip, up to 15: fetches with execute permission. Returns how many could be
- * read before a fault (the fault is recorded if it is in the first byte only); fills
- * *frame and the in-page offset's version data. */
+/*
+ * The same for handlers that operate on a host pointer: begin yields guest memory itself
+ * or, when the operand crosses a page or is MMIO, a copy in cpu->operand (with every
+ * other vCPU stopped if the access is locked); end writes that back and notices the
+ * store. NULL with a fault recorded, and nothing to end, if the operand is not writable.
+ */
+uint8_t *access_modify_begin_slow(struct cpu *cpu, uint64_t ea, unsigned size,
+                                  bool is_locked);
+void access_modify_end_slow(struct cpu *cpu, uint64_t ea, uint8_t *host, unsigned size,
+                            bool is_locked);
+
+static inline __attribute__((always_inline)) uint8_t *
+access_modify_begin(struct cpu *cpu, uint64_t ea, unsigned size, bool is_locked)
+{
+    const struct tlb_entry *entry = access_entry(cpu, ea);
+    uint64_t offset = ea - entry->write;
+    if (likely(offset <= FRAME_SIZE - size)) {
+        return entry->host + offset;
+    }
+    return access_modify_begin_slow(cpu, ea, size, is_locked);
+}
+
+static inline __attribute__((always_inline)) void
+access_modify_end(struct cpu *cpu, uint64_t ea, uint8_t *host, unsigned size,
+                  bool is_locked)
+{
+    const struct tlb_entry *entry = access_entry(cpu, ea);
+    if (unlikely(host == cpu->operand || *entry->frame & FRAME_WATCH_ANY)) {
+        access_modify_end_slow(cpu, ea, host, size, is_locked);
+    }
+}
+
+/*
+ * Copies up to 15 code bytes at rip, with execute permission. Returns how many precede a
+ * fault; when that is fewer than asked for, the fault is recorded.
+ */
 unsigned access_fetch(struct cpu *cpu, uint64_t rip, uint8_t *bytes, unsigned size);
 /* The frame behind rip for execution, or FRAME_NONE with a fault recorded, or FRAME_NONE
- * without one if it is not RAM or ROM (executing MMIO). */
+ * without one if it is not RAM or ROM. */
 frame_t access_fetch_frame(struct cpu *cpu, uint64_t rip);

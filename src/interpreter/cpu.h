@@ -84,6 +84,9 @@ struct tlb_context {
     uint64_t key;        /* CR3 as loaded (PCID and base), or TLB_NO_KEY when empty */
     uint64_t used;       /* for least-recently-used replacement */
     uint64_t generation; /* changes when the context is flushed; part of code_key */
+    /* Which 2M (4M: two of them) and 1G regions have entries from large pages, hashed:
+     * INVLPG drops a large page whole, though it is cached in 4K pieces. */
+    uint64_t large_filter[4], giant_filter;
     struct tlb_entry entry[TLB_VIEWS][TLB_SIZE];
 };
 
@@ -106,6 +109,13 @@ struct fetch_entry {
 
 #define FETCH_COUNT 256
 
+/* What decoding and fetching depend on, in struct cpu's code_mode: bits 0-1 the code
+ * width (0: 16, 1: 32, 2: 64), and: */
+#define CODE_MODE_USER   4u
+#define CODE_MODE_SINGLE 8u /* blocks of one instruction */
+#define CODE_MODE_BITS   4
+
+struct block;
 struct block_cache; /* interpreter/block.h */
 struct native;      /* interpreter/native.h */
 struct insn;
@@ -146,9 +156,11 @@ struct cpu {
                                    by any thread */
     struct tlb_entry *tlb;      /* the view in force: tlb_context->entry[view] */
     struct jump_entry *jump;
+    const struct block *block; /* the one running, for stores into its own code */
     uint64_t code_key; /* generation and mode that cached block look-ups must match */
     uint64_t rip;      /* next instruction; valid between blocks only */
     uint64_t retired;
+    uint64_t faults; /* exceptions raised by instructions so far */
 
     /* Mode, derived from state by cpu_update_mode. */
     uint8_t cpl;
@@ -156,6 +168,7 @@ struct cpu {
     bool is_long;       /* EFER.LMA */
     bool is_protected;  /* CR0.PE and not VM */
     uint8_t code_bits;  /* default operand and address size: 16, 32, 64 */
+    uint8_t code_mode;  /* CODE_MODE_* */
     uint8_t stack_bits; /* width of the stack pointer: 16, 32, 64 */
 
     /* The exception raised by the instruction in progress. */
@@ -203,6 +216,19 @@ void cpu_sync_out(struct cpu *cpu, struct x86_state *state);
  * TLB view, code key. */
 void cpu_update_mode(struct cpu *cpu);
 
+/* The jump cache's entries for a page. */
+static inline struct jump_entry *cpu_jump_page(struct cpu *cpu, uint64_t rip)
+{
+    unsigned page = (rip >> FRAME_SHIFT ^ rip >> (FRAME_SHIFT + JUMP_PAGE_BITS)) &
+                    ((1u << JUMP_PAGE_BITS) - 1);
+    return &cpu->jump[page << JUMP_SLOT_BITS];
+}
+static inline struct jump_entry *cpu_jump_entry(struct cpu *cpu, uint64_t rip)
+{
+    unsigned slot = (rip ^ rip >> JUMP_SLOT_BITS) & ((1u << JUMP_SLOT_BITS) - 1);
+    return cpu_jump_page(cpu, rip) + slot;
+}
+
 /* Every flag, as PUSHF shows it. */
 static inline uint64_t cpu_rflags(const struct cpu *cpu)
 {
@@ -220,6 +246,8 @@ void cpu_set_rflags(struct cpu *cpu, uint64_t rflags);
 void cpu_flush_page(struct cpu *cpu, gva_t gva);
 void cpu_flush_context(struct cpu *cpu);
 void cpu_flush_all(struct cpu *cpu);
+/* Notes that an entry being filled is part of a larger page. */
+void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_size);
 /* After CR3 was loaded: selects (or recycles) the TLB context; without keep its entries
  * are dropped. */
 void cpu_switch_context(struct cpu *cpu, bool keep);

@@ -52,7 +52,7 @@ _Static_assert(sizeof(struct insn) == 32, "two decoded instructions per cache li
 #define INSN_LEGACY                                                               \
     0x40 /* not 64-bit mode: base, limit and rights of INSN_SEGMENT apply, linear \
             address is 32-bit */
-#define INSN_ODD 0x80 /* nonzero marker when all else is 0 (segment ES) */
+#define INSN_WRITES 0x80 /* the operand is written: the segment must be writable */
 
 /* How the field classifies it (Popek & Goldberg 1974; Robin & Irvine 2000). */
 enum insn_class {
@@ -78,18 +78,20 @@ struct insn_row {
 #define ROW_ENDS_BLOCK \
     1u /* control transfer, or it changes what decoding or events depend on */
 
-/* The tables, one per kind of instruction, each ended by a row with bind == NULL;
- * insn_table.c lists them. */
+/* clang-format off: one line a table. */
+/* The tables, one per kind of instruction, each ended by a row with bind == NULL; insn.c
+ * lists them. */
 extern const struct insn_row
     insn_rows_arith[]; /* arith.c: ADD..CMP, INC, DEC, NEG, NOT, MUL, DIV */
+extern const struct insn_row insn_rows_shift[]; /* shift.c: shifts, rotates */
+extern const struct insn_row insn_rows_bit[];   /* bit.c: BT.., BSF, BSR, BSWAP */
 extern const struct insn_row
-    insn_rows_shift[]; /* shift.c: shifts, rotates, bit tests and scans */
-extern const struct insn_row
-    insn_rows_move[]; /* move.c: MOV, LEA, XCHG, PUSH, POP, CMOV, SET, extensions */
-extern const struct insn_row
-    insn_rows_atomic[]; /* atomic.c: XADD, CMPXCHG, and every LOCK form */
+    insn_rows_move[]; /* move.c: MOV, LEA, XCHG, CMOV, SET, extensions */
+extern const struct insn_row insn_rows_atomic[]; /* atomic.c: XADD, CMPXCHG.. */
 extern const struct insn_row
     insn_rows_branch[]; /* branch.c: near jumps, calls, returns, loops */
+extern const struct insn_row insn_rows_push[];  /* push.c: PUSH, POP */
+extern const struct insn_row insn_rows_stack[]; /* stack.c: ENTER, LEAVE, PUSHA, POPA */
 extern const struct insn_row
     insn_rows_string[]; /* string.c: MOVS..SCAS, INS, OUTS, with REP */
 extern const struct insn_row
@@ -102,7 +104,10 @@ extern const struct insn_row
     insn_rows_native[]; /* native.c: SSE..AVX2, AES, SHA, BMI: on the host's units */
 extern const struct insn_row
     insn_rows_x87[]; /* x87.c: x87, FXSAVE, XSAVE, EMMS, LDMXCSR */
+/* clang-format on */
 
+/* Makes the index of the tables; before the first look-up, in any number of threads. */
+void insn_index_rows(void);
 const struct insn_row *insn_find_row(ZydisMnemonic mnemonic);
 
 /* What bind functions get. */
@@ -131,6 +136,10 @@ unsigned bind_log2_size(unsigned bits);
  * memory operand if there is one, imm if there is one. size: operand 0's width unless a
  * memory operand gave one. */
 insn_bind bind_simple;
+
+/* Does a memory operand's displacement fit struct insn? Only MOV's 64-bit moffs forms do
+ * not. */
+bool bind_displacement_fits(const ZydisDecodedOperand *operand);
 
 /* Registers by byte offset. */
 static inline void *insn_reg(struct cpu *cpu, uint8_t offset)
@@ -175,6 +184,14 @@ insn_address(struct cpu *cpu, const struct insn *insn)
         return insn_address_special(cpu, insn, ea, insn->size);
     }
     return ea;
+}
+
+/* The linear address of an offset computed otherwise (bit strings, moffs). */
+static inline uint64_t insn_linear(struct cpu *cpu, const struct insn *insn,
+                                   uint64_t offset, unsigned size)
+{
+    return unlikely(insn->special) ? insn_address_special(cpu, insn, offset, size)
+                                   : offset;
 }
 
 /* Own address, and that of the instruction behind, as RIP shows them (truncated outside

@@ -1,0 +1,389 @@
+#include "interpreter/access.h"
+
+#include <string.h>
+
+#include "interpreter/block.h"
+#include "x86/paging.h"
+
+/* Where one piece of an access, within one page, goes. */
+struct place {
+    uint8_t *host; /* NULL: not RAM, or a write to ROM; ask the bus at gpa */
+    frame_t frame;
+    gpa_t gpa;
+};
+
+static void *walk_entry(void *opaque, gpa_t gpa)
+{
+    struct cpu *cpu = opaque;
+    frame_t frame = memory_frame(cpu->memory, gpa, NULL);
+    if (frame == FRAME_NONE) {
+        return NULL;
+    }
+    return memory_host(cpu->memory, frame) + gpa % FRAME_SIZE;
+}
+
+static void walk_entry_written(void *opaque, gpa_t gpa)
+{
+    struct cpu *cpu = opaque;
+    frame_t frame = memory_frame(cpu->memory, gpa, NULL);
+    if (frame != FRAME_NONE && cpu->memory->frame[frame] & FRAME_WATCH_ANY) {
+        memory_written(cpu->memory, frame, gpa % FRAME_SIZE, 8);
+    }
+}
+
+static bool walk(struct cpu *cpu, enum tlb_view view, gva_t gva, enum x86_access access,
+                 struct x86_translation *out)
+{
+    const struct x86_state *state = &cpu->state;
+    struct x86_walk_context context = {
+        .cr0 = state->cr0,
+        .cr3 = state->cr3,
+        .cr4 = state->cr4,
+        .efer = state->efer,
+        .ac = view == TLB_KERNEL_AC,
+        .cpl = view == TLB_USER ? 3 : 0,
+        .physical_bits = cpu->cpuid->physical_bits,
+    };
+    struct x86_walk_memory memory = {walk_entry, walk_entry_written, cpu};
+    struct x86_exception fault;
+    if (!x86_walk(&context, &memory, gva, access, out, &fault)) {
+        return cpu_raise_page_fault(cpu, &fault);
+    }
+    return true;
+}
+
+static enum tlb_view current_view(const struct cpu *cpu)
+{
+    return (enum tlb_view)((cpu->tlb - cpu->tlb_context->entry[0]) / TLB_SIZE);
+}
+
+static bool check_canonical(struct cpu *cpu, gva_t gva)
+{
+    if (cpu->has_fault) {
+        return false; /* a segment limit violation, see insn_address_special */
+    }
+    if (likely(x86_canonical(gva))) {
+        return true;
+    }
+    cpu_raise(cpu, X86_GP, 0);
+    cpu->fault_noncanonical = true;
+    return false;
+}
+
+static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
+                 const struct x86_translation *translation, frame_t frame,
+                 bool is_writable)
+{
+    unsigned index = gva >> FRAME_SHIFT & (TLB_SIZE - 1);
+    struct tlb_entry *entry = &cpu->tlb_context->entry[view][index];
+    uint64_t page = gva & -(uint64_t)FRAME_SIZE;
+    uint64_t never = (uint64_t)(index ^ 1) << FRAME_SHIFT;
+    entry->read = page;
+    entry->write = is_writable && translation->writable ? page : never;
+    entry->host = memory_host(cpu->memory, frame);
+    entry->frame = &cpu->memory->frame[frame];
+    if (translation->page_size > FRAME_SIZE) {
+        cpu_note_large_page(cpu->tlb_context, gva, translation->page_size);
+    }
+}
+
+/* Finds the place of gva for a read or write, through the TLB of the view or by a walk
+ * that fills it. */
+static bool find_place(struct cpu *cpu, enum tlb_view view, gva_t gva,
+                       enum x86_access access, struct place *place)
+{
+    struct tlb_entry *entry =
+        &cpu->tlb_context->entry[view][gva >> FRAME_SHIFT & (TLB_SIZE - 1)];
+    uint64_t offset = gva - (access == X86_WRITE ? entry->write : entry->read);
+    if (offset < FRAME_SIZE) {
+        place->host = entry->host + offset;
+        place->frame = (frame_t)(entry->frame - cpu->memory->frame);
+        return true;
+    }
+    struct x86_translation translation;
+    if (!check_canonical(cpu, gva) || !walk(cpu, view, gva, access, &translation)) {
+        return false;
+    }
+    bool is_writable;
+    frame_t frame = memory_frame(cpu->memory, translation.gpa, &is_writable);
+    place->gpa = translation.gpa;
+    place->frame = frame;
+    place->host = NULL;
+    if (frame != FRAME_NONE) {
+        fill(cpu, view, gva, &translation, frame, is_writable);
+        if (access != X86_WRITE || is_writable) {
+            place->host = memory_host(cpu->memory, frame) + gva % FRAME_SIZE;
+        }
+    }
+    return true;
+}
+
+static void notice_store(struct cpu *cpu, frame_t frame, unsigned offset, unsigned size)
+{
+    if (cpu->memory->frame[frame] & FRAME_WATCH_ANY &&
+        memory_written(cpu->memory, frame, offset, size)) {
+        block_spoil(cpu, frame);
+    }
+}
+
+static void place_read(struct cpu *cpu, const struct place *place, uint8_t *buffer,
+                       unsigned size)
+{
+    if (place->host) {
+        switch (size) {
+        case 1:
+        case 2:
+        case 4:
+        case 8: {
+            uint64_t value = access_host_load(place->host, size);
+            memcpy(buffer, &value, size);
+            break;
+        }
+        default:
+            memcpy(buffer, place->host, size);
+        }
+        return;
+    }
+    while (size > 0) {
+        unsigned part = size < 64 ? size : 64;
+        cpu->hooks->mmio(cpu, place->gpa, part, false, buffer);
+        buffer += part;
+        size -= part;
+    }
+}
+
+static void place_write(struct cpu *cpu, const struct place *place, const uint8_t *buffer,
+                        unsigned size)
+{
+    if (place->host) {
+        switch (size) {
+        case 1:
+        case 2:
+        case 4:
+        case 8: {
+            uint64_t value = 0;
+            memcpy(&value, buffer, size);
+            access_host_store(place->host, size, value);
+            break;
+        }
+        default:
+            memcpy(place->host, buffer, size);
+        }
+        notice_store(cpu, place->frame, (uintptr_t)place->host % FRAME_SIZE, size);
+        return;
+    }
+    while (size > 0) {
+        uint8_t data[64];
+        unsigned part = size < 64 ? size : 64;
+        memcpy(data, buffer, part);
+        cpu->hooks->mmio(cpu, place->gpa, part, true, data);
+        buffer += part;
+        size -= part;
+    }
+}
+
+/* Linear addresses are 32 bits wide outside long mode. */
+static gva_t next_page(const struct cpu *cpu, gva_t gva)
+{
+    gva_t next = (gva | (FRAME_SIZE - 1)) + 1;
+    return cpu->is_long ? next : (uint32_t)next;
+}
+
+/* One access of up to a page, so of at most two pieces; both are checked before either is
+ * done. */
+struct span {
+    struct place place[2];
+    unsigned size[2];
+};
+
+static bool find_span(struct cpu *cpu, enum tlb_view view, gva_t gva, unsigned size,
+                      enum x86_access access, struct span *span)
+{
+    unsigned room = FRAME_SIZE - gva % FRAME_SIZE;
+    span->size[0] = size < room ? size : room;
+    span->size[1] = size - span->size[0];
+    return find_place(cpu, view, gva, access, &span->place[0]) &&
+           (!span->size[1] ||
+            find_place(cpu, view, next_page(cpu, gva), access, &span->place[1]));
+}
+
+static bool read_view(struct cpu *cpu, enum tlb_view view, gva_t gva, uint8_t *buffer,
+                      unsigned size)
+{
+    struct span span;
+    if (!find_span(cpu, view, gva, size, X86_READ, &span)) {
+        return false;
+    }
+    place_read(cpu, &span.place[0], buffer, span.size[0]);
+    if (span.size[1]) {
+        place_read(cpu, &span.place[1], buffer + span.size[0], span.size[1]);
+    }
+    return true;
+}
+
+static bool write_view(struct cpu *cpu, enum tlb_view view, gva_t gva,
+                       const uint8_t *buffer, unsigned size)
+{
+    struct span span;
+    if (!find_span(cpu, view, gva, size, X86_WRITE, &span)) {
+        return false;
+    }
+    place_write(cpu, &span.place[0], buffer, span.size[0]);
+    if (span.size[1]) {
+        place_write(cpu, &span.place[1], buffer + span.size[0], span.size[1]);
+    }
+    return true;
+}
+
+struct loaded access_load_slow(struct cpu *cpu, uint64_t ea, unsigned size)
+{
+    uint64_t value = 0;
+    bool ok = read_view(cpu, current_view(cpu), ea, (uint8_t *)&value, size);
+    return (struct loaded){value, ok};
+}
+
+bool access_store_slow(struct cpu *cpu, uint64_t ea, unsigned size, uint64_t value)
+{
+    return write_view(cpu, current_view(cpu), ea, (const uint8_t *)&value, size);
+}
+
+void access_store_watched(struct cpu *cpu, uint8_t *host, unsigned size)
+{
+    uint64_t offset = (uint64_t)(host - cpu->memory->base);
+    notice_store(cpu, (frame_t)(offset >> FRAME_SHIFT), offset % FRAME_SIZE, size);
+}
+
+bool access_read(struct cpu *cpu, uint64_t ea, void *buffer, unsigned size)
+{
+    return read_view(cpu, current_view(cpu), ea, buffer, size);
+}
+
+bool access_write(struct cpu *cpu, uint64_t ea, const void *buffer, unsigned size)
+{
+    return write_view(cpu, current_view(cpu), ea, buffer, size);
+}
+
+bool access_probe(struct cpu *cpu, uint64_t ea, unsigned size, bool is_write)
+{
+    struct span span;
+    return find_span(cpu, current_view(cpu), ea, size, is_write ? X86_WRITE : X86_READ,
+                     &span);
+}
+
+bool access_read_system(struct cpu *cpu, uint64_t gva, void *buffer, unsigned size)
+{
+    return read_view(cpu, TLB_KERNEL, gva, buffer, size);
+}
+
+bool access_write_system(struct cpu *cpu, uint64_t gva, const void *buffer, unsigned size)
+{
+    return write_view(cpu, TLB_KERNEL, gva, buffer, size);
+}
+
+uint8_t *access_modify(struct cpu *cpu, uint64_t ea, unsigned size)
+{
+    struct span span;
+    if (!find_span(cpu, current_view(cpu), ea, size, X86_WRITE, &span)) {
+        return NULL;
+    }
+    return span.size[1] ? NULL : span.place[0].host;
+}
+
+void access_modified(struct cpu *cpu, uint8_t *host, unsigned size)
+{
+    access_store_watched(cpu, host, size);
+}
+
+uint8_t *access_modify_begin_slow(struct cpu *cpu, uint64_t ea, unsigned size,
+                                  bool is_locked)
+{
+    uint8_t *host = access_modify(cpu, ea, size);
+    if (host || cpu->has_fault) {
+        return host;
+    }
+    if (is_locked) {
+        cpu->hooks->exclusive_begin(cpu);
+    }
+    if (!access_read(cpu, ea, cpu->operand, size)) {
+        if (is_locked) {
+            cpu->hooks->exclusive_end(cpu);
+        }
+        return NULL;
+    }
+    return cpu->operand;
+}
+
+void access_modify_end_slow(struct cpu *cpu, uint64_t ea, uint8_t *host, unsigned size,
+                            bool is_locked)
+{
+    if (host != cpu->operand) {
+        access_store_watched(cpu, host, size);
+        return;
+    }
+    /* Checked when it began; another vCPU's change of the page tables meanwhile loses the
+     * store, as it would lose a race on hardware. */
+    if (!access_write(cpu, ea, cpu->operand, size)) {
+        cpu->has_fault = false;
+    }
+    if (is_locked) {
+        cpu->hooks->exclusive_end(cpu);
+    }
+}
+
+static frame_t fetch_frame(struct cpu *cpu, gva_t gva, gpa_t *gpa)
+{
+    uint64_t page = gva >> FRAME_SHIFT;
+    struct fetch_entry *entry = &cpu->fetch[page & (FETCH_COUNT - 1)];
+    if (entry->page == page && entry->key == cpu->code_key) {
+        return entry->frame;
+    }
+    enum tlb_view view = current_view(cpu);
+    struct x86_translation translation;
+    if (!check_canonical(cpu, gva) || !walk(cpu, view, gva, X86_FETCH, &translation)) {
+        return FRAME_NONE;
+    }
+    frame_t frame = memory_frame(cpu->memory, translation.gpa, NULL);
+    *gpa = translation.gpa;
+    if (frame != FRAME_NONE) {
+        *entry = (struct fetch_entry){page, cpu->code_key, frame};
+        if (translation.page_size > FRAME_SIZE) {
+            cpu_note_large_page(cpu->tlb_context, gva, translation.page_size);
+        }
+    }
+    return frame;
+}
+
+static gva_t fetch_address(const struct cpu *cpu, uint64_t rip)
+{
+    return cpu->is_long64 ? rip : (uint32_t)(cpu->state.seg[X86_CS].base + rip);
+}
+
+frame_t access_fetch_frame(struct cpu *cpu, uint64_t rip)
+{
+    gpa_t gpa;
+    return fetch_frame(cpu, fetch_address(cpu, rip), &gpa);
+}
+
+unsigned access_fetch(struct cpu *cpu, uint64_t rip, uint8_t *bytes, unsigned size)
+{
+    gva_t gva = fetch_address(cpu, rip);
+    unsigned done = 0;
+    while (done < size) {
+        unsigned room = FRAME_SIZE - gva % FRAME_SIZE;
+        unsigned part = size - done < room ? size - done : room;
+        gpa_t gpa = 0;
+        frame_t frame = fetch_frame(cpu, gva, &gpa);
+        if (frame != FRAME_NONE) {
+            memcpy(bytes + done, memory_host(cpu->memory, frame) + gva % FRAME_SIZE,
+                   part);
+        } else if (cpu->has_fault) {
+            return done;
+        } else {
+            /* Code in MMIO space: whatever the bus answers. */
+            cpu->hooks->mmio(cpu, gpa, part, false, bytes + done);
+        }
+        done += part;
+        gva = next_page(cpu, gva);
+    }
+    return done;
+}

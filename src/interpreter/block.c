@@ -1,0 +1,413 @@
+#include "interpreter/block.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "interpreter/isa.h"
+
+#define HASH_BITS         13
+#define HASH_COUNT        (1u << HASH_BITS)
+#define BLOCK_INSN_MAX    64
+#define INSN_BYTES_MAX    15
+#define WATCH_STEP        64u /* code is tracked in lines of 64 bytes */
+#define ARENA_TOTAL       (16u << 20)
+#define ARENA_MAX         (8u << 20)
+#define ARENA_MIN         (2u << 20)
+#define CROSSING_COUNT    64
+#define BLOCK_SIZE(count) (sizeof(struct block) + ((count) + 1) * sizeof(struct insn))
+
+/* An instruction whose bytes lie in two pages: valid only while both are mapped as they
+ * were, so its bytes are fetched and compared each time. */
+struct crossing {
+    uint64_t rip;
+    uint8_t mode;
+    uint8_t length;
+    uint8_t bytes[INSN_BYTES_MAX];
+    const struct block *block;
+};
+
+struct block_cache {
+    uint8_t *arena;
+    size_t size, used;
+    bool is_full;            /* an allocation failed: empty it before the next block */
+    ZydisDecoder decoder[3]; /* by code width: 16, 32, 64 */
+    struct block *hash[HASH_COUNT];
+    struct crossing crossing[CROSSING_COUNT];
+};
+
+struct block_cache *block_cache_new(unsigned cpus, struct error *err)
+{
+    struct block_cache *cache = mmap(NULL, sizeof(*cache), PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (cache == MAP_FAILED) {
+        fail(err, errno, "cannot make a cache of decoded code");
+        return NULL;
+    }
+    size_t share = ARENA_TOTAL / (cpus ? cpus : 1);
+    cache->size = share > ARENA_MAX ? ARENA_MAX : share < ARENA_MIN ? ARENA_MIN : share;
+    cache->arena = mmap(NULL, cache->size, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (cache->arena == MAP_FAILED) {
+        cache->arena = NULL;
+        fail(err, errno, "cannot make a cache of decoded code (%zu bytes)", cache->size);
+        block_cache_free(cache);
+        return NULL;
+    }
+    ZydisDecoderInit(&cache->decoder[0], ZYDIS_MACHINE_MODE_LEGACY_16,
+                     ZYDIS_STACK_WIDTH_16);
+    ZydisDecoderInit(&cache->decoder[1], ZYDIS_MACHINE_MODE_LEGACY_32,
+                     ZYDIS_STACK_WIDTH_32);
+    ZydisDecoderInit(&cache->decoder[2], ZYDIS_MACHINE_MODE_LONG_64,
+                     ZYDIS_STACK_WIDTH_64);
+    return cache;
+}
+
+void block_cache_free(struct block_cache *cache)
+{
+    if (!cache) {
+        return;
+    }
+    if (cache->arena) {
+        munmap(cache->arena, cache->size);
+    }
+    munmap(cache, sizeof(*cache));
+}
+
+static void *arena_alloc(struct block_cache *cache, size_t size)
+{
+    size = (size + 31) & ~(size_t)31;
+    if (cache->size - cache->used < size) {
+        cache->is_full = true;
+        return NULL;
+    }
+    void *memory = cache->arena + cache->used;
+    cache->used += size;
+    return memory;
+}
+
+void *bind_alloc(struct binding *binding, unsigned size)
+{
+    return arena_alloc(binding->blocks, size);
+}
+
+/* Everything that points into the arena goes with it. */
+static void cache_empty(struct cpu *cpu)
+{
+    struct block_cache *cache = cpu->blocks;
+    cache->used = 0;
+    cache->is_full = false;
+    memset(cache->hash, 0, sizeof(cache->hash));
+    memset(cache->crossing, 0, sizeof(cache->crossing));
+    memset(cpu->jump, 0, JUMP_COUNT * sizeof(*cpu->jump));
+    cpu->block = NULL;
+}
+
+static unsigned hash_place(frame_t frame, unsigned offset, uint8_t mode)
+{
+    uint64_t key = ((uint64_t)frame << 16 | offset) * 16 + mode;
+    return (unsigned)(key * 0x9e3779b97f4a7c15ull >> (64 - HASH_BITS));
+}
+
+/* Ends: pseudo instructions behind the last real one. */
+
+static const struct insn *exec_block_end(struct cpu *cpu, const struct insn *insn)
+{
+    uint64_t rip = insn_rip(cpu, insn);
+    cpu->retired += insn->ordinal;
+    const struct jump_entry *jump = cpu_jump_entry(cpu, rip);
+    if (jump->rip == rip && jump->key == cpu->code_key && !cpu_has_attention(cpu) &&
+        block_is_valid(jump->block)) {
+        return block_enter(cpu, jump->block, rip);
+    }
+    cpu->rip = cpu->is_long64 ? rip : (uint32_t)rip;
+    return NULL;
+}
+
+/* In place of an instruction whose bytes have been overwritten. */
+static const struct insn *exec_stale(struct cpu *cpu, const struct insn *insn)
+{
+    cpu->retired += insn->ordinal;
+    cpu->rip = insn_rip(cpu, insn);
+    return NULL;
+}
+
+static const struct insn *exec_undefined(struct cpu *cpu, const struct insn *insn)
+{
+    return insn_raise(cpu, insn, X86_UD, 0);
+}
+
+/* SDM 3A 6.15: an instruction longer than 15 bytes. */
+static const struct insn *exec_too_long(struct cpu *cpu, const struct insn *insn)
+{
+    return insn_raise(cpu, insn, X86_GP, 0);
+}
+
+void block_spoil(struct cpu *cpu, frame_t frame)
+{
+    struct block *block = (struct block *)cpu->block;
+    if (block && block->frame == frame) {
+        for (unsigned i = 0; i <= block->count; i++) {
+            block->insn[i].exec = exec_stale;
+        }
+    }
+}
+
+enum decode_result {
+    DECODED,        /* goes on with the next instruction */
+    DECODED_LAST,   /* ends the block */
+    DECODE_NO_DATA, /* the bytes end before the instruction does */
+    DECODE_FULL,    /* no room in the arena */
+};
+
+static enum decode_result undefined(struct insn *insn, insn_exec *exec)
+{
+    insn->exec = exec;
+    return DECODED_LAST;
+}
+
+/* Decodes the instruction at the start of bytes into *insn. */
+static enum decode_result decode(struct cpu *cpu, const uint8_t *bytes, unsigned size,
+                                 struct insn *insn)
+{
+    struct block_cache *cache = cpu->blocks;
+    ZydisDecodedInstruction decoded;
+    ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
+    unsigned room = size < INSN_BYTES_MAX ? size : INSN_BYTES_MAX;
+    ZyanStatus status =
+        ZydisDecoderDecodeFull(&cache->decoder[cpu->code_mode & 3], bytes, room, &decoded,
+                               operand, ZYDIS_MAX_OPERAND_COUNT, 0);
+    if (status == ZYDIS_STATUS_NO_MORE_DATA) {
+        return room < INSN_BYTES_MAX ? DECODE_NO_DATA : undefined(insn, exec_too_long);
+    }
+    if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) {
+        return undefined(insn, exec_too_long);
+    }
+    if (!ZYAN_SUCCESS(status)) {
+        return undefined(insn, exec_undefined);
+    }
+    insn->length = decoded.length;
+    insn->base = insn->index = REG_OFFSET(REG_ZERO);
+    struct binding binding = {cpu, &decoded, operand, bytes, cache};
+    const struct insn_row *row = insn_find_row(decoded.mnemonic);
+    if (!row || !native_isa_offered(cpu->cpuid, &decoded) ||
+        !row->bind(&binding, row, insn)) {
+        return cache->is_full ? DECODE_FULL : undefined(insn, exec_undefined);
+    }
+    return row->flags & ROW_ENDS_BLOCK ? DECODED_LAST : DECODED;
+}
+
+static void close_block(struct block *block, unsigned count, unsigned end)
+{
+    struct insn *last = &block->insn[count];
+    memset(last, 0, sizeof(*last));
+    last->exec = exec_block_end;
+    last->offset = (uint16_t)end;
+    last->ordinal = (uint8_t)count;
+    block->count = (uint8_t)count;
+}
+
+/*
+ * Decodes from an offset in a frame up to the first instruction that ends the block, does
+ * not fit in the page, or exceeds the limits. NULL if the first one crosses the page's
+ * end, or the arena is full.
+ */
+static struct block *decode_block(struct cpu *cpu, frame_t frame, unsigned offset)
+{
+    struct memory *memory = cpu->memory;
+    unsigned limit = cpu->code_mode & CODE_MODE_SINGLE ? 1 : BLOCK_INSN_MAX;
+    /* Room for the longest is taken first, and what is not used given back, unless
+     * bind_alloc has put something behind it. */
+    struct block *block = arena_alloc(cpu->blocks, BLOCK_SIZE(limit));
+    if (!block) {
+        return NULL;
+    }
+    size_t mark = cpu->blocks->used;
+    const uint8_t *bytes = memory_host(memory, frame);
+    unsigned watched = offset & -WATCH_STEP, place = offset, count = 0;
+    uint32_t version = 0;
+    enum decode_result result = DECODED;
+    while (result == DECODED && count < limit && place < FRAME_SIZE) {
+        while (watched < FRAME_SIZE && watched < place + INSN_BYTES_MAX) {
+            uint32_t now = memory_code_watch(memory, frame, watched, WATCH_STEP);
+            if (watched > (offset & -WATCH_STEP) && now != version) {
+                limit = count; /* overwritten meanwhile: end here; the block is already
+                                  stale */
+            }
+            version = watched > (offset & -WATCH_STEP) ? version : now;
+            watched += WATCH_STEP;
+        }
+        struct insn *insn = &block->insn[count];
+        memset(insn, 0, sizeof(*insn));
+        insn->offset = (uint16_t)place;
+        insn->ordinal = (uint8_t)count;
+        result = decode(cpu, bytes + place, FRAME_SIZE - place, insn);
+        if (result == DECODED || result == DECODED_LAST) {
+            count++;
+            place += insn->length;
+        }
+    }
+    if (result == DECODE_FULL || count == 0) {
+        return NULL;
+    }
+    close_block(block, count, place);
+    block->frame_entry = &memory->frame[frame];
+    block->version = version;
+    block->offset = (uint16_t)offset;
+    block->mode = cpu->code_mode & ~CODE_MODE_USER;
+    block->frame = frame;
+    if (cpu->blocks->used == mark) {
+        cpu->blocks->used = (size_t)((uint8_t *)block - cpu->blocks->arena) +
+                            ((BLOCK_SIZE(count) + 31) & ~31ul);
+    }
+    return block;
+}
+
+/* An instruction that crosses a page's end, or lies in MMIO space. NULL with a fault
+ * recorded. */
+static const struct block *find_crossing(struct cpu *cpu)
+{
+    struct block_cache *cache = cpu->blocks;
+    struct crossing *crossing =
+        &cache->crossing[(cpu->rip ^ cpu->rip >> FRAME_SHIFT) % CROSSING_COUNT];
+    uint8_t bytes[INSN_BYTES_MAX];
+    unsigned size = access_fetch(cpu, cpu->rip, bytes, sizeof(bytes));
+    struct x86_exception fault = cpu->fault;
+    bool is_faulting = size < sizeof(bytes);
+    cpu->has_fault = false;
+    if (crossing->block && crossing->rip == cpu->rip &&
+        crossing->mode == cpu->code_mode && crossing->length <= size &&
+        !memcmp(crossing->bytes, bytes, crossing->length)) {
+        return crossing->block;
+    }
+    crossing->block = NULL;
+    struct block *block = arena_alloc(cache, BLOCK_SIZE(1));
+    if (!block) {
+        return NULL;
+    }
+    static const _Atomic uint64_t always_version_0;
+    memset(block, 0, BLOCK_SIZE(1));
+    block->frame_entry = &always_version_0;
+    block->frame = FRAME_NONE;
+    block->offset = cpu->rip % FRAME_SIZE;
+    block->insn[0].offset = block->offset;
+    enum decode_result result = DECODE_NO_DATA;
+    if (size) {
+        result = decode(cpu, bytes, size, &block->insn[0]);
+    }
+    if (result == DECODE_FULL) {
+        return NULL;
+    }
+    if (result == DECODE_NO_DATA) {
+        /* The missing bytes are those that cannot be fetched. */
+        if (is_faulting) {
+            cpu->has_fault = true;
+            cpu->fault = fault;
+            return NULL;
+        }
+        block->insn[0].exec = exec_undefined;
+    }
+    close_block(block, 1, block->offset + block->insn[0].length);
+    block->insn[1].ordinal = 1;
+    crossing->rip = cpu->rip;
+    crossing->mode = cpu->code_mode;
+    crossing->length = block->insn[0].length;
+    memcpy(crossing->bytes, bytes, sizeof(bytes));
+    crossing->block = block;
+    return block;
+}
+
+static struct block *find_decoded(struct cpu *cpu, frame_t frame, unsigned offset)
+{
+    uint8_t mode = cpu->code_mode & ~CODE_MODE_USER;
+    struct block **link = &cpu->blocks->hash[hash_place(frame, offset, mode)];
+    while (*link) {
+        struct block *block = *link;
+        if (!block_is_valid(block)) {
+            *link = block->hash_next;
+        } else if (block->frame == frame && block->offset == offset &&
+                   block->mode == mode) {
+            return block;
+        } else {
+            link = &block->hash_next;
+        }
+    }
+    return NULL;
+}
+
+static const struct block *find_in_frame(struct cpu *cpu, frame_t frame, unsigned offset)
+{
+    struct block *block = find_decoded(cpu, frame, offset);
+    if (!block) {
+        block = decode_block(cpu, frame, offset);
+        if (block) {
+            struct block **head =
+                &cpu->blocks->hash[hash_place(frame, offset, block->mode)];
+            block->hash_next = *head;
+            *head = block;
+        }
+    }
+    return block;
+}
+
+/* Outside 64-bit mode every byte of an instruction must lie within CS's limit; blocks are
+ * then of one instruction unless the limit is 4 GiB. */
+static bool check_limit(struct cpu *cpu, const struct block *block)
+{
+    const struct x86_segment *cs = &cpu->state.seg[X86_CS];
+    if (cpu->is_long64 || cs->limit == UINT32_MAX) {
+        return true;
+    }
+    unsigned length = block && block->insn[0].length ? block->insn[0].length : 1;
+    return (uint64_t)cpu->rip + length - 1 <= cs->limit || cpu_raise(cpu, X86_GP, 0);
+}
+
+static const struct block *find_once(struct cpu *cpu)
+{
+    if (!check_limit(cpu, NULL)) {
+        return NULL;
+    }
+    frame_t frame = access_fetch_frame(cpu, cpu->rip);
+    if (cpu->has_fault) {
+        return NULL;
+    }
+    const struct block *block = NULL;
+    if (frame != FRAME_NONE) {
+        uint64_t linear =
+            cpu->is_long64 ? cpu->rip : cpu->state.seg[X86_CS].base + cpu->rip;
+        block = find_in_frame(cpu, frame, linear % FRAME_SIZE);
+    }
+    if (block) {
+        *cpu_jump_entry(cpu, cpu->rip) =
+            (struct jump_entry){cpu->rip, cpu->code_key, block};
+    } else if (!cpu->blocks->is_full) {
+        block = find_crossing(cpu);
+    }
+    return block && check_limit(cpu, block) ? block : NULL;
+}
+
+const struct block *block_find(struct cpu *cpu)
+{
+    cpu->has_fault = false;
+    const struct block *block = find_once(cpu);
+    if (!block && cpu->blocks->is_full) {
+        cache_empty(cpu);
+        block = find_once(cpu);
+    }
+    return block;
+}
+
+const struct insn *block_chain_slow(struct cpu *cpu, const struct insn *insn,
+                                    uint64_t rip)
+{
+    const struct block *from = cpu->block;
+    cpu->retired += insn->ordinal + 1u;
+    cpu->rip = rip;
+    if (!cpu_has_attention(cpu) && block_is_valid(from)) {
+        struct block *target =
+            find_decoded(cpu, from->frame, (unsigned)(rip - cpu->reg[REG_CODE_BASE]));
+        ((struct insn *)insn)->target = target; /* NULL: until it has been decoded */
+    }
+    return NULL;
+}

@@ -1,0 +1,310 @@
+#include "interpreter/cpu.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "interpreter/block.h"
+
+static void *lazy_zeroes(size_t size)
+{
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+#define CONTEXTS_SIZE (TLB_CONTEXTS * sizeof(struct tlb_context))
+#define JUMP_SIZE     (JUMP_COUNT * sizeof(struct jump_entry))
+#define FETCH_SIZE    (FETCH_COUNT * sizeof(struct fetch_entry))
+
+struct cpu *cpu_new(struct memory *memory, const struct cpuid_policy *cpuid,
+                    struct lapic *lapic, const struct cpu_hooks *hooks, void *opaque,
+                    struct error *err)
+{
+    struct cpu *cpu = aligned_alloc(64, (sizeof(*cpu) + 63) & ~63ul);
+    if (!cpu) {
+        fail(err, ENOMEM, "cannot make a virtual processor");
+        return NULL;
+    }
+    memset(cpu, 0, sizeof(*cpu));
+    insn_index_rows();
+    cpu->memory = memory;
+    cpu->cpuid = cpuid;
+    cpu->lapic = lapic;
+    cpu->hooks = hooks;
+    cpu->opaque = opaque;
+    cpu->tlb_contexts = lazy_zeroes(CONTEXTS_SIZE);
+    cpu->jump = lazy_zeroes(JUMP_SIZE);
+    cpu->fetch = lazy_zeroes(FETCH_SIZE);
+    if (!cpu->tlb_contexts || !cpu->jump || !cpu->fetch) {
+        fail(err, ENOMEM, "cannot make a virtual processor's caches");
+        cpu_free(cpu);
+        return NULL;
+    }
+    cpu->blocks = block_cache_new(cpuid->cpus, err);
+    if (!cpu->blocks) {
+        cpu_free(cpu);
+        return NULL;
+    }
+    struct x86_state state;
+    x86_state_reset(&state, true);
+    cpu_sync_in(cpu, &state);
+    return cpu;
+}
+
+void cpu_free(struct cpu *cpu)
+{
+    if (!cpu) {
+        return;
+    }
+    block_cache_free(cpu->blocks);
+    if (cpu->tlb_contexts) {
+        munmap(cpu->tlb_contexts, CONTEXTS_SIZE);
+    }
+    if (cpu->jump) {
+        munmap(cpu->jump, JUMP_SIZE);
+    }
+    if (cpu->fetch) {
+        munmap(cpu->fetch, FETCH_SIZE);
+    }
+    free(cpu);
+}
+
+void cpu_sync_in(struct cpu *cpu, const struct x86_state *state)
+{
+    cpu->state = *state;
+    memcpy(cpu->reg, state->gpr, sizeof(state->gpr));
+    cpu->reg[REG_ZERO] = 0;
+    cpu->rip = state->rip;
+    cpu->arith = arith_from_flags(state->rflags);
+    cpu->shadow_rip = state->rip;
+    cpu->has_fault = false;
+    cpu->wants_window = false;
+    cpu_flush_all(cpu);
+    cpu_switch_context(cpu, false);
+    cpu_update_mode(cpu);
+    cpu_set_attention(cpu);
+}
+
+void cpu_sync_out(struct cpu *cpu, struct x86_state *state)
+{
+    memcpy(cpu->state.gpr, cpu->reg, sizeof(cpu->state.gpr));
+    cpu->state.rip = cpu->rip;
+    *state = cpu->state;
+    state->rflags = cpu_rflags(cpu);
+    state->interrupt_shadow = cpu->state.interrupt_shadow && cpu->rip == cpu->shadow_rip;
+}
+
+static uint8_t code_width(const struct cpu *cpu)
+{
+    const struct x86_segment *cs = &cpu->state.seg[X86_CS];
+    if (cpu->is_long64) {
+        return 64;
+    }
+    return cs->access & X86_ACCESS_DB ? 32 : 16;
+}
+
+void cpu_update_mode(struct cpu *cpu)
+{
+    const struct x86_state *state = &cpu->state;
+    bool is_pe = state->cr0 & X86_CR0_PE;
+    bool is_vm86 = is_pe && (state->rflags & X86_FLAG_VM);
+    cpu->is_protected = is_pe && !is_vm86;
+    cpu->is_long = state->efer & X86_EFER_LMA;
+    cpu->is_long64 = cpu->is_long && (state->seg[X86_CS].access & X86_ACCESS_L);
+    cpu->cpl = is_vm86 ? 3 : is_pe ? x86_cpl(state) : 0;
+    cpu->code_bits = code_width(cpu);
+    cpu->stack_bits = cpu->is_long64                              ? 64
+                      : state->seg[X86_SS].access & X86_ACCESS_DB ? 32
+                                                                  : 16;
+    enum tlb_view view = cpu->cpl == 3                 ? TLB_USER
+                         : state->rflags & X86_FLAG_AC ? TLB_KERNEL_AC
+                                                       : TLB_KERNEL;
+    cpu->tlb = cpu->tlb_context->entry[view];
+    /* A code segment that ends below 4 GiB is checked instruction by instruction. */
+    bool is_limited = !cpu->is_long64 && state->seg[X86_CS].limit != UINT32_MAX;
+    cpu->code_mode = (cpu->code_bits == 64 ? 2 : cpu->code_bits == 32) |
+                     (cpu->cpl == 3 ? CODE_MODE_USER : 0) |
+                     (cpu->single_step || is_limited ? CODE_MODE_SINGLE : 0);
+    cpu->code_key = cpu->tlb_context->generation << CODE_MODE_BITS | cpu->code_mode;
+    if (!cpu->is_long64) {
+        /* The same RIP means other bytes when CS moves: the base becomes part of the key.
+         */
+        cpu->code_key ^= state->seg[X86_CS].base << 24;
+    }
+}
+
+void cpu_set_rflags(struct cpu *cpu, uint64_t rflags)
+{
+    uint64_t changed = cpu->state.rflags ^ rflags;
+    cpu->arith = arith_from_flags(rflags);
+    cpu->state.rflags = (rflags & (X86_FLAGS_VALID & ~X86_FLAGS_ARITH)) | X86_FLAG_1;
+    if (rflags & X86_FLAG_TF || (changed & rflags & X86_FLAG_IF && cpu->wants_window)) {
+        cpu_set_attention(cpu);
+    }
+    if (changed & (X86_FLAG_AC | X86_FLAG_VM)) {
+        cpu_update_mode(cpu);
+    }
+}
+
+/* Tags that no address indexing the entry can match: they carry another index. */
+static void entry_clear(struct tlb_entry *entry, unsigned index)
+{
+    entry->read = entry->write = (uint64_t)(index ^ 1) << FRAME_SHIFT;
+}
+
+static void context_clear(struct cpu *cpu, struct tlb_context *context)
+{
+    for (unsigned view = 0; view < TLB_VIEWS; view++) {
+        for (unsigned i = 0; i < TLB_SIZE; i++) {
+            entry_clear(&context->entry[view][i], i);
+        }
+    }
+    memset(context->large_filter, 0, sizeof(context->large_filter));
+    context->giant_filter = 0;
+    context->generation = ++cpu->generations;
+}
+
+static void update_key(struct cpu *cpu)
+{
+    if (cpu->tlb_context) {
+        cpu_update_mode(cpu);
+    }
+}
+
+#define LARGE_SHIFT 21
+#define GIANT_SHIFT 30
+
+static unsigned large_hash(gva_t gva)
+{
+    return (gva >> LARGE_SHIFT ^ gva >> (LARGE_SHIFT + 8)) & 255;
+}
+
+static unsigned giant_hash(gva_t gva)
+{
+    return (gva >> GIANT_SHIFT ^ gva >> (GIANT_SHIFT + 6)) & 63;
+}
+
+void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_size)
+{
+    if (page_size > 1ull << GIANT_SHIFT) {
+        return; /* paging is off: nothing to invalidate by address */
+    }
+    if (page_size == 1ull << GIANT_SHIFT) {
+        context->giant_filter |= 1ull << giant_hash(gva);
+        return;
+    }
+    for (uint64_t part = 0; part < page_size >> LARGE_SHIFT; part++) {
+        unsigned hash = large_hash((gva & -page_size) + (part << LARGE_SHIFT));
+        context->large_filter[hash / 64] |= 1ull << hash % 64;
+    }
+}
+
+static void flush_region(struct cpu *cpu, struct tlb_context *context, gva_t gva,
+                         unsigned shift)
+{
+    for (unsigned view = 0; view < TLB_VIEWS; view++) {
+        for (unsigned i = 0; i < TLB_SIZE; i++) {
+            struct tlb_entry *entry = &context->entry[view][i];
+            if ((entry->read ^ gva) >> shift == 0 || (entry->write ^ gva) >> shift == 0) {
+                entry_clear(entry, i);
+            }
+        }
+    }
+    context->generation = ++cpu->generations;
+}
+
+void cpu_flush_page(struct cpu *cpu, gva_t gva)
+{
+    uint64_t page = gva >> FRAME_SHIFT;
+    unsigned index = page & (TLB_SIZE - 1);
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        struct tlb_context *context = &cpu->tlb_contexts[i];
+        if (!context->used || context->key == TLB_NO_KEY) {
+            continue;
+        }
+        if (context->giant_filter >> giant_hash(gva) & 1) {
+            flush_region(cpu, context, gva, GIANT_SHIFT);
+        } else if (context->large_filter[large_hash(gva) / 64] >> large_hash(gva) % 64 &
+                   1) {
+            flush_region(cpu, context, gva,
+                         LARGE_SHIFT + 1); /* a 4M page is two regions */
+        }
+        for (unsigned view = 0; view < TLB_VIEWS; view++) {
+            entry_clear(&context->entry[view][index], index);
+        }
+    }
+    cpu->fetch[page & (FETCH_COUNT - 1)].key = 0;
+    struct jump_entry *jump = cpu_jump_page(cpu, gva);
+    for (unsigned i = 0; i < 1u << JUMP_SLOT_BITS; i++) {
+        jump[i].key = 0;
+    }
+    update_key(cpu);
+}
+
+void cpu_flush_context(struct cpu *cpu)
+{
+    context_clear(cpu, cpu->tlb_context);
+    update_key(cpu);
+}
+
+void cpu_flush_all(struct cpu *cpu)
+{
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        struct tlb_context *context = &cpu->tlb_contexts[i];
+        if (context == cpu->tlb_context) {
+            context_clear(cpu, context);
+        } else {
+            context->key = TLB_NO_KEY;
+        }
+    }
+    update_key(cpu);
+}
+
+void cpu_switch_context(struct cpu *cpu, bool keep)
+{
+    uint64_t key = cpu->state.cr3;
+    struct tlb_context *oldest = &cpu->tlb_contexts[0];
+    struct tlb_context *context = NULL;
+    for (unsigned i = 0; i < TLB_CONTEXTS && !context; i++) {
+        struct tlb_context *candidate = &cpu->tlb_contexts[i];
+        /* A PCID names one address space: its older base no longer counts. */
+        bool is_same = cpu->state.cr4 & X86_CR4_PCIDE
+                           ? ((candidate->key ^ key) & 0xfff) == 0
+                           : candidate->key == key;
+        if (candidate->used && candidate->key != TLB_NO_KEY && is_same) {
+            context = candidate;
+        } else if (candidate->used < oldest->used) {
+            oldest = candidate;
+        }
+    }
+    if (!context || !keep) {
+        context = context ? context : oldest;
+        context_clear(cpu, context);
+    }
+    context->key = key;
+    context->used = ++cpu->tlb_clock;
+    cpu->tlb_context = context;
+    cpu_update_mode(cpu);
+}
+
+bool cpu_raise(struct cpu *cpu, uint8_t vector, uint32_t error)
+{
+    cpu->has_fault = true;
+    cpu->fault_noncanonical = false;
+    cpu->fault = (struct x86_exception){
+        .vector = vector,
+        .has_error = x86_exception_has_error(vector) && cpu->is_protected,
+        .error = error,
+    };
+    return false;
+}
+
+bool cpu_raise_page_fault(struct cpu *cpu, const struct x86_exception *fault)
+{
+    cpu->has_fault = true;
+    cpu->fault_noncanonical = false;
+    cpu->fault = *fault;
+    return false;
+}

@@ -1,0 +1,15 @@
+#pragma once
+/* The run loop: guest code until something has to be looked at. */
+
+#include "interpreter/cpu.h"
+
+/*
+ * Executes from cpu->rip until attention is set or the processor is no longer running
+ * (state.activity). Exceptions are delivered to the guest. Returns at an instruction
+ * boundary; attention is left for the caller to clear.
+ */
+void cpu_run(struct cpu *cpu);
+
+/* Executes exactly one instruction (or one iteration of a REP instruction, or delivers
+ * one fault), whatever attention says; ends the interrupt shadow. */
+void cpu_step(struct cpu *cpu);
