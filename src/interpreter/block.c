@@ -175,9 +175,8 @@ static enum decode_result decode(struct cpu *cpu, const uint8_t *bytes, unsigned
     ZydisDecodedInstruction decoded;
     ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
     unsigned room = size < INSN_BYTES_MAX ? size : INSN_BYTES_MAX;
-    ZyanStatus status =
-        ZydisDecoderDecodeFull(&cache->decoder[cpu->code_mode & 3], bytes, room, &decoded,
-                               operand, ZYDIS_MAX_OPERAND_COUNT, 0);
+    ZyanStatus status = ZydisDecoderDecodeFull(&cache->decoder[cpu->code_mode & 3], bytes,
+                                               room, &decoded, operand);
     if (status == ZYDIS_STATUS_NO_MORE_DATA) {
         return room < INSN_BYTES_MAX ? DECODE_NO_DATA : undefined(insn, exec_too_long);
     }
