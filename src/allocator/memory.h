@@ -9,6 +9,7 @@
  * are atomic.
  */
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -57,24 +58,30 @@ struct slot {
 struct slot_table {
     unsigned count;
     uint64_t generation;
+    struct slot_table *older;    /* of the retired tables */
     struct slot slot[SLOTS_MAX]; /* sorted by gpa, disjoint */
 };
 
+#define MEMORY_CODE_LOCKS 64
+
 struct memory {
-    int fd;        /* the memfd */
-    uint8_t *base; /* frame f is at base + f * FRAME_SIZE, PROT_READ | PROT_WRITE,
-                      MAP_SHARED */
+    pthread_mutex_t lock; /* whoever adds frames or replaces the slot table */
+    int fd;               /* the memfd */
+    uint8_t *base;        /* frame f is at base + f * FRAME_SIZE, PROT_READ | PROT_WRITE,
+                             MAP_SHARED */
     frame_t frame_count;
     frame_t frame_limit;
     _Atomic uint64_t *frame; /* one entry per frame */
-    _Atomic uint64_t
-        *code_lines;         /* per frame: which of its 64-byte lines hold decoded code */
+    /* Per frame: which of its 64-byte lines hold decoded code. */
+    _Atomic uint64_t *code_lines;
+    pthread_mutex_t code_lock[MEMORY_CODE_LOCKS]; /* by frame; see code.c */
     _Atomic uint64_t *dirty; /* one bit per frame; see memory_dirty_start */
     _Atomic bool dirty_logging;
     const struct slot_table *_Atomic slots;
-    struct slot_table
-        *retired; /* tables replaced but perhaps still read; freed with the memory */
-    /* Called after the slot table changed, so that engines drop what they cached. */
+    /* Tables replaced but perhaps still read; freed with the memory. */
+    struct slot_table *retired;
+    /* Called after the slot table changed, so that engines drop what they cached. No lock
+     * is held. */
     void (*changed)(void *opaque);
     void *changed_opaque;
 };
@@ -87,14 +94,18 @@ struct memory {
 struct memory *memory_new(uint64_t limit, struct error *err);
 void memory_free(struct memory *memory);
 
-/* Takes the next size / FRAME_SIZE frames; returns the first, or a negative errno. */
+/* Takes the next size / FRAME_SIZE frames, all zero; returns the first, or a negative
+ * errno. size is a multiple of FRAME_SIZE and not 0. */
 int64_t memory_add_frames(struct memory *memory, uint64_t size, struct error *err);
-/* Publishes a slot table with this slot added; it must not overlap. */
+/* Publishes a slot table with this slot added; it must not overlap another. */
 int memory_map(struct memory *memory, gpa_t gpa, uint64_t size, frame_t frame,
                enum slot_kind kind, struct error *err);
 int memory_unmap(struct memory *memory, gpa_t gpa, struct error *err);
 
-/* The slot that holds gpa, or NULL. */
+/* The slot of that table that holds gpa, or NULL. */
+const struct slot *slot_find(const struct slot_table *table, gpa_t gpa);
+/* The slot that holds gpa, or NULL; valid as long as the memory lives, though another
+ * table may have replaced it. */
 const struct slot *memory_find(const struct memory *memory, gpa_t gpa);
 /* The frame at gpa, or FRAME_NONE; *writable tells RAM from ROM (may be NULL). */
 frame_t memory_frame(const struct memory *memory, gpa_t gpa, bool *writable);
@@ -130,6 +141,7 @@ bool ram_write(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t si
  */
 uint32_t memory_code_watch(struct memory *memory, frame_t frame, unsigned offset,
                            unsigned size);
+/* offset + size lies within the frame. */
 bool memory_written(struct memory *memory, frame_t frame, unsigned offset, unsigned size);
 
 /* Dirty log. Start clears it and arms every frame; fetch copies and clears the bits of a
@@ -139,6 +151,8 @@ void memory_dirty_start(struct memory *memory);
 void memory_dirty_stop(struct memory *memory);
 void memory_dirty_fetch(struct memory *memory, frame_t first, frame_t count,
                         uint64_t *bitmap);
+/* For memory_add_frames: while logging, frames from first on begin as dirty. */
+void memory_dirty_add_locked(struct memory *memory, frame_t first);
 
 /* Bytes of guest RAM the host has given pages for. */
 uint64_t memory_resident(const struct memory *memory);

@@ -1,0 +1,100 @@
+/* How devices reach guest memory. */
+#include "allocator/memory.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "base/barrier.h"
+
+void *ram_map(struct memory *memory, gpa_t gpa, uint64_t size, bool is_write)
+{
+    const struct slot *slot = memory_find(memory, gpa);
+    if (!slot || size == 0 || (is_write && slot->kind != SLOT_RAM)) {
+        return NULL;
+    }
+    uint64_t offset = gpa - slot->gpa;
+    if (size > slot->size - offset) {
+        return NULL;
+    }
+    return memory_host(memory, slot->frame) + offset;
+}
+
+void ram_unmap(struct memory *memory, void *host, uint64_t written)
+{
+    uint64_t at = (uint64_t)((uint8_t *)host - memory->base);
+    uint64_t limit = (uint64_t)memory->frame_count * FRAME_SIZE;
+    assert(at <= limit && written <= limit - at);
+    /* The data were stored before the watch bits are looked at: see code.c. */
+    barrier_light();
+    while (written > 0) {
+        frame_t frame = (frame_t)(at >> FRAME_SHIFT);
+        unsigned offset = (unsigned)(at % FRAME_SIZE);
+        unsigned part = FRAME_SIZE - offset;
+        if (part > written) {
+            part = (unsigned)written;
+        }
+        if (memory->frame[frame] & FRAME_WATCH_ANY) {
+            memory_written(memory, frame, offset, part);
+        }
+        at += part;
+        written -= part;
+    }
+}
+
+/* The part of [gpa, gpa + size) that lies in the slot. */
+static uint64_t part_in(const struct slot *slot, gpa_t gpa, uint64_t size)
+{
+    uint64_t rest = slot->size - (gpa - slot->gpa);
+    return rest < size ? rest : size;
+}
+
+/* Is all of it RAM or, when it is only read, ROM? */
+static bool range_exists(const struct slot_table *table, gpa_t gpa, uint64_t size,
+                         bool is_write)
+{
+    while (size > 0) {
+        const struct slot *slot = slot_find(table, gpa);
+        if (!slot || (is_write && slot->kind != SLOT_RAM)) {
+            return false;
+        }
+        uint64_t part = part_in(slot, gpa, size);
+        gpa += part;
+        size -= part;
+    }
+    return true;
+}
+
+/* One table for the check and the copy: another may be published between them. */
+static bool ram_copy(struct memory *memory, gpa_t gpa, uint8_t *buffer, uint64_t size,
+                     bool is_write)
+{
+    const struct slot_table *table = memory->slots;
+    if (!range_exists(table, gpa, size, is_write)) {
+        return false;
+    }
+    while (size > 0) {
+        const struct slot *slot = slot_find(table, gpa);
+        uint64_t part = part_in(slot, gpa, size);
+        uint8_t *host = memory_host(memory, slot->frame) + (gpa - slot->gpa);
+        if (is_write) {
+            memcpy(host, buffer, part);
+            ram_unmap(memory, host, part);
+        } else {
+            memcpy(buffer, host, part);
+        }
+        buffer += part;
+        gpa += part;
+        size -= part;
+    }
+    return true;
+}
+
+bool ram_read(struct memory *memory, gpa_t gpa, void *buffer, uint64_t size)
+{
+    return ram_copy(memory, gpa, buffer, size, false);
+}
+
+bool ram_write(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t size)
+{
+    return ram_copy(memory, gpa, (uint8_t *)buffer, size, true);
+}
