@@ -1,8 +1,8 @@
 #pragma once
 /* Guest-physical addresses and interrupt numbers of the PC-like machines. */
 
-#define MAP_LOW_RAM_END 0xc0000000ull /* RAM below 4G ends here; the rest starts at 4G \
-                                       */
+/* RAM below 4G ends here; the rest starts at 4G. */
+#define MAP_LOW_RAM_END    0xc0000000ull
 #define MAP_HIGH_RAM       0x100000000ull
 #define MAP_BOOT_PARAMS    0x00007000ull /* zero page (Linux), start info (PVH) */
 #define MAP_BOOT_GDT       0x00000500ull

@@ -1,0 +1,49 @@
+# The front door: Meson and Ninja do the work, scripts/ holds what takes more than a line.
+# make demo KERNEL=linux-image-amd64 boots another kernel package.
+
+BUILD ?= build
+KERNEL ?= linux-image-cloud-amd64
+PREFIX ?= /usr/local
+
+.PHONY: all help deps demo test check-style bench clean install
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+
+$(BUILD)/build.ninja:
+	@command -v meson >/dev/null && command -v ninja >/dev/null || \
+	    { echo "make: meson and ninja are missing; run make deps" >&2; exit 1; }
+	@meson setup --prefix=$(PREFIX) $(BUILD) || \
+	    { echo "make: the build could not be set up; run make deps" >&2; exit 1; }
+
+help:
+	@echo "make            builds $(BUILD)/doppel"
+	@echo "make deps       installs the build dependencies (apt)"
+	@echo "make demo       boots a stock Debian kernel to a shell; KERNEL=PACKAGE picks another"
+	@echo "make test       installs what the tests need, builds, runs them all"
+	@echo "make check-style, bench, install, clean"
+
+deps:
+	@scripts/deps build
+
+demo:
+	@scripts/deps build demo
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) scripts/demo $(KERNEL)
+
+test:
+	@scripts/deps build test demo
+	@scripts/test
+
+check-style:
+	@scripts/check-layers
+	@scripts/check-style
+
+bench: all
+	@meson test -C $(BUILD) --benchmark --verbose
+
+install: all
+	@meson install -C $(BUILD)
+
+clean:
+	@rm -rf $(BUILD) build-sanitize
