@@ -131,7 +131,7 @@ static uint64_t movs_chunk(struct cpu *cpu, struct run *run)
         uint8_t *to = access_modify(cpu, to_linear, bytes);
         if (to) {
             copy_forward(to, from, count, run->size);
-            access_modified(cpu, to_linear, to, bytes);
+            access_modified(cpu, to, bytes);
             return count;
         }
         if (cpu->has_fault) {
@@ -166,7 +166,7 @@ static uint64_t stos_chunk(struct cpu *cpu, struct run *run)
         uint8_t *to = access_modify(cpu, linear, bytes);
         if (to) {
             fill_forward(to, cpu->reg[X86_RAX], count, run->size);
-            access_modified(cpu, linear, to, bytes);
+            access_modified(cpu, to, bytes);
             return count;
         }
         if (cpu->has_fault) {
