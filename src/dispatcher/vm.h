@@ -50,7 +50,8 @@ struct vm_config {
     unsigned cpus;
     const struct engine_ops *engine;
     struct cpuid_policy cpuid;
-    bool no_reboot; /* a guest reset or triple fault ends the VM */
+    bool no_reboot;     /* a guest reset or triple fault ends the VM */
+    bool virtual_clock; /* guest time moves by clock_advance only */
 };
 
 /* The wires behind one global system interrupt: an 8259 input, an I/O APIC input, or
@@ -89,12 +90,29 @@ struct vm {
     int (*boot)(void *opaque, struct vm *vm, struct error *err);
     void *boot_opaque;
 
-    pthread_mutex_t lock; /* life cycle; outermost */
-    pthread_cond_t changed;
+    _Atomic unsigned arbitration; /* turns of lowest-priority delivery among equals */
+    uint64_t tsc_to_ns;           /* ns per tick of the host's TSC, 32.32 fixed point */
+    _Atomic uint64_t started_ns, stopped_ns; /* host time; 0: not yet */
+
+    /*
+     * Life cycle. A vCPU passes the gate before each run(); it parks there while
+     * gate_holds is not 0 or a request is pending. lock is outermost: no device's lock is
+     * held when it is taken, and it is not held while devices are called.
+     */
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* any of what follows */
     enum vm_status status;
     struct vm_end end;
-    unsigned paused_vcpus;
+    unsigned live_vcpus;   /* with a thread */
+    unsigned parked_vcpus; /* of these, waiting at the gate */
+    unsigned gate_holds;   /* pause, reset */
+    bool is_resetting;
+
+    /* What was asked of the event loop. The innermost lock, so that a device may ask. */
+    pthread_mutex_t request_lock;
+    struct vm_end requested_end; /* reason VM_END_NONE: not requested. The first wins */
     bool reset_requested;
+    _Atomic bool request_pending;
 };
 
 struct vm *vm_new(const struct vm_config *config, struct error *err);
@@ -116,7 +134,7 @@ void vm_apic_send(struct vm *vm, const struct apic_message *message, int sender)
  */
 void vm_set_extint(void *opaque, unsigned number, int level);
 
-/* Boots and starts the vCPU threads; returns at once. */
+/* Boots, starts guest time and the vCPU threads; returns at once. */
 int vm_start(struct vm *vm, struct error *err);
 /* Runs the event loop in the calling thread until the VM has ended; the vCPU threads are
  * joined when it returns. */
@@ -128,12 +146,23 @@ void vm_request_end(struct vm *vm, enum vm_end_reason reason, int value,
                     const char *message);
 void vm_request_reset(struct vm *vm);
 /* Stops every vCPU at an instruction boundary and the clock; waits for it. Not from a
- * vCPU's thread or a device. */
+ * vCPU's thread or a device. Called in the event loop's thread, it also finds no timer
+ * under way. Does nothing to a VM that has not started or has ended. */
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 
 /* The sum of a counter over all vCPUs, and its time. */
 void vm_exit_totals(const struct vm *vm, enum exit_reason reason, uint64_t *count,
                     uint64_t *ns);
-/* Writes the JSON of --exit-stats. */
+/*
+ * Writes the JSON of --exit-stats; any time, from any thread:
+ *
+ *   {"version": 1, "engine": "interpreter", "wall_ns": 5000000,
+ *    "vcpus": [{"index": 0, "retired": 123456,
+ *               "exits": {"io": {"count": 10, "ns": 2500}, ...}}],
+ *    "totals": {"retired": 123456, "exits": {...}}}
+ *
+ * Every exit reason is present. ns is the time its handler took; for "hlt" the time
+ * asleep. "retired" is null if the engine does not count instructions.
+ */
 int vm_write_exit_stats(const struct vm *vm, int fd, struct error *err);

@@ -1,0 +1,123 @@
+/* Exit counts and times, summed and as JSON. */
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/scope.h"
+#include "dispatcher/vcpu.h"
+
+static uint64_t load(const _Atomic uint64_t *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+void vm_exit_totals(const struct vm *vm, enum exit_reason reason, uint64_t *count,
+                    uint64_t *ns)
+{
+    *count = 0;
+    *ns = 0;
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        *count += load(&vm->vcpu[i]->stats.exit[reason].count);
+        *ns += load(&vm->vcpu[i]->stats.exit[reason].ns);
+    }
+}
+
+static json_t *count_json(uint64_t count, uint64_t ns)
+{
+    return json_pack("{s:I, s:I}", "count", (json_int_t)count, "ns", (json_int_t)ns);
+}
+
+static json_t *retired_json(const struct vm *vm, uint64_t retired)
+{
+    return vm->engine_ops->counts_retired ? json_integer((json_int_t)retired)
+                                          : json_null();
+}
+
+static json_t *vcpu_json(const struct vm *vm, const struct vcpu *vcpu)
+{
+    json_t *exits = json_object();
+    for (unsigned i = 0; i < EXIT_REASON_COUNT; i++) {
+        const struct exit_count *exit = &vcpu->stats.exit[i];
+        json_object_set_new(exits, exit_reason_name(i),
+                            count_json(load(&exit->count), load(&exit->ns)));
+    }
+    return json_pack("{s:I, s:o, s:o}", "index", (json_int_t)vcpu->index, "retired",
+                     retired_json(vm, load(&vcpu->stats.retired)), "exits", exits);
+}
+
+static json_t *totals_json(const struct vm *vm)
+{
+    uint64_t retired = 0;
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        retired += load(&vm->vcpu[i]->stats.retired);
+    }
+    json_t *exits = json_object();
+    for (unsigned i = 0; i < EXIT_REASON_COUNT; i++) {
+        uint64_t count;
+        uint64_t ns;
+        vm_exit_totals(vm, i, &count, &ns);
+        json_object_set_new(exits, exit_reason_name(i), count_json(count, ns));
+    }
+    return json_pack("{s:o, s:o}", "retired", retired_json(vm, retired), "exits", exits);
+}
+
+/* Host time from the start to the end, or until now. */
+static uint64_t wall_ns(const struct vm *vm)
+{
+    uint64_t started_ns = load(&vm->started_ns);
+    uint64_t stopped_ns = load(&vm->stopped_ns);
+    if (started_ns == 0) {
+        return 0;
+    }
+    return (stopped_ns ? stopped_ns : clock_host_ns()) - started_ns;
+}
+
+static char *stats_text(const struct vm *vm)
+{
+    json_t *vcpus = json_array();
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        json_array_append_new(vcpus, vcpu_json(vm, vm->vcpu[i]));
+    }
+    json_t *root = json_pack("{s:i, s:s, s:I, s:o, s:o}", "version", 1, "engine",
+                             vm->engine_ops->name, "wall_ns", (json_int_t)wall_ns(vm),
+                             "vcpus", vcpus, "totals", totals_json(vm));
+    char *text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
+    json_decref(root);
+    return text;
+}
+
+static int write_all(int fd, const char *data, size_t size)
+{
+    while (size > 0) {
+        ssize_t done = write(fd, data, size);
+        if (done < 0 && errno == EINTR) {
+            continue;
+        }
+        if (done < 0) {
+            return -errno;
+        }
+        data += done;
+        size -= (size_t)done;
+    }
+    return 0;
+}
+
+int vm_write_exit_stats(const struct vm *vm, int fd, struct error *err)
+{
+    SCOPE_FREE char *text = stats_text(vm);
+    if (!text) {
+        return fail(err, ENOMEM, "cannot format the exit statistics");
+    }
+    int result = write_all(fd, text, strlen(text));
+    if (result == 0) {
+        result = write_all(fd, "\n", 1);
+    }
+    if (result < 0) {
+        return fail(err, -result, "cannot write the exit statistics");
+    }
+    return 0;
+}

@@ -1,0 +1,100 @@
+/* The exit table: one handler for each reason that leaves an engine. */
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <x86intrin.h>
+
+#include "base/log.h"
+#include "dispatcher/vcpu.h"
+
+static void exit_io(struct vcpu *vcpu, struct vcpu_exit *exit)
+{
+    bus_repeat(&vcpu->vm->ports, exit->io.port, exit->io.size, exit->io.count,
+               exit->io.is_write, exit->io.data);
+}
+
+static void exit_mmio(struct vcpu *vcpu, struct vcpu_exit *exit)
+{
+    bus_access(&vcpu->vm->mmio, exit->mmio.gpa, exit->mmio.size, exit->mmio.is_write,
+               exit->mmio.data);
+}
+
+static void exit_ipi(struct vcpu *vcpu, struct vcpu_exit *exit)
+{
+    vm_apic_send(vcpu->vm, &exit->ipi, (int)vcpu->index);
+}
+
+static void exit_eoi(struct vcpu *vcpu, struct vcpu_exit *exit)
+{
+    struct vm *vm = vcpu->vm;
+    if (vm->eoi) {
+        vm->eoi(vm->eoi_opaque, exit->eoi_vector);
+    }
+}
+
+static void exit_intack(struct vcpu *vcpu, struct vcpu_exit *exit)
+{
+    struct vm *vm = vcpu->vm;
+    exit->intack_vector = vm->intack ? vm->intack(vm->intack_opaque) : -1;
+}
+
+static void exit_timer(struct vcpu *vcpu, struct vcpu_exit *exit)
+{
+    pthread_mutex_lock(&vcpu->timer_lock);
+    vcpu->deadline_ns = lapic_timer_deadline(&vcpu->lapic);
+    if (vcpu->deadline_ns < vcpu->armed_ns) {
+        vcpu->armed_ns = vcpu->deadline_ns;
+        timer_set(&vcpu->apic_timer, vcpu->armed_ns);
+    }
+    pthread_mutex_unlock(&vcpu->timer_lock);
+}
+
+static void exit_msr_read(struct vcpu *vcpu, struct vcpu_exit *exit)
+{
+    log_guest("vCPU %u: RDMSR of unknown %#" PRIx32, vcpu->index, exit->msr.index);
+    exit->msr.is_fault = true;
+}
+
+static void exit_msr_write(struct vcpu *vcpu, struct vcpu_exit *exit)
+{
+    log_guest("vCPU %u: WRMSR of %#" PRIx64 " to unknown %#" PRIx32, vcpu->index,
+              exit->msr.value, exit->msr.index);
+    exit->msr.is_fault = true;
+}
+
+static void exit_hypercall(struct vcpu *vcpu, struct vcpu_exit *exit)
+{
+    exit->hypercall.is_undefined = true;
+}
+
+static void (*const handlers[EXIT_REASON_COUNT])(struct vcpu *, struct vcpu_exit *) = {
+    [EXIT_IO] = exit_io,
+    [EXIT_MMIO] = exit_mmio,
+    [EXIT_IPI] = exit_ipi,
+    [EXIT_EOI] = exit_eoi,
+    [EXIT_INTACK] = exit_intack,
+    [EXIT_TIMER] = exit_timer,
+    [EXIT_MSR_READ] = exit_msr_read,
+    [EXIT_MSR_WRITE] = exit_msr_write,
+    [EXIT_HYPERCALL] = exit_hypercall,
+};
+
+/* Only the vCPU's own thread adds, so no locked instruction is needed. */
+static void add(_Atomic uint64_t *counter, uint64_t value)
+{
+    uint64_t before = atomic_load_explicit(counter, memory_order_relaxed);
+    atomic_store_explicit(counter, before + value, memory_order_relaxed);
+}
+
+void vcpu_exit_handle(void *opaque, struct vcpu_exit *exit)
+{
+    struct vcpu *vcpu = opaque;
+    assert(exit->reason < EXIT_REASON_COUNT && handlers[exit->reason]);
+    struct exit_count *count = &vcpu->stats.exit[exit->reason];
+    uint64_t start = __rdtsc();
+    handlers[exit->reason](vcpu, exit);
+    uint64_t ticks = __rdtsc() - start;
+    add(&count->count, 1);
+    add(&count->ns, (uint64_t)((unsigned __int128)ticks * vcpu->vm->tsc_to_ns >> 32));
+}

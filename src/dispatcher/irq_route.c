@@ -1,0 +1,122 @@
+/* Interrupt routing: lines, messages, and which vCPU's APIC they reach. */
+
+#include <assert.h>
+#include <stdatomic.h>
+
+#include "base/log.h"
+#include "dispatcher/vcpu.h"
+
+/* SDM 3A 11.11.1: message address register. */
+#define MSI_ADDRESS_MASK        0xfff00000u
+#define MSI_ADDRESS_BASE        0xfee00000u
+#define MSI_DESTINATION(addr)   ((uint32_t)(addr) >> 12 & 0xff)
+#define MSI_REDIRECTION_HINT    0x8u
+#define MSI_DESTINATION_LOGICAL 0x4u
+/* 11.11.2: message data register. */
+#define MSI_VECTOR(data)        ((uint8_t)(data))
+#define MSI_DELIVERY_MODE(data) ((data) >> 8 & 7)
+#define MSI_LEVEL_ASSERT        0x4000u
+#define MSI_TRIGGER_LEVEL       0x8000u
+
+static void set_gsi(void *opaque, unsigned number, int level)
+{
+    struct vm *vm = opaque;
+    irq_set(&vm->gsi[number].pic, level);
+    irq_set(&vm->gsi[number].ioapic, level);
+}
+
+struct irq_line vm_gsi(struct vm *vm, unsigned gsi)
+{
+    assert(gsi < VM_GSI_COUNT);
+    return (struct irq_line){.set = set_gsi, .opaque = vm, .number = gsi};
+}
+
+static void post(struct vcpu *vcpu, const struct apic_message *message)
+{
+    if (lapic_post(&vcpu->lapic, message)) {
+        vcpu_kick(vcpu);
+    }
+}
+
+/*
+ * Lowest priority: the processor with the smallest priority of those addressed (SDM 3A
+ * 11.6.2.4). Equals take turns: the search begins one further each time.
+ */
+static struct vcpu *arbitrate(struct vm *vm, const struct apic_message *message,
+                              uint32_t sender_id)
+{
+    struct vcpu *winner = NULL;
+    unsigned lowest = 0;
+    unsigned turn = atomic_fetch_add_explicit(&vm->arbitration, 1, memory_order_relaxed);
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        struct vcpu *vcpu = vm->vcpu[(turn + i) % vm->cpu_count];
+        if (!lapic_accepts(&vcpu->lapic, message, sender_id)) {
+            continue;
+        }
+        unsigned priority = lapic_priority(&vcpu->lapic);
+        if (!winner || priority < lowest) {
+            winner = vcpu;
+            lowest = priority;
+        }
+    }
+    return winner;
+}
+
+void vm_apic_send(struct vm *vm, const struct apic_message *message, int sender)
+{
+    uint32_t sender_id = sender < 0 ? UINT32_MAX : vm->vcpu[sender]->lapic.id;
+    if (message->mode == APIC_LOWEST) {
+        struct vcpu *winner = arbitrate(vm, message, sender_id);
+        if (winner) {
+            post(winner, message);
+        }
+        return;
+    }
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        if (lapic_accepts(&vm->vcpu[i]->lapic, message, sender_id)) {
+            post(vm->vcpu[i], message);
+        }
+    }
+}
+
+static void send_msi(void *opaque, uint64_t address, uint32_t data)
+{
+    struct vm *vm = opaque;
+    if (address >> 32 || (address & MSI_ADDRESS_MASK) != MSI_ADDRESS_BASE) {
+        log_guest("message-signalled interrupt to %#llx, which is not an APIC",
+                  (unsigned long long)address);
+        return;
+    }
+    struct apic_message message = {
+        .destination = MSI_DESTINATION(address),
+        .is_logical = address & MSI_DESTINATION_LOGICAL,
+        .shorthand = APIC_DEST_FIELD,
+        .mode = (enum apic_delivery_mode)MSI_DELIVERY_MODE(data),
+        .vector = MSI_VECTOR(data),
+        .is_level = data & MSI_TRIGGER_LEVEL,
+        .is_assert = !(data & MSI_TRIGGER_LEVEL) || (data & MSI_LEVEL_ASSERT),
+    };
+    if (message.is_level && !message.is_assert) {
+        return; /* the end of a level interrupt changes nothing in an APIC */
+    }
+    /* 11.11.1: with the hint set, a logical destination means one processor of it. */
+    if ((address & MSI_REDIRECTION_HINT) && message.is_logical &&
+        message.mode == APIC_FIXED) {
+        message.mode = APIC_LOWEST;
+    }
+    vm_apic_send(vm, &message, -1);
+}
+
+struct msi_sink vm_msi(struct vm *vm)
+{
+    return (struct msi_sink){.send = send_msi, .opaque = vm};
+}
+
+void vm_set_extint(void *opaque, unsigned number, int level)
+{
+    struct vm *vm = opaque;
+    lapic_set_extint(&vm->vcpu[0]->lapic, level);
+    if (level) {
+        vcpu_kick(vm->vcpu[0]);
+    }
+}
