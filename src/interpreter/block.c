@@ -167,6 +167,19 @@ static enum decode_result undefined(struct insn *insn, insn_exec *exec)
     return DECODED_LAST;
 }
 
+static const struct insn_row *bind_row(struct binding *binding, struct insn *insn)
+{
+    const struct insn form = *insn;
+    const struct insn_row *row;
+    for (unsigned i = 0; (row = insn_find_row(binding->decoded->mnemonic, i)); i++) {
+        *insn = form;
+        if (row->bind(binding, row, insn)) {
+            return row;
+        }
+    }
+    return NULL;
+}
+
 /* Decodes the instruction at the start of bytes into *insn. */
 static enum decode_result decode(struct cpu *cpu, const uint8_t *bytes, unsigned size,
                                  struct insn *insn)
@@ -189,9 +202,11 @@ static enum decode_result decode(struct cpu *cpu, const uint8_t *bytes, unsigned
     insn->length = decoded.length;
     insn->base = insn->index = REG_OFFSET(REG_ZERO);
     struct binding binding = {cpu, &decoded, operand, bytes, cache};
-    const struct insn_row *row = insn_find_row(decoded.mnemonic);
-    if (!row || !native_isa_offered(cpu->cpuid, &decoded) ||
-        !row->bind(&binding, row, insn)) {
+    const struct insn_row *row = NULL;
+    if (native_isa_offered(cpu->cpuid, &decoded)) {
+        row = bind_row(&binding, insn);
+    }
+    if (!row) {
         return cache->is_full ? DECODE_FULL : undefined(insn, exec_undefined);
     }
     return row->flags & ROW_ENDS_BLOCK ? DECODED_LAST : DECODED;

@@ -1,5 +1,6 @@
 #include "interpreter/insn.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -14,13 +15,28 @@ static const struct insn_row *const tables[] = {
     insn_rows_native, insn_rows_x87,
 };
 
-static const struct insn_row *row_of[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+/* MOV has rows for general, segment, control and debug registers; MOVSD is a string move
+ * and an SSE one. */
+#define ROWS_EACH_MAX 4
+
+static const struct insn_row *rows_of[ZYDIS_MNEMONIC_MAX_VALUE + 1][ROWS_EACH_MAX];
+
+static void index_row(const struct insn_row *row)
+{
+    const struct insn_row **place = rows_of[row->mnemonic];
+    unsigned i = 0;
+    while (place[i]) {
+        i++;
+        assert(i < ROWS_EACH_MAX);
+    }
+    place[i] = row;
+}
 
 static void index_rows(void)
 {
     for (unsigned i = 0; i < array_size(tables); i++) {
         for (const struct insn_row *row = tables[i]; row->bind; row++) {
-            row_of[row->mnemonic] = row;
+            index_row(row);
         }
     }
 }
@@ -31,9 +47,9 @@ void insn_index_rows(void)
     pthread_once(&once, index_rows);
 }
 
-const struct insn_row *insn_find_row(ZydisMnemonic mnemonic)
+const struct insn_row *insn_find_row(ZydisMnemonic mnemonic, unsigned alternative)
 {
-    return row_of[mnemonic];
+    return alternative < ROWS_EACH_MAX ? rows_of[mnemonic][alternative] : NULL;
 }
 
 uint8_t bind_register(ZydisRegister reg)

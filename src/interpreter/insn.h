@@ -70,7 +70,7 @@ typedef bool insn_bind(struct binding *binding, const struct insn_row *row,
 struct insn_row {
     ZydisMnemonic mnemonic;
     enum insn_class class;
-    insn_bind *bind;        /* false: #UD */
+    insn_bind *bind;        /* false: not this row; #UD if there is no other */
     insn_exec *const *exec; /* the routines bind chooses from */
     unsigned flags;         /* ROW_* */
 };
@@ -108,7 +108,9 @@ extern const struct insn_row
 
 /* Makes the index of the tables; before the first look-up, in any number of threads. */
 void insn_index_rows(void);
-const struct insn_row *insn_find_row(ZydisMnemonic mnemonic);
+/* The rows of a mnemonic, alternative = 0, 1, ... until NULL: the first whose bind
+ * accepts the operands is the one. */
+const struct insn_row *insn_find_row(ZydisMnemonic mnemonic, unsigned alternative);
 
 /* What bind functions get. */
 struct binding {
