@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "interpreter/block.h"
+#include "interpreter/native.h"
 
 static void *lazy_zeroes(size_t size)
 {
@@ -43,7 +44,8 @@ struct cpu *cpu_new(struct memory *memory, const struct cpuid_policy *cpuid,
         return NULL;
     }
     cpu->blocks = block_cache_new(cpuid->cpus, err);
-    if (!cpu->blocks) {
+    cpu->native = cpu->blocks ? native_new(err) : NULL;
+    if (!cpu->native) {
         cpu_free(cpu);
         return NULL;
     }
@@ -59,6 +61,7 @@ void cpu_free(struct cpu *cpu)
         return;
     }
     block_cache_free(cpu->blocks);
+    native_free(cpu->native);
     if (cpu->tlb_contexts) {
         munmap(cpu->tlb_contexts, CONTEXTS_SIZE);
     }

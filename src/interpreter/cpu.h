@@ -188,7 +188,7 @@ struct cpu {
     uint64_t generations; /* the last one given out */
     struct fetch_entry *fetch;
     struct block_cache *blocks;
-    struct native *native; /* host code for vector instructions; made on first use */
+    struct native *native; /* host code for vector instructions */
     bool single_step;      /* blocks of one instruction: RFLAGS.TF, interrupt shadow */
 
     struct memory *memory;
