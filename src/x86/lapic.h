@@ -5,18 +5,26 @@
  * return values. Registers have KVM's layout (struct kvm_lapic_state): register at offset
  * n (0..0x3f0) is the 32-bit word regs[n / 4].
  *
- * Threads: the vCPU's own thread calls everything; lapic_post, lapic_accepts,
- * lapic_set_extint are called by any thread and touch only IRR, TMR and `signals`,
- * atomically. The caller kicks the vCPU afterwards.
+ * Threads: the vCPU's own thread calls everything; the functions marked thread-safe are
+ * called by any thread and change only IRR, TMR, `signals` and `esr_pending`, atomically.
+ * The caller kicks the vCPU afterwards.
  */
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "x86/cpuid.h"
 #include "x86/state.h"
 
-#define LAPIC_MMIO_SIZE 0x1000u
+#define LAPIC_MMIO_SIZE     0x1000u
+#define LAPIC_TIMER_STOPPED UINT64_MAX
+
+/* IA32_APIC_BASE */
+#define LAPIC_BASE_BSP     (1ull << 8)
+#define LAPIC_BASE_X2APIC  (1ull << 10)
+#define LAPIC_BASE_ENABLE  (1ull << 11)
+#define LAPIC_BASE_ADDRESS 0x000ffffffffff000ull
 
 enum apic_delivery_mode {
     APIC_FIXED = 0,
@@ -45,6 +53,8 @@ struct apic_message {
 #define LAPIC_SIGNAL_SIPI   4u
 #define LAPIC_SIGNAL_SMI    8u
 #define LAPIC_SIGNAL_EXTINT 16u /* level of the 8259's INTR output, wired to LINT0 */
+#define LAPIC_SIGNAL_EXTINT_MESSAGE \
+    32u /* an ExtINT message from an I/O APIC, until lapic_acknowledge */
 
 /* What the caller has to do after a register write. */
 #define LAPIC_EFFECT_IPI \
@@ -63,27 +73,30 @@ struct lapic_effect {
 };
 
 struct lapic {
-    uint32_t id;   /* the initial, 32-bit APIC ID = vCPU index */
-    uint64_t base; /* IA32_APIC_BASE */
+    uint32_t id;           /* the initial, 32-bit APIC ID = vCPU index */
+    _Atomic uint64_t base; /* IA32_APIC_BASE */
     uint32_t tsc_khz;
     _Atomic uint32_t regs[0x400 / 4];
     _Atomic uint32_t signals; /* LAPIC_SIGNAL_* */
     _Atomic uint8_t sipi_vector;
-    /* Timer: mode and counts are in regs; these give them a place in time. */
-    uint64_t timer_start_ns;    /* when the current count began */
-    uint64_t timer_deadline_ns; /* TIMER_NEVER (UINT64_MAX) when not running */
-    uint64_t tsc_deadline;      /* IA32_TSC_DEADLINE, 0 when disarmed */
-    uint8_t esr_pending;
+    /* Timer: mode, initial count and divisor are in regs; the deadline gives them a place
+     * in time, from which the current count follows. */
+    uint64_t timer_deadline_ns;  /* LAPIC_TIMER_STOPPED when not running */
+    uint64_t tsc_deadline;       /* IA32_TSC_DEADLINE, 0 when disarmed */
+    _Atomic uint8_t esr_pending; /* errors since the last write to ESR */
 };
 
 /* Power-up: enabled at 0xfee00000 in xAPIC mode, software-disabled (SPURIOUS), LVTs
  * masked. */
 void lapic_reset(struct lapic *lapic, uint32_t id, uint32_t tsc_khz);
-/* INIT keeps the APIC ID, IA32_APIC_BASE. */
+/* INIT keeps the APIC ID, IA32_APIC_BASE; a SIPI that followed stays pending. */
 void lapic_init_signal(struct lapic *lapic);
+/* Virtual wire mode (MP specification 3.6.2.2), as firmware leaves the bootstrap
+ * processor: software-enabled, LINT0 = ExtINT, LINT1 = NMI. */
+void lapic_set_virtual_wire(struct lapic *lapic);
 
-/* Register access by MMIO (xAPIC mode). Offsets are multiples of 16; others read as 0 and
- * ignore writes. */
+/* Register access by MMIO; only in xAPIC mode (lapic_has_mmio), else all ones. Offsets
+ * are multiples of 16; others read as 0 and ignore writes. Writes fill *effect. */
 uint32_t lapic_mmio_read(struct lapic *lapic, uint64_t now_ns, uint32_t offset);
 void lapic_mmio_write(struct lapic *lapic, uint64_t now_ns, uint32_t offset,
                       uint32_t value, struct lapic_effect *effect);
@@ -102,7 +115,14 @@ static inline bool lapic_owns_msr(uint32_t index)
            index == MSR_APIC_BASE || index == MSR_TSC_DEADLINE;
 }
 
+/* Does the page at LAPIC_BASE_ADDRESS answer? */
+static inline bool lapic_has_mmio(const struct lapic *lapic)
+{
+    return (lapic->base & (LAPIC_BASE_ENABLE | LAPIC_BASE_X2APIC)) == LAPIC_BASE_ENABLE;
+}
+
 uint64_t lapic_get_cr8(const struct lapic *lapic);
+/* value is 0 to 15. */
 void lapic_set_cr8(struct lapic *lapic, uint64_t value, struct lapic_effect *effect);
 
 /* Does the message address this APIC? Thread-safe. Not for lowest priority: see
@@ -119,7 +139,7 @@ void lapic_set_extint(struct lapic *lapic, bool level);
 /* LINT1: an NMI edge. Thread-safe; true if the LVT lets it through. */
 bool lapic_lint1_nmi(struct lapic *lapic);
 
-/* The deadline of the timer in guest ns, or UINT64_MAX. */
+/* The deadline of the timer in guest ns, or LAPIC_TIMER_STOPPED. */
 static inline uint64_t lapic_timer_deadline(const struct lapic *lapic)
 {
     return lapic->timer_deadline_ns;
@@ -128,6 +148,9 @@ static inline uint64_t lapic_timer_deadline(const struct lapic *lapic)
  * collapse into one interrupt, the phase is kept). True if the deadline or the IRR
  * changed. */
 bool lapic_timer_run(struct lapic *lapic, uint64_t now_ns);
+/* The guest moved its TSC to tsc: an armed TSC deadline moves in time. */
+void lapic_tsc_changed(struct lapic *lapic, uint64_t now_ns, uint64_t tsc,
+                       struct lapic_effect *effect);
 
 /*
  * The interrupt that would be delivered now with IF set: the vector, LAPIC_EXTINT if the
@@ -138,5 +161,6 @@ bool lapic_timer_run(struct lapic *lapic, uint64_t now_ns);
 #define LAPIC_EXTINT (-2)
 int lapic_pending(const struct lapic *lapic);
 /* Moves a vector returned by lapic_pending from IRR to ISR (or yields the spurious
- * vector). */
+ * vector). To be called with LAPIC_EXTINT, too, when the 8259 has been asked; what it
+ * returns then means nothing. */
 uint8_t lapic_acknowledge(struct lapic *lapic, int vector);
