@@ -1,15 +1,20 @@
 #pragma once
 /* Guest-physical addresses and interrupt numbers of the PC-like machines. */
 
+#include <stdint.h>
+
 /* RAM below 4G ends here; the rest starts at 4G. */
 #define MAP_LOW_RAM_END    0xc0000000ull
 #define MAP_HIGH_RAM       0x100000000ull
-#define MAP_BOOT_PARAMS    0x00007000ull /* zero page (Linux), start info (PVH) */
 #define MAP_BOOT_GDT       0x00000500ull
-#define MAP_BOOT_TABLES    0x00009000ull /* identity page tables, 6 pages */
+#define MAP_BOOT_PARAMS    0x00007000ull /* zero page (Linux), start info (PVH) */
 #define MAP_BOOT_STACK     0x00008ff0ull
+#define MAP_BOOT_TABLES    0x00009000ull /* identity page tables, 6 pages */
 #define MAP_COMMAND_LINE   0x00020000ull
+#define MAP_COMMAND_MAX    0x00010000ull /* with its final 0 */
+#define MAP_BOOT_END       0x00030000ull /* what a loader writes below is ours */
 #define MAP_EBDA           0x0009fc00ull /* end of conventional RAM */
+#define MAP_VGA            0x000a0000ull /* no memory up to the BIOS area */
 #define MAP_BIOS_AREA      0x000e0000ull /* ACPI tables, RSDP; reserved in the E820 map */
 #define MAP_BIOS_AREA_SIZE 0x00020000ull
 #define MAP_KERNEL         0x00100000ull
@@ -17,6 +22,8 @@
 #define MAP_LAPIC          0xfee00000ull
 #define MAP_VIRTIO_MMIO    0xd0000000ull /* one 4K page per device */
 
+#define PORT_SERIAL        0x3f8
+#define PORT_RTC           0x70
 #define PORT_DEBUG_CONSOLE 0xe9
 #define PORT_DEBUG_EXIT    0xf4
 #define PORT_ACPI_PM       0x600 /* event block 4, control block 2 at +4, timer 4 at +8 */
@@ -28,3 +35,26 @@
 #define GSI_RTC            8
 #define GSI_SCI            9
 #define GSI_VIRTIO         16
+
+/* What the firmware says about a range; the numbers are those of the E820 interface. */
+enum map_kind {
+    MAP_KIND_RAM = 1,
+    MAP_KIND_RESERVED = 2,
+};
+
+struct map_entry {
+    uint64_t base, size;
+    enum map_kind kind;
+};
+
+#define MAP_ENTRIES_MAX 8
+
+/* The memory map of a machine with ram bytes (at least 2M), as an operating system is
+ * told of it. Returns the number of entries. */
+unsigned memory_map_build(uint64_t ram, struct map_entry entries[MAP_ENTRIES_MAX]);
+
+/* The end of the RAM below 4G. */
+static inline uint64_t memory_map_low_end(uint64_t ram)
+{
+    return ram < MAP_LOW_RAM_END ? ram : MAP_LOW_RAM_END;
+}
