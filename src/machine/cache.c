@@ -1,0 +1,264 @@
+#include "machine/cache.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "base/log.h"
+#include "base/scope.h"
+
+#define CACHE_MAGIC    0x656863614370706full
+#define CACHE_VERSION  1u
+#define CACHE_NAME_MAX 80
+#define VERIFY_CHUNK   (256u << 10)
+
+/* At the start of each file; the content follows. */
+struct cache_header {
+    uint64_t magic;
+    uint32_t version, header_size;
+    struct cache_key key;
+    uint64_t size;                /* of the content */
+    uint64_t hash_low, hash_high; /* XXH3-128 of the content */
+};
+
+struct cache_key cache_key_make(const void *packed, uint64_t size)
+{
+    XXH128_hash_t hash = XXH3_128bits(packed, size);
+    return (struct cache_key){hash.low64, hash.high64, size};
+}
+
+static void entry_name(char name[CACHE_NAME_MAX], const struct cache_key *key)
+{
+    snprintf(name, CACHE_NAME_MAX, "%016" PRIx64 "%016" PRIx64 "-%" PRIu64 ".kernel",
+             key->high, key->low, key->size);
+}
+
+/* The user's cache directory for us; makes the one that holds it. False: there is none.
+ */
+static bool user_directory(char *path, size_t size)
+{
+    const char *base = getenv("XDG_CACHE_HOME");
+    const char *home = getenv("HOME");
+    int length;
+    if (base && base[0] == '/') { /* relative ones are to be ignored */
+        mkdir(base, 0700);
+        length = snprintf(path, size, "%s/doppel", base);
+    } else if (home && home[0] == '/') {
+        length = snprintf(path, size, "%s/.cache", home);
+        if (length < 0 || (size_t)length >= size) {
+            return false;
+        }
+        mkdir(path, 0700);
+        length = snprintf(path, size, "%s/.cache/doppel", home);
+    } else {
+        return false;
+    }
+    return length > 0 && (size_t)length < size;
+}
+
+int cache_open(const char *path)
+{
+    char own[PATH_MAX];
+    struct stat status;
+    if (!path) {
+        if (!user_directory(own, sizeof(own))) {
+            log_info("no kernel cache: neither XDG_CACHE_HOME nor HOME is set");
+            return -1;
+        }
+        path = own;
+    }
+    if (mkdir(path, 0700) < 0 && errno != EEXIST) {
+        log_info("no kernel cache: cannot make %s: %s", path, strerror(errno));
+        return -1;
+    }
+    SCOPE_FD int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &status) < 0) {
+        log_info("no kernel cache: cannot open %s: %s", path, strerror(errno));
+        return -1;
+    }
+    /* The checksum is against accidents; against other users there is the owner. */
+    if (status.st_uid != geteuid() || (status.st_mode & (S_IWGRP | S_IWOTH))) {
+        log_info("no kernel cache: others can write to %s", path);
+        return -1;
+    }
+    return steal_fd(&fd);
+}
+
+static bool verify(const struct image *image, const struct cache_header *header)
+{
+    SCOPE_FREE uint8_t *chunk = malloc(VERIFY_CHUNK);
+    XXH3_state_t *state = XXH3_createState();
+    bool ok = chunk && state && XXH3_128bits_reset(state) == XXH_OK;
+    for (uint64_t done = 0; ok && done < image->size;) {
+        uint64_t left = image->size - done;
+        uint64_t size = left < VERIFY_CHUNK ? left : VERIFY_CHUNK;
+        ok = image_read(image, done, chunk, size, "the cache", NULL) == 0;
+        if (ok) {
+            XXH3_128bits_update(state, chunk, size);
+        }
+        done += size;
+    }
+    if (ok) {
+        XXH128_hash_t hash = XXH3_128bits_digest(state);
+        ok = hash.low64 == header->hash_low && hash.high64 == header->hash_high;
+    }
+    XXH3_freeState(state);
+    return ok;
+}
+
+static bool check_header(const struct cache_header *header, const struct cache_key *key,
+                         uint64_t file_size)
+{
+    return header->magic == CACHE_MAGIC && header->version == CACHE_VERSION &&
+           header->header_size == sizeof(*header) &&
+           memcmp(&header->key, key, sizeof(*key)) == 0 && header->size > 0 &&
+           header->size == file_size - sizeof(*header);
+}
+
+bool cache_find(int cache, const struct cache_key *key, struct image *image)
+{
+    char name[CACHE_NAME_MAX];
+    struct stat status;
+    entry_name(name, key);
+    SCOPE_FD int fd = openat(cache, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    if (fd < 0 || fstat(fd, &status) < 0 || !S_ISREG(status.st_mode)) {
+        return false;
+    }
+    struct image file = {.fd = fd, .size = (uint64_t)status.st_size};
+    struct cache_header header;
+    if (image_read(&file, 0, &header, sizeof(header), "the header", NULL) < 0 ||
+        !check_header(&header, key, file.size)) {
+        log_info("kernel cache: %s is not usable and will be replaced", name);
+        return false;
+    }
+    file.start = sizeof(header);
+    file.size = header.size;
+    if (!verify(&file, &header)) {
+        log_info("kernel cache: %s is damaged and will be replaced", name);
+        return false;
+    }
+    /* The time of last use, by which the oldest are found. */
+    futimens(fd, NULL);
+    file.fd = steal_fd(&fd);
+    *image = file;
+    return true;
+}
+
+static int write_fully(int fd, const void *data, uint64_t size)
+{
+    const uint8_t *next = data;
+    while (size > 0) {
+        ssize_t done = write(fd, next, size);
+        if (done < 0 && errno == EINTR) {
+            continue;
+        }
+        if (done <= 0) {
+            return done < 0 ? -errno : -EIO;
+        }
+        next += done;
+        size -= (uint64_t)done;
+    }
+    return 0;
+}
+
+static int write_entry(int cache, const char *name, const struct cache_header *header,
+                       const void *data, uint64_t size)
+{
+    SCOPE_FD int fd =
+        openat(cache, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0) {
+        return -errno;
+    }
+    int result = write_fully(fd, header, sizeof(*header));
+    return result < 0 ? result : write_fully(fd, data, size);
+}
+
+void cache_store(int cache, const struct cache_key *key, const void *data, uint64_t size)
+{
+    char name[CACHE_NAME_MAX], temporary[CACHE_NAME_MAX];
+    XXH128_hash_t hash = XXH3_128bits(data, size);
+    struct cache_header header = {
+        .magic = CACHE_MAGIC,
+        .version = CACHE_VERSION,
+        .header_size = sizeof(header),
+        .key = *key,
+        .size = size,
+        .hash_low = hash.low64,
+        .hash_high = hash.high64,
+    };
+    entry_name(name, key);
+    snprintf(temporary, sizeof(temporary), "%d-%" PRIx64 ".new", getpid(), key->low);
+    cache_trim(cache, size + sizeof(header), CACHE_SIZE_MAX);
+    unlinkat(cache, temporary, 0); /* a dead process's, that had our number */
+    int result = write_entry(cache, temporary, &header, data, size);
+    if (result == 0 && renameat(cache, temporary, cache, name) < 0) {
+        result = -errno;
+    }
+    if (result < 0) {
+        unlinkat(cache, temporary, 0);
+        log_info("kernel cache: cannot write %s: %s", name, strerror(-result));
+    }
+}
+
+struct entry {
+    char name[NAME_MAX + 1];
+    uint64_t size;
+    struct timespec used;
+};
+
+static bool is_older(const struct timespec *a, const struct timespec *b)
+{
+    return a->tv_sec != b->tv_sec ? a->tv_sec < b->tv_sec : a->tv_nsec < b->tv_nsec;
+}
+
+/* The sum of all regular files' sizes, and the oldest one. */
+static uint64_t survey(int cache, struct entry *oldest)
+{
+    uint64_t total = 0;
+    oldest->name[0] = 0;
+    /* A descriptor of its own: a duplicate would share the reading position. */
+    int fd = openat(cache, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *directory = fd < 0 ? NULL : fdopendir(fd);
+    if (!directory) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return 0;
+    }
+    struct dirent *item;
+    while ((item = readdir(directory))) {
+        struct stat status;
+        if (fstatat(fd, item->d_name, &status, AT_SYMLINK_NOFOLLOW) < 0 ||
+            !S_ISREG(status.st_mode)) {
+            continue;
+        }
+        total += (uint64_t)status.st_size;
+        if (!oldest->name[0] || is_older(&status.st_mtim, &oldest->used)) {
+            snprintf(oldest->name, sizeof(oldest->name), "%s", item->d_name);
+            oldest->size = (uint64_t)status.st_size;
+            oldest->used = status.st_mtim;
+        }
+    }
+    closedir(directory);
+    return total;
+}
+
+void cache_trim(int cache, uint64_t room, uint64_t max)
+{
+    struct entry oldest;
+    while (survey(cache, &oldest) + room > max && oldest.name[0]) {
+        if (unlinkat(cache, oldest.name, 0) < 0) {
+            break;
+        }
+        log_info("kernel cache: removed %s", oldest.name);
+    }
+}
