@@ -99,7 +99,9 @@ extern const struct insn_row
 extern const struct insn_row
     insn_rows_segment[]; /* segment.c: MOV/PUSH/POP sreg, LGDT.., LAR, LSL, VERR */
 extern const struct insn_row
-    insn_rows_system[]; /* system.c: MOV CR/DR, MSR, CPUID, HLT, IN/OUT, INVLPG.. */
+    insn_rows_system[]; /* system.c: MSR, CPUID, HLT, IN/OUT, INVLPG, NOP.. */
+extern const struct insn_row insn_rows_control[]; /* control.c: CR, DR, XCR0 */
+extern const struct insn_row insn_rows_flag[];    /* flag.c: CLI, STI, PUSHF, CLC.. */
 extern const struct insn_row
     insn_rows_native[]; /* native.c: SSE..AVX2, AES, SHA, BMI: on the host's units */
 extern const struct insn_row
