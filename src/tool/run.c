@@ -240,8 +240,10 @@ static int run_start(struct run *run, struct error *err)
 
 static void run_close(struct run *run)
 {
+    /* The console's thread calls the VM, and the VM's devices the console: first the one
+     * falls silent, then the other goes. */
     if (run->console) {
-        console_detach(run->console);
+        console_stop(run->console);
     }
     vm_free(run->vm);
     console_close(run->console);
