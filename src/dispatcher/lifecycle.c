@@ -133,12 +133,7 @@ int vm_start(struct vm *vm, struct error *err)
 static int reset_parked(struct vm *vm, struct error *err)
 {
     for (unsigned i = 0; i < vm->device_count; i++) {
-        struct device *device = vm->device[i];
-        pthread_mutex_lock(&device->lock);
-        if (device->type->reset) {
-            device->type->reset(device);
-        }
-        pthread_mutex_unlock(&device->lock);
+        device_reset(vm->device[i]);
     }
     for (unsigned i = 0; i < vm->cpu_count; i++) {
         vcpu_reset(vm->vcpu[i]);

@@ -154,6 +154,9 @@ static void vcpu_sleep(struct vcpu *vcpu, uint32_t sequence)
 static void *vcpu_thread(void *opaque)
 {
     struct vcpu *vcpu = opaque;
+    char name[16];
+    snprintf(name, sizeof(name), "cpu%u", vcpu->index);
+    pthread_setname_np(pthread_self(), name);
     /* Timers as precise as the host's clock: the default slack is 50 us. */
     prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
     while (vm_gate_pass(vcpu)) {
@@ -195,9 +198,6 @@ int vcpu_start(struct vcpu *vcpu, struct error *err)
         return fail(err, code, "cannot start the thread of vCPU %u", vcpu->index);
     }
     vcpu->has_thread = true;
-    char name[16];
-    snprintf(name, sizeof(name), "cpu%u", vcpu->index);
-    pthread_setname_np(vcpu->thread, name);
     return 0;
 }
 

@@ -1,0 +1,92 @@
+#include "fixture.h"
+
+#include <fcntl.h>
+#include <jansson.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static json_t *stats_of(const struct vm *vm)
+{
+    int fd = memfd_create("stats", MFD_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(vm_write_exit_stats(vm, fd, NULL), 0);
+    lseek(fd, 0, SEEK_SET);
+    json_t *root = json_loadfd(fd, 0, NULL);
+    close(fd);
+    assert_non_null(root);
+    return root;
+}
+
+static json_int_t number(json_t *root, const char *object, const char *reason,
+                         const char *what)
+{
+    json_t *exits = json_object_get(json_object_get(root, object), "exits");
+    return json_integer_value(json_object_get(json_object_get(exits, reason), what));
+}
+
+static void test_counts_by_vcpu_and_in_total(void **state)
+{
+    struct vm_config config = script_config(2);
+    struct vm *vm = vm_made(&config);
+    vm->vcpu[0]->stats.exit[EXIT_IO].count = 3;
+    vm->vcpu[0]->stats.exit[EXIT_IO].ns = 700;
+    vm->vcpu[1]->stats.exit[EXIT_IO].count = 4;
+    vm->vcpu[1]->stats.retired = 99;
+    json_t *root = stats_of(vm);
+    assert_int_equal(json_integer_value(json_object_get(root, "version")), 1);
+    assert_string_equal(json_string_value(json_object_get(root, "engine")), "script");
+    assert_int_equal(json_integer_value(json_object_get(root, "wall_ns")), 0);
+    assert_int_equal(number(root, "totals", "io", "count"), 7);
+    assert_int_equal(number(root, "totals", "io", "ns"), 700);
+    json_t *totals = json_object_get(root, "totals");
+    assert_int_equal(json_object_size(json_object_get(totals, "exits")),
+                     EXIT_REASON_COUNT);
+    /* The scripted engine does not count instructions. */
+    assert_true(json_is_null(json_object_get(totals, "retired")));
+    json_t *vcpus = json_object_get(root, "vcpus");
+    assert_int_equal(json_array_size(vcpus), 2);
+    json_t *second = json_array_get(vcpus, 1);
+    assert_int_equal(json_integer_value(json_object_get(second, "index")), 1);
+    json_t *io = json_object_get(json_object_get(second, "exits"), "io");
+    assert_int_equal(json_integer_value(json_object_get(io, "count")), 4);
+    json_decref(root);
+    vm_free(vm);
+}
+
+static void test_retired_where_the_engine_counts(void **state)
+{
+    struct engine_ops counting = engine_script;
+    counting.counts_retired = true;
+    struct vm_config config = script_config(2);
+    config.engine = &counting;
+    struct vm *vm = vm_made(&config);
+    vm->vcpu[0]->stats.retired = 1;
+    vm->vcpu[1]->stats.retired = 99;
+    json_t *root = stats_of(vm);
+    json_t *totals = json_object_get(root, "totals");
+    assert_int_equal(json_integer_value(json_object_get(totals, "retired")), 100);
+    json_decref(root);
+    vm_free(vm);
+}
+
+static void test_says_why_it_cannot_write(void **state)
+{
+    struct vm_config config = script_config(1);
+    struct vm *vm = vm_made(&config);
+    struct error err;
+    int fd = open("/dev/full", O_WRONLY | O_CLOEXEC);
+    assert_int_equal(vm_write_exit_stats(vm, fd, &err), -ENOSPC);
+    assert_non_null(strstr(err.message, "exit statistics"));
+    close(fd);
+    vm_free(vm);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_counts_by_vcpu_and_in_total),
+        cmocka_unit_test(test_retired_where_the_engine_counts),
+        cmocka_unit_test(test_says_why_it_cannot_write),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
