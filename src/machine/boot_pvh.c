@@ -54,10 +54,10 @@ static bool find_entry(const struct elf *elf, const struct image *image, uint32_
 
 static bool is_linux(const struct elf *elf, const struct image *image)
 {
-    char name[6] = {0};
-    int size = elf_note_find(elf, image, XEN_OWNER, XEN_NOTE_GUEST_OS, name,
-                             sizeof(name) - 1, NULL);
-    return size >= 5 && size <= 6 && memcmp(name, "linux", 5) == 0;
+    char name[8] = {0};
+    int size =
+        elf_note_find(elf, image, XEN_OWNER, XEN_NOTE_GUEST_OS, name, sizeof(name), NULL);
+    return size >= 5 && memcmp(name, "linux", 5) == 0 && name[5] == 0;
 }
 
 static bool detect(const struct boot_probe *probe)
