@@ -72,7 +72,7 @@ struct script_failure script_play(const struct script_step *steps, struct vcpu_s
 void script_set(struct engine_vcpu *vcpu, const struct script_step *steps);
 /* Any thread: how often this vector was delivered. */
 unsigned script_interrupts(struct engine_vcpu *vcpu, uint8_t vector);
-/* Any thread: the LAPIC_SIGNAL_* that arrived (not ExtINT's level). */
+/* Any thread: the LAPIC_SIGNAL_* that arrived (NMI, INIT, SIPI, SMI). */
 uint32_t script_signals(struct engine_vcpu *vcpu);
 /* How often the state was set (start, reset); any thread. */
 unsigned script_resets(struct engine_vcpu *vcpu);
