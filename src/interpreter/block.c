@@ -37,7 +37,7 @@ struct block_cache {
     struct crossing crossing[CROSSING_COUNT];
 };
 
-struct block_cache *block_cache_new(unsigned cpus, struct error *err)
+struct block_cache *block_cache_new(const struct cpuid_policy *cpuid, struct error *err)
 {
     struct block_cache *cache = mmap(NULL, sizeof(*cache), PROT_READ | PROT_WRITE,
                                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -45,7 +45,7 @@ struct block_cache *block_cache_new(unsigned cpus, struct error *err)
         fail(err, errno, "cannot make a cache of decoded code");
         return NULL;
     }
-    size_t share = ARENA_TOTAL / (cpus ? cpus : 1);
+    size_t share = ARENA_TOTAL / (cpuid->cpus ? cpuid->cpus : 1);
     cache->size = share > ARENA_MAX ? ARENA_MAX : share < ARENA_MIN ? ARENA_MIN : share;
     cache->arena = mmap(NULL, cache->size, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

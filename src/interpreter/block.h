@@ -19,8 +19,8 @@ struct block {
     struct insn insn[]; /* count + 1 */
 };
 
-/* cpus: of the VM, which share its budget of decoded code. */
-struct block_cache *block_cache_new(unsigned cpus, struct error *err);
+/* The VM's processors share a budget of decoded code. */
+struct block_cache *block_cache_new(const struct cpuid_policy *cpuid, struct error *err);
 void block_cache_free(struct block_cache *cache);
 
 /* The block at cpu->rip, decoded if need be; NULL if fetching faulted (the exception is

@@ -43,7 +43,7 @@ struct cpu *cpu_new(struct memory *memory, const struct cpuid_policy *cpuid,
         cpu_free(cpu);
         return NULL;
     }
-    cpu->blocks = block_cache_new(cpuid->cpus, err);
+    cpu->blocks = block_cache_new(cpuid, err);
     cpu->native = cpu->blocks ? native_new(err) : NULL;
     if (!cpu->native) {
         cpu_free(cpu);

@@ -10,6 +10,7 @@
  * to and from the common form.
  */
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -262,9 +263,9 @@ bool cpu_raise_page_fault(struct cpu *cpu, const struct x86_exception *fault);
 
 static inline bool cpu_has_attention(const struct cpu *cpu)
 {
-    return __atomic_load_n(&cpu->attention, __ATOMIC_RELAXED) != 0;
+    return atomic_load_explicit(&cpu->attention, memory_order_relaxed) != 0;
 }
 static inline void cpu_set_attention(struct cpu *cpu)
 {
-    __atomic_store_n(&cpu->attention, 1, __ATOMIC_SEQ_CST);
+    atomic_store(&cpu->attention, 1);
 }

@@ -64,6 +64,12 @@ enum insn_class {
 
 struct binding; /* what bind works on */
 
+/*
+ * A mnemonic may have several rows, in several tables (MOV to a register, a segment
+ * register, a control register; MOVSD the string move and the SSE move; near and far
+ * JMP): bind returns false for a form that is not its row's, and the next row is asked.
+ * If none accepts it: #UD.
+ */
 typedef bool insn_bind(struct binding *binding, const struct insn_row *row,
                        struct insn *insn);
 
@@ -82,9 +88,10 @@ struct insn_row {
 /* The tables, one per kind of instruction, each ended by a row with bind == NULL; insn.c
  * lists them. */
 extern const struct insn_row
-    insn_rows_arith[]; /* arith.c: ADD..CMP, INC, DEC, NEG, NOT, MUL, DIV */
-extern const struct insn_row insn_rows_shift[]; /* shift.c: shifts, rotates */
-extern const struct insn_row insn_rows_bit[];   /* bit.c: BT.., BSF, BSR, BSWAP */
+    insn_rows_arith[]; /* arith.c: ADD..CMP, INC, DEC, NEG, NOT */
+extern const struct insn_row insn_rows_muldiv[]; /* muldiv.c: MUL, IMUL, DIV, IDIV */
+extern const struct insn_row insn_rows_shift[];  /* shift.c: shifts, rotates */
+extern const struct insn_row insn_rows_bit[];    /* bit.c: BT.., BSF, BSR, BSWAP */
 extern const struct insn_row
     insn_rows_move[]; /* move.c: MOV, LEA, XCHG, CMOV, SET, extensions */
 extern const struct insn_row insn_rows_atomic[]; /* atomic.c: XADD, CMPXCHG.. */
