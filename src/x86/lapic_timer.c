@@ -158,10 +158,12 @@ void lapic_tsc_changed(struct lapic *lapic, uint64_t now_ns, uint64_t tsc,
                        struct lapic_effect *effect)
 {
     *effect = (struct lapic_effect){0};
-    lapic_timer_run(lapic, now_ns);
-    if (lapic->tsc_deadline != 0) {
+    if (lapic->tsc_deadline == 0) {
+        return;
+    }
+    effect->what = LAPIC_EFFECT_TIMER | LAPIC_EFFECT_RECHECK;
+    if (!lapic_timer_run(lapic, now_ns)) {
         lapic_timer_set_tsc_deadline(lapic, now_ns, tsc, lapic->tsc_deadline);
-        effect->what = LAPIC_EFFECT_TIMER | LAPIC_EFFECT_RECHECK;
     }
 }
 

@@ -4,9 +4,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 
 #include "x86/exception.h"
+
+/* Last: cmocka defines fail() as a macro. */
+#include <cmocka.h>
 
 static void test_error_codes(void **unused)
 {

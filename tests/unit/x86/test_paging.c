@@ -4,11 +4,12 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
-
 #include <string.h>
 
 #include "x86/paging.h"
+
+/* Last: cmocka defines fail() as a macro. */
+#include <cmocka.h>
 
 #define ARENA_PAGES 16
 #define PW          (X86_PTE_P | X86_PTE_W)

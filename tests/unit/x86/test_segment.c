@@ -4,9 +4,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 
 #include "x86/segment.h"
+
+/* Last: cmocka defines fail() as a macro. */
+#include <cmocka.h>
 
 static void test_unpack_flat_descriptors(void **unused)
 {

@@ -4,13 +4,14 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
-
 #include <stdio.h>
 #include <string.h>
 
 #include "x86/segment.h"
 #include "x86/state.h"
+
+/* Last: cmocka defines fail() as a macro. */
+#include <cmocka.h>
 
 static void test_reset_starts_at_the_reset_vector(void **unused)
 {
