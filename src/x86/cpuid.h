@@ -18,7 +18,7 @@ struct cpuid_leaf {
 };
 
 /* Features as positions in the policy's own set, not in a register: one row each in
- * cpuid.c's table. */
+ * cpuid_table.c. */
 enum cpu_feature {
     CPU_FPU,
     CPU_VME,
@@ -106,6 +106,10 @@ enum cpu_vendor { CPU_VENDOR_INTEL, CPU_VENDOR_AMD, CPU_VENDOR_OTHER };
 
 #define CPUID_LEAVES_MAX 64
 
+/* What the APIC timer counts before its divider, on every engine; also the "crystal" of
+ * leaf 0x15. */
+#define CPUID_APIC_BUS_HZ 1000000000u
+
 struct cpuid_policy {
     enum cpu_vendor vendor;
     uint8_t physical_bits, linear_bits;
@@ -129,6 +133,11 @@ struct cpuid_config {
  * known models. */
 int cpuid_policy_init(struct cpuid_policy *policy, const struct cpuid_config *config,
                       struct error *err);
+/* The same for another host than this one (x86/cpuid_host.h). */
+struct cpuid_host;
+int cpuid_policy_init_from(struct cpuid_policy *policy, const struct cpuid_config *config,
+                           const struct cpuid_host *host, struct error *err);
+
 static inline bool cpuid_has(const struct cpuid_policy *policy, enum cpu_feature feature)
 {
     return policy->features[feature / 64] >> (feature % 64) & 1;

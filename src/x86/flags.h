@@ -121,6 +121,7 @@ enum x86_vector_number {
 #define MSR_SPEC_CTRL       0x00000048u
 #define MSR_PRED_CMD        0x00000049u
 #define MSR_UCODE_REV       0x0000008bu
+#define MSR_PLATFORM_INFO   0x000000ceu
 #define MSR_MTRRCAP         0x000000feu
 #define MSR_SYSENTER_CS     0x00000174u
 #define MSR_SYSENTER_ESP    0x00000175u
@@ -150,3 +151,14 @@ enum x86_vector_number {
 #define MSR_GS_BASE         0xc0000101u
 #define MSR_KERNEL_GS_BASE  0xc0000102u
 #define MSR_TSC_AUX         0xc0000103u
+
+/* AMD's (PPR of family 19h, and APM 2 appendix A). */
+#define MSR_AMD_SYSCFG         0xc0010010u
+#define MSR_AMD_HWCR           0xc0010015u
+#define MSR_AMD_TOP_MEM        0xc001001au
+#define MSR_AMD_TOP_MEM2       0xc001001du
+#define MSR_AMD_NB_CFG         0xc001001fu
+#define MSR_AMD_INT_PENDING    0xc0010055u
+#define MSR_AMD_MMIO_CONF_BASE 0xc0010058u
+#define MSR_AMD_DE_CFG         0xc0011029u
+#define MSR_AMD_BU_CFG2        0xc001102au

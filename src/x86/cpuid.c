@@ -1,0 +1,286 @@
+#include "x86/cpuid.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/scope.h"
+#include "x86/cpuid_host.h"
+#include "x86/cpuid_leaf.h"
+#include "x86/cpuid_table.h"
+
+#define APIC_GLOBAL_ENABLE (1ull << 11)
+#define CPUS_MAX           255u /* xAPIC IDs have 8 bits, and 255 is the broadcast */
+
+/* A named model is an x86-64 level of the psABI; level 0 takes what the host has. */
+struct model {
+    const char *name;
+    unsigned level;
+};
+
+static const struct model models[] = {
+    {"host", 0},
+    {"x86-64-v1", 1},
+    {"x86-64-v2", 2},
+    {"x86-64-v3", 3},
+};
+
+static const struct model *find_model(const char *name, struct error *err)
+{
+    for (unsigned i = 0; i < array_size(models); i++) {
+        if (!name || strcmp(models[i].name, name) == 0) {
+            return &models[i];
+        }
+    }
+    fail_plain(
+        err, EINVAL,
+        "unknown CPU model '%s': the known ones are host, x86-64-v1, x86-64-v2 and "
+        "x86-64-v3",
+        name);
+    return NULL;
+}
+
+static enum cpu_vendor host_vendor(const struct cpuid_host *host)
+{
+    uint32_t out[4];
+    char name[13] = "";
+    cpuid_host_read(host, 0, 0, out);
+    memcpy(name, &out[1], 4);
+    memcpy(name + 4, &out[3], 4);
+    memcpy(name + 8, &out[2], 4);
+    if (strcmp(name, "GenuineIntel") == 0) {
+        return CPU_VENDOR_INTEL;
+    }
+    bool is_amd = strcmp(name, "AuthenticAMD") == 0 || strcmp(name, "HygonGenuine") == 0;
+    return is_amd ? CPU_VENDOR_AMD : CPU_VENDOR_OTHER;
+}
+
+static bool host_has(const struct cpuid_host *host, const struct cpuid_feature_row *row)
+{
+    uint32_t out[4];
+    cpuid_host_read(host, row->leaf, row->subleaf, out);
+    return out[row->reg] >> row->bit & 1;
+}
+
+static void set_feature(struct cpuid_policy *policy, unsigned feature, bool value)
+{
+    uint64_t mask = 1ull << (feature % 64);
+    if (value) {
+        policy->features[feature / 64] |= mask;
+    } else {
+        policy->features[feature / 64] &= ~mask;
+    }
+}
+
+static bool is_candidate(const struct cpuid_policy *policy, const struct cpuid_host *host,
+                         unsigned feature, unsigned level)
+{
+    const struct cpuid_feature_row *row = &cpuid_features[feature];
+    if (row->amd_only && policy->vendor != CPU_VENDOR_AMD) {
+        return false;
+    }
+    switch (feature) {
+    case CPU_HTT: /* APM 3 E.3.2, SDM 2A: several logical processors per package */
+    case CPU_CMP_LEGACY:
+        return policy->cpus > 1;
+    case CPU_AVX: { /* also needs the host's kernel to keep the state */
+        const uint64_t state = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
+        if ((host->xcr0 & state) != state) {
+            return false;
+        }
+        break;
+    }
+    case CPU_XSAVE:
+        if (host->xcr0 == 0) {
+            return false;
+        }
+        break;
+    default:
+        break;
+    }
+    switch (row->provider) {
+    case CPUID_OURS:
+        return true;
+    case CPUID_HOST:
+        return host_has(host, row) && (level == 0 || (row->level && row->level <= level));
+    default:
+        return false;
+    }
+}
+
+/* Drops what needs something that is not there, until nothing more falls. */
+static void enforce_dependencies(struct cpuid_policy *policy)
+{
+    bool changed;
+    do {
+        changed = false;
+        for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++) {
+            if (cpuid_has(policy, (enum cpu_feature)i) &&
+                !cpuid_has(policy, cpuid_features[i].needs)) {
+                set_feature(policy, i, false);
+                changed = true;
+            }
+        }
+    } while (changed);
+}
+
+/* Every model stands on level 1; a named one on its own level. */
+static int check_level(const struct cpuid_policy *policy, const struct model *model,
+                       struct error *err)
+{
+    unsigned level = model->level ? model->level : 1;
+    for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++) {
+        const struct cpuid_feature_row *row = &cpuid_features[i];
+        if (row->level && row->level <= level &&
+            !cpuid_has(policy, (enum cpu_feature)i)) {
+            return fail_plain(err, ENOTSUP,
+                              "CPU model %s needs %s, which this host lacks", model->name,
+                              row->name);
+        }
+    }
+    return 0;
+}
+
+static uint8_t host_physical_bits(const struct cpuid_host *host)
+{
+    uint32_t out[4];
+    cpuid_host_read(host, 0x80000008, 0, out);
+    unsigned bits = out[0] & 0xff;
+    return (uint8_t)(bits < 36 ? 36 : bits > 52 ? 52 : bits);
+}
+
+static void make_brand(const struct cpuid_host *host, const struct model *model,
+                       char brand[48])
+{
+    memset(brand, 0, 48);
+    if (model->level) {
+        snprintf(brand, 48, "Doppel %s processor", model->name);
+        return;
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        uint32_t out[4];
+        cpuid_host_read(host, 0x80000002 + i, 0, out);
+        memcpy(brand + 16 * i, out, 16);
+    }
+}
+
+int cpuid_policy_init_from(struct cpuid_policy *policy, const struct cpuid_config *config,
+                           const struct cpuid_host *host, struct error *err)
+{
+    const struct model *model = find_model(config->model, err);
+    if (!model) {
+        return -EINVAL;
+    }
+    if (config->cpus == 0 || config->cpus > CPUS_MAX) {
+        return fail_plain(err, EINVAL, "%u processors: the range is 1 to %u",
+                          config->cpus, CPUS_MAX);
+    }
+    *policy = (struct cpuid_policy){
+        .vendor = host_vendor(host),
+        .physical_bits = host_physical_bits(host),
+        .linear_bits = 48,
+        .tsc_khz = config->tsc_khz ? config->tsc_khz : cpuid_host_tsc_khz(),
+        .cpus = config->cpus,
+    };
+    for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++) {
+        set_feature(policy, i, is_candidate(policy, host, i, model->level));
+    }
+    enforce_dependencies(policy);
+    int result = check_level(policy, model, err);
+    if (result < 0) {
+        return result;
+    }
+    policy->xcr0_valid = !cpuid_has(policy, CPU_XSAVE) ? 0
+                         : cpuid_has(policy, CPU_AVX)
+                             ? X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX
+                             : X86_XCR0_X87 | X86_XCR0_SSE;
+    char brand[48];
+    make_brand(host, model, brand);
+    cpuid_build_leaves(policy, host, brand);
+    return 0;
+}
+
+int cpuid_policy_init(struct cpuid_policy *policy, const struct cpuid_config *config,
+                      struct error *err)
+{
+    struct cpuid_host host;
+    cpuid_host_init(&host);
+    return cpuid_policy_init_from(policy, config, &host, err);
+}
+
+static const struct cpuid_leaf *find_leaf(const struct cpuid_policy *policy,
+                                          uint32_t leaf, uint32_t subleaf)
+{
+    for (unsigned i = 0; i < policy->leaf_count; i++) {
+        const struct cpuid_leaf *row = &policy->leaf[i];
+        if (row->leaf == leaf && (!row->has_subleaves || row->subleaf == subleaf)) {
+            return row;
+        }
+    }
+    return NULL;
+}
+
+/* The last leaf of the range that the leaf belongs to, or 0 if there is no such range. */
+static uint32_t range_last(const struct cpuid_policy *policy, uint32_t leaf)
+{
+    const struct cpuid_leaf *first = find_leaf(policy, leaf & 0xffff0000u, 0);
+    return first ? first->eax : 0;
+}
+
+/* SDM 2A: beyond the last leaf an Intel processor answers as for its last basic leaf, an
+ * AMD one with zeros. A hypervisor's range is ours, and ends in zeros. */
+static uint32_t effective_leaf(const struct cpuid_policy *policy, uint32_t leaf)
+{
+    bool is_hypervisor = leaf >> 28 == 4;
+    if (policy->vendor == CPU_VENDOR_INTEL && !is_hypervisor &&
+        leaf > range_last(policy, leaf)) {
+        return range_last(policy, 0);
+    }
+    return leaf;
+}
+
+/* The bits that depend on the processor's state. */
+static void adjust(const struct cpuid_policy *policy, const struct x86_state *state,
+                   uint32_t apic_id, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    const uint32_t apic = 1u << 9, osxsave = 1u << 27;
+    const bool apic_enabled = state->apic_base & APIC_GLOBAL_ENABLE;
+    switch (leaf) {
+    case 1:
+        out[1] |= apic_id << 24;
+        out[2] |= state->cr4 & X86_CR4_OSXSAVE ? osxsave : 0;
+        out[3] &= apic_enabled ? ~0u : ~apic;
+        break;
+    case 0xb:
+        out[2] = (out[2] & ~0xffu) | (subleaf & 0xff);
+        out[3] = apic_id;
+        break;
+    case 0xd:
+        if (policy->xcr0_valid && subleaf == 0) {
+            out[1] = cpuid_xsave_size(state->xcr0);
+        } else if (cpuid_has(policy, CPU_XSAVEC) && subleaf == 1) {
+            out[1] = cpuid_xsave_size(state->xcr0 | state->xss);
+        }
+        break;
+    case 0x80000001:
+        out[3] &= apic_enabled ? ~0u : ~apic;
+        break;
+    default:
+        break;
+    }
+}
+
+void cpuid_execute(const struct cpuid_policy *policy, const struct x86_state *state,
+                   uint32_t apic_id, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    leaf = effective_leaf(policy, leaf);
+    const struct cpuid_leaf *row = find_leaf(policy, leaf, subleaf);
+    memset(out, 0, 4 * sizeof(out[0]));
+    if (row) {
+        out[0] = row->eax;
+        out[1] = row->ebx;
+        out[2] = row->ecx;
+        out[3] = row->edx;
+    }
+    adjust(policy, state, apic_id, leaf, subleaf, out);
+}

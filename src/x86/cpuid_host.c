@@ -1,0 +1,122 @@
+#include "x86/cpuid_host.h"
+
+#include <cpuid.h>
+#include <stdbool.h>
+#include <string.h>
+#include <time.h>
+#include <x86intrin.h>
+
+#include "base/clock.h"
+#include "x86/cpuid.h"
+
+static void read_processor(const struct cpuid_host *host, uint32_t leaf, uint32_t subleaf,
+                           uint32_t out[4])
+{
+    __cpuid_count(leaf, subleaf, out[0], out[1], out[2], out[3]);
+}
+
+static uint64_t read_xcr0(void)
+{
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+void cpuid_host_init(struct cpuid_host *host)
+{
+    uint32_t out[4];
+    host->read = read_processor;
+    read_processor(host, 1, 0, out);
+    host->xcr0 = out[2] & bit_OSXSAVE ? read_xcr0() : 0;
+}
+
+void cpuid_host_read(const struct cpuid_host *host, uint32_t leaf, uint32_t subleaf,
+                     uint32_t out[4])
+{
+    /* The first leaf of each range tells its last. Beyond it Intel repeats another. */
+    host->read(host, leaf & 0xffff0000u, 0, out);
+    if (leaf > out[0]) {
+        memset(out, 0, 4 * sizeof(out[0]));
+        return;
+    }
+    host->read(host, leaf, subleaf, out);
+}
+
+/* The rate as a hypervisor below us tells it (its leaf 0x40000010), or 0. */
+static uint32_t khz_from_hypervisor(const struct cpuid_host *host)
+{
+    uint32_t out[4];
+    cpuid_host_read(host, 1, 0, out);
+    if (!(out[2] >> 31)) {
+        return 0;
+    }
+    cpuid_host_read(host, 0x40000010, 0, out);
+    return out[0];
+}
+
+/* SDM 3B 18.7.3: crystal clock times ratio. Without the crystal's rate it says too
+ * little; leaf 0x16 knows only full megahertz, which a measurement betters. */
+static uint32_t khz_from_crystal(const struct cpuid_host *host)
+{
+    uint32_t out[4];
+    cpuid_host_read(host, 0x15, 0, out);
+    if (out[0] == 0 || out[1] == 0 || out[2] == 0) {
+        return 0;
+    }
+    return (uint32_t)(scale_u64(out[2], out[1], out[0]) / 1000);
+}
+
+struct instant {
+    uint64_t tsc, ns;
+};
+
+/* Both clocks at one moment: of several attempts the one that took the least time, so
+ * that an interruption between the two does not count. */
+static struct instant sample(void)
+{
+    struct instant best = {0};
+    uint64_t best_cycles = UINT64_MAX;
+    for (int i = 0; i < 8; i++) {
+        uint64_t before = __rdtsc();
+        uint64_t ns = clock_host_ns();
+        uint64_t cycles = __rdtsc() - before;
+        if (cycles < best_cycles) {
+            best_cycles = cycles;
+            best = (struct instant){.tsc = before + cycles / 2, .ns = ns};
+        }
+    }
+    return best;
+}
+
+static uint32_t khz_measured(void)
+{
+    const struct timespec wait = {.tv_nsec = 2000000};
+    struct instant first = sample();
+    nanosleep(&wait, NULL);
+    struct instant last = sample();
+    return (uint32_t)scale_u64(last.tsc - first.tsc, 1000000, last.ns - first.ns);
+}
+
+static bool is_sane(uint32_t khz)
+{
+    return khz >= 100000 && khz <= 10000000;
+}
+
+uint32_t cpuid_host_tsc_khz(void)
+{
+    static _Atomic uint32_t cached;
+    uint32_t khz = cached;
+    if (khz == 0) {
+        struct cpuid_host host;
+        cpuid_host_init(&host);
+        khz = khz_from_hypervisor(&host);
+        if (!is_sane(khz)) {
+            khz = khz_from_crystal(&host);
+        }
+        if (!is_sane(khz)) {
+            khz = khz_measured();
+        }
+        cached = khz;
+    }
+    return khz;
+}
