@@ -7,10 +7,7 @@
 #include "base/nearest.h"
 
 const struct command *const command_table[] = {
-    &help_command,
-    &version_command,
-    &completion_command,
-    NULL,
+    &doctor_command, &help_command, &version_command, &completion_command, NULL,
 };
 
 const struct command *command_find(const char *name)
