@@ -192,7 +192,6 @@ static void pm_loaded(struct device *device)
     pm->control &= CONTROL_KEPT;
     pm->carries &= UINT64_MAX >> CARRY_SHIFT;
     arm_carry(pm);
-    sync_timer(pm);
     update_sci(pm);
 }
 
