@@ -17,6 +17,14 @@
 
 #include "base/log.h"
 
+enum vm_status vm_get_status(struct vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    enum vm_status status = vm->status;
+    pthread_mutex_unlock(&vm->lock);
+    return status;
+}
+
 static bool is_gate_closed_locked(struct vm *vm)
 {
     return vm->gate_holds > 0 || atomic_load(&vm->request_pending);
@@ -107,21 +115,18 @@ static int start_threads_locked(struct vm *vm, struct error *err)
 
 int vm_start(struct vm *vm, struct error *err)
 {
-    if (vm->boot) {
-        int result = vm->boot(vm->boot_opaque, vm, err);
-        if (result < 0) {
-            return result;
-        }
-    }
-    pthread_mutex_lock(&vm->lock);
-    if (vm->status != VM_CREATED) {
-        pthread_mutex_unlock(&vm->lock);
+    if (vm_get_status(vm) != VM_CREATED) {
         return fail_plain(err, EINVAL, "the VM has been started before");
     }
+    int result = vm->boot ? vm->boot(vm->boot_opaque, vm, err) : 0;
+    if (result < 0) {
+        return result;
+    }
+    pthread_mutex_lock(&vm->lock);
     vm->status = VM_RUNNING;
     vm->started_ns = clock_host_ns();
     clock_resume(&vm->clock);
-    int result = start_threads_locked(vm, err);
+    result = start_threads_locked(vm, err);
     pthread_mutex_unlock(&vm->lock);
     if (result < 0) {
         vm_stop(vm);
@@ -141,6 +146,15 @@ static int reset_parked(struct vm *vm, struct error *err)
     return vm->boot ? vm->boot(vm->boot_opaque, vm, err) : 0;
 }
 
+/* Requests for a reset from before everybody stood still ask for this very one. */
+static void drop_reset_requests(struct vm *vm)
+{
+    pthread_mutex_lock(&vm->request_lock);
+    vm->reset_requested = false;
+    atomic_store(&vm->request_pending, vm->requested_end.reason != VM_END_NONE);
+    pthread_mutex_unlock(&vm->request_lock);
+}
+
 /* In the event loop's thread, which alone stops a VM: it cannot stop meanwhile. */
 static void vm_reset(struct vm *vm)
 {
@@ -155,6 +169,7 @@ static void vm_reset(struct vm *vm)
     }
     pthread_mutex_unlock(&vm->lock);
 
+    drop_reset_requests(vm);
     struct error err = {0};
     if (reset_parked(vm, &err) < 0) {
         vm_request_end(vm, VM_END_ERROR, 0, err.message);
@@ -183,10 +198,11 @@ static void serve_requests(void *opaque)
     atomic_store(&vm->request_pending, false);
     pthread_mutex_unlock(&vm->request_lock);
 
-    if (end.reason != VM_END_NONE) {
+    bool is_alive = vm_get_status(vm) != VM_STOPPED;
+    if (is_alive && end.reason != VM_END_NONE) {
         set_stopped(vm, &end);
         loop_stop(vm->loop);
-    } else if (is_reset) {
+    } else if (is_alive && is_reset) {
         vm_reset(vm);
     }
 
@@ -297,17 +313,9 @@ void vm_resume(struct vm *vm)
     pthread_mutex_unlock(&vm->lock);
 }
 
-static bool is_stopped(struct vm *vm)
-{
-    pthread_mutex_lock(&vm->lock);
-    bool stopped = vm->status == VM_STOPPED;
-    pthread_mutex_unlock(&vm->lock);
-    return stopped;
-}
-
 struct vm_end vm_run(struct vm *vm)
 {
-    while (!is_stopped(vm)) {
+    while (vm_get_status(vm) != VM_STOPPED) {
         loop_run(vm->loop);
         serve_requests(vm);
     }

@@ -140,6 +140,9 @@ int vm_start(struct vm *vm, struct error *err);
  * joined when it returns. */
 struct vm_end vm_run(struct vm *vm);
 
+/* Any thread. */
+enum vm_status vm_get_status(struct vm *vm);
+
 /* From any thread, devices included (with their locks held); carried out by the event
  * loop. */
 void vm_request_end(struct vm *vm, enum vm_end_reason reason, int value,
