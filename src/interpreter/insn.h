@@ -101,10 +101,12 @@ extern const struct insn_row insn_rows_push[];  /* push.c: PUSH, POP */
 extern const struct insn_row insn_rows_stack[]; /* stack.c: ENTER, LEAVE, PUSHA, POPA */
 extern const struct insn_row
     insn_rows_string[]; /* string.c: MOVS..SCAS, INS, OUTS, with REP */
+extern const struct insn_row insn_rows_far[];       /* far.c: far jumps, calls, returns */
+extern const struct insn_row insn_rows_interrupt[]; /* interrupt.c: INT n, IRET.. */
+extern const struct insn_row insn_rows_syscall[];   /* syscall.c: SYSCALL, SYSRET.. */
 extern const struct insn_row
-    insn_rows_far[]; /* far.c: far transfers, INT n, IRET, SYSCALL.. */
-extern const struct insn_row
-    insn_rows_segment[]; /* segment.c: MOV/PUSH/POP sreg, LGDT.., LAR, LSL, VERR */
+    insn_rows_segment[]; /* segment.c: MOV/PUSH/POP sreg, LGDT.., SWAPGS */
+extern const struct insn_row insn_rows_selector[]; /* selector.c: LAR, LSL, VERR.. */
 extern const struct insn_row
     insn_rows_system[]; /* system.c: MSR, CPUID, HLT, IN/OUT, INVLPG, NOP.. */
 extern const struct insn_row insn_rows_control[]; /* control.c: CR, DR, XCR0 */

@@ -62,6 +62,14 @@ void transfer_drop_data_segments(struct cpu *cpu);
  * the limit elsewhere; #GP(0) if not. */
 bool transfer_check_target(struct cpu *cpu, const struct x86_segment *code,
                            uint64_t offset);
+/* The code segment and offset that RET or IRET return to; nothing is loaded. */
+bool transfer_check_return(struct cpu *cpu, uint16_t selector, uint64_t offset,
+                           struct x86_segment *code);
+/* The stack they return to, at level cpl with that code: null SS where 64-bit code may
+ * have it. Nothing is loaded. */
+bool transfer_check_return_stack(struct cpu *cpu, uint16_t selector, uint64_t rsp,
+                                 const struct x86_segment *code, unsigned cpl,
+                                 struct transfer_stack *stack);
 /* Sets CS (and the CPL) to an already checked code segment; SS's DPL follows. */
 void transfer_set_cs(struct cpu *cpu, const struct x86_segment *code, unsigned cpl);
 

@@ -1,0 +1,262 @@
+/* Software interrupts and the return from interrupts: SDM 2A "INT n", "IRET", "BOUND". */
+
+#include "base/log.h"
+#include "interpreter/event.h"
+#include "interpreter/operation.h"
+#include "interpreter/transfer.h"
+
+/* ---- INT n, INT3, INT1, INTO, BOUND ---- */
+
+/* imm: the vector, aux: enum x86_event_type. */
+static const struct insn *exec_int(struct cpu *cpu, const struct insn *insn)
+{
+    bool is_vm86 = cpu->state.rflags & X86_FLAG_VM;
+    unsigned iopl = (cpu->state.rflags & X86_FLAG_IOPL) >> X86_FLAG_IOPL_SHIFT;
+    if (is_vm86 && iopl < 3 && insn->aux == X86_EVENT_SOFTWARE) {
+        return insn_raise(cpu, insn, X86_GP, 0);
+    }
+    const struct x86_event event = {
+        .vector = (uint8_t)insn->imm,
+        .type = insn->aux,
+        .length = insn->length,
+    };
+    cpu->rip = operation_next_rip(cpu, insn);
+    event_deliver(cpu, &event, 0);
+    return insn_leave_to(cpu, insn, cpu->rip);
+}
+
+static const struct insn *exec_into(struct cpu *cpu, const struct insn *insn)
+{
+    return cpu->arith & ARITH_OF ? exec_int(cpu, insn) : insn_leave(cpu, insn);
+}
+
+/* Signed bounds, the lower first. */
+OPERATION(bound)
+{
+    unsigned size = insn->aux;
+    uint8_t pair[8];
+    if (!access_read(cpu, insn_address(cpu, insn), pair, 2 * size)) {
+        return false;
+    }
+    unsigned shift = 64 - size * 8;
+    int64_t index = (int64_t)(reg_read(cpu, insn->dst, size) << shift);
+    int64_t lower = (int64_t)(access_host_load(pair, size) << shift);
+    int64_t upper = (int64_t)(access_host_load(pair + size, size) << shift);
+    return (index >= lower && index <= upper) || cpu_raise(cpu, X86_BR, 0);
+}
+
+/* ---- IRET ---- */
+
+/* In the order in which they lie on the stack. */
+enum frame_slot {
+    FRAME_RIP,
+    FRAME_CS,
+    FRAME_FLAGS,
+    FRAME_RSP,
+    FRAME_SS,
+    FRAME_ES,
+    FRAME_DS,
+    FRAME_FS,
+    FRAME_GS,
+    FRAME_SLOTS,
+};
+
+/* The flags that IRET may change at this level. RF would hold for the next instruction
+ * only, and nothing looks at it there. */
+static uint64_t writable_flags(const struct cpu *cpu, unsigned size)
+{
+    unsigned iopl = (cpu->state.rflags & X86_FLAG_IOPL) >> X86_FLAG_IOPL_SHIFT;
+    uint64_t writable = X86_FLAGS_ARITH | X86_FLAG_TF | X86_FLAG_DF | X86_FLAG_NT |
+                        X86_FLAG_AC | X86_FLAG_ID;
+    if (cpu->cpl <= iopl) {
+        writable |= X86_FLAG_IF;
+    }
+    if (cpu->cpl == 0) {
+        writable |= X86_FLAG_IOPL;
+        writable |= cpu->is_protected ? X86_FLAG_VIF | X86_FLAG_VIP : 0;
+    }
+    return size == 2 ? writable & 0xffff : writable;
+}
+
+static void load_flags(struct cpu *cpu, uint64_t flags, uint64_t writable)
+{
+    uint64_t kept = cpu_rflags(cpu) & ~(writable | X86_FLAG_RF);
+    cpu_set_rflags(cpu, kept | (flags & writable));
+}
+
+static bool return_real(struct cpu *cpu, unsigned size)
+{
+    bool is_vm86 = cpu->state.rflags & X86_FLAG_VM;
+    uint64_t writable = writable_flags(cpu, size);
+    if (is_vm86 && !(writable & X86_FLAG_IF)) { /* IOPL < 3 */
+        return cpu_raise(cpu, X86_GP, 0);
+    }
+    struct transfer_stack stack = transfer_current_stack(cpu);
+    uint64_t frame[3];
+    if (!transfer_peek(cpu, &stack, frame, 3, size)) {
+        return false;
+    }
+    struct x86_segment code =
+        transfer_real_segment(cpu, X86_CS, (uint16_t)frame[FRAME_CS]);
+    if (!transfer_check_target(cpu, &code, frame[FRAME_RIP])) {
+        return false;
+    }
+    transfer_set_rsp(cpu, stack.rsp + 3u * size, stack.bits);
+    transfer_set_cs(cpu, &code, cpu->cpl);
+    load_flags(cpu, frame[FRAME_FLAGS], writable);
+    cpu->rip = frame[FRAME_RIP];
+    return true;
+}
+
+/* SDM 3A 20.2.3: to virtual-8086 mode. */
+static bool return_vm86(struct cpu *cpu, const uint64_t *frame)
+{
+    static const struct {
+        enum x86_segment_register reg;
+        enum frame_slot slot;
+    } segments[] = {{X86_ES, FRAME_ES}, {X86_CS, FRAME_CS}, {X86_SS, FRAME_SS},
+                    {X86_DS, FRAME_DS}, {X86_FS, FRAME_FS}, {X86_GS, FRAME_GS}};
+    if (frame[FRAME_RIP] > 0xffff) {
+        return cpu_raise(cpu, X86_GP, 0);
+    }
+    cpu_set_rflags(cpu, frame[FRAME_FLAGS] & ~(uint64_t)X86_FLAG_RF);
+    for (unsigned i = 0; i < sizeof(segments) / sizeof(segments[0]); i++) {
+        cpu->state.seg[segments[i].reg] = transfer_real_segment(
+            cpu, segments[i].reg, (uint16_t)frame[segments[i].slot]);
+    }
+    cpu->reg[X86_RSP] = (uint32_t)frame[FRAME_RSP];
+    cpu_update_mode(cpu);
+    cpu->rip = frame[FRAME_RIP];
+    return true;
+}
+
+static bool return_protected(struct cpu *cpu, unsigned size)
+{
+    if (cpu->state.rflags & X86_FLAG_NT) {
+        if (!cpu->is_long) {
+            log_guest("IRET with NT set: task switches are not supported");
+        }
+        return cpu_raise(cpu, X86_GP, 0);
+    }
+    struct transfer_stack stack = transfer_current_stack(cpu);
+    uint64_t frame[FRAME_SLOTS];
+    /* 64-bit mode always pops SS:RSP. */
+    unsigned count = cpu->is_long64 ? 5 : 3;
+    if (!transfer_peek(cpu, &stack, frame, count, size)) {
+        return false;
+    }
+    uint64_t flags = frame[FRAME_FLAGS];
+    if (flags & X86_FLAG_VM && size == 4 && cpu->cpl == 0 && !cpu->is_long) {
+        return transfer_peek(cpu, &stack, frame, FRAME_SLOTS, size) &&
+               return_vm86(cpu, frame);
+    }
+
+    struct x86_segment code;
+    unsigned rpl = X86_SELECTOR_RPL(frame[FRAME_CS]);
+    if (!transfer_check_return(cpu, (uint16_t)frame[FRAME_CS], frame[FRAME_RIP], &code)) {
+        return false;
+    }
+    bool is_outer = rpl > cpu->cpl;
+    uint64_t writable = writable_flags(cpu, size);
+    if (is_outer || cpu->is_long64) {
+        struct transfer_stack outer = stack;
+        if ((count == 3 && !transfer_peek(cpu, &stack, frame, 5, size)) ||
+            !transfer_check_return_stack(cpu, (uint16_t)frame[FRAME_SS], frame[FRAME_RSP],
+                                         &code, rpl, &outer)) {
+            return false;
+        }
+        transfer_set_stack(cpu, &outer);
+    } else {
+        transfer_set_rsp(cpu, stack.rsp + 3u * size, stack.bits);
+    }
+    transfer_set_cs(cpu, &code, rpl);
+    load_flags(cpu, flags, writable);
+    if (is_outer) {
+        transfer_drop_data_segments(cpu);
+    }
+    cpu->rip = frame[FRAME_RIP];
+    return true;
+}
+
+OPERATION(iret)
+{
+    /* SDM 3A 6.7.1: NMIs are accepted again, even if this IRET faults. */
+    if (cpu->state.nmi_blocked) {
+        cpu->state.nmi_blocked = false;
+        cpu_set_attention(cpu);
+    }
+    return cpu->is_protected ? return_protected(cpu, insn->size)
+                             : return_real(cpu, insn->size);
+}
+
+static const struct insn *exec_iret(struct cpu *cpu, const struct insn *insn)
+{
+    return iret(cpu, insn) ? insn_leave_to(cpu, insn, cpu->rip) : insn_fault(cpu, insn);
+}
+
+HANDLER(bound)
+
+/* ---- Rows ---- */
+
+static insn_exec *const int_routines[] = {exec_int};
+static insn_exec *const into_routines[] = {exec_into};
+static insn_exec *const iret_routines[] = {exec_iret};
+
+static bool bind_int(struct binding *binding, const struct insn_row *row,
+                     struct insn *insn)
+{
+    static const struct {
+        ZydisMnemonic mnemonic;
+        uint8_t vector;
+        enum x86_event_type type;
+    } forms[] = {
+        {ZYDIS_MNEMONIC_INT1, X86_DB, X86_EVENT_PRIVILEGED_SOFTWARE},
+        {ZYDIS_MNEMONIC_INT3, X86_BP, X86_EVENT_SOFTWARE_EXCEPTION},
+        {ZYDIS_MNEMONIC_INTO, X86_OF, X86_EVENT_SOFTWARE_EXCEPTION},
+    };
+    insn->exec = row->exec[0];
+    insn->aux = X86_EVENT_SOFTWARE;
+    insn->imm = binding->operand[0].imm.value.u & 0xff;
+    for (unsigned i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+        if (forms[i].mnemonic == row->mnemonic) {
+            insn->aux = forms[i].type;
+            insn->imm = forms[i].vector;
+        }
+    }
+    return true;
+}
+
+static bool bind_iret(struct binding *binding, const struct insn_row *row,
+                      struct insn *insn)
+{
+    insn->exec = row->exec[0];
+    insn->size = binding->decoded->operand_width / 8;
+    return true;
+}
+
+static bool bind_bound(struct binding *binding, const struct insn_row *row,
+                       struct insn *insn)
+{
+    insn->exec = row->exec[0];
+    insn->dst = bind_register(binding->operand[0].reg.value);
+    bind_memory(binding, insn, &binding->operand[1]);
+    insn->aux = (uint8_t)(binding->operand[0].size / 8);
+    return true;
+}
+
+#define ROW(name, bind, routines, flags)                                     \
+    {                                                                        \
+        ZYDIS_MNEMONIC_##name, INSN_CONTROL_SENSITIVE, bind, routines, flags \
+    }
+
+const struct insn_row insn_rows_interrupt[] = {
+    ROW(INT, bind_int, int_routines, ROW_ENDS_BLOCK),
+    ROW(INT1, bind_int, int_routines, ROW_ENDS_BLOCK),
+    ROW(INT3, bind_int, int_routines, ROW_ENDS_BLOCK),
+    ROW(INTO, bind_int, into_routines, ROW_ENDS_BLOCK),
+    ROW(IRET, bind_iret, iret_routines, ROW_ENDS_BLOCK),
+    ROW(IRETD, bind_iret, iret_routines, ROW_ENDS_BLOCK),
+    ROW(IRETQ, bind_iret, iret_routines, ROW_ENDS_BLOCK),
+    {ZYDIS_MNEMONIC_BOUND, INSN_INNOCUOUS, bind_bound, bound_routines, 0},
+    {0},
+};
