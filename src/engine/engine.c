@@ -4,7 +4,10 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "engine/interp/interp.h"
+
 const struct engine_ops *const engine_table[] = {
+    &engine_interp,
     NULL,
 };
 
