@@ -76,7 +76,6 @@ struct acpi_fadt { /* 5.2.9, table 5.9 */
 _Static_assert(sizeof(struct acpi_fadt) == 276, "FADT revision 6");
 
 #define BOOT_LEGACY_DEVICES  (1u << 0)
-#define BOOT_8042            (1u << 1)
 #define BOOT_NO_VGA          (1u << 2)
 #define BOOT_NO_ASPM         (1u << 4)
 
@@ -226,7 +225,8 @@ static uint64_t put_fadt(struct builder *builder, uint64_t facs, uint64_t dsdt)
         .c3_latency = LATENCY_NO_C3,
         .century = CMOS_CENTURY,
         .boot_architecture = BOOT_LEGACY_DEVICES | BOOT_NO_VGA | BOOT_NO_ASPM,
-        .flags = FADT_WBINVD | FADT_PROC_C1 | FADT_NO_SLEEP_BUTTON | FADT_RESET,
+        .flags = FADT_WBINVD | FADT_PROC_C1 | FADT_NO_SLEEP_BUTTON | FADT_TIMER_32BIT |
+                 FADT_RESET,
         .reset = io_address(PORT_RESET, 1),
         .reset_value = RESET_VALUE,
         .minor_revision = 5,

@@ -1,0 +1,33 @@
+#pragma once
+/*
+ * The board of a PC-like machine: its memory, the devices that it always has and the
+ * wires between them, and the firmware's part of starting it (tables, kernel, entry
+ * state). Machines add their own devices to it. It belongs to the VM, as its first
+ * device.
+ */
+
+#include "machine/machine.h"
+
+struct board;
+
+/* Adds memory, devices and the boot hook to a fresh VM. The VM owns the board, also after
+ * a failure. */
+struct board *board_build(struct vm *vm, const struct machine_config *config,
+                          const struct console_port *console, struct error *err);
+/* The VM's board. */
+struct board *board_find(struct vm *vm);
+struct uart16550 *board_serial(struct board *board);
+
+/* The frames that a board of that RAM needs, in bytes, for vm_config.memory_limit. */
+uint64_t board_memory_size(uint64_t ram);
+
+/* One row per device, for machine_describe. */
+struct board_device {
+    const char *name, *model;
+    uint64_t address; /* the first of its ports, or of its memory */
+    bool is_mmio;
+    int gsi;          /* -1: none */
+    bool is_optional; /* only with --debug-exit */
+};
+
+extern const struct board_device board_devices[]; /* ends with a NULL name */

@@ -1,0 +1,257 @@
+#include "machine/machine.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysinfo.h>
+
+#include "base/size.h"
+#include "device/pc/uart16550.h"
+#include "machine/board.h"
+#include "machine/kernel.h"
+#include "machine/memory_map.h"
+#include "machine/micro.h"
+
+const struct machine_type *const machine_table[] = {
+    &machine_micro,
+    NULL,
+};
+
+const struct machine_type *machine_find(const char *name)
+{
+    for (unsigned i = 0; machine_table[i]; i++) {
+        if (strcmp(machine_table[i]->name, name) == 0) {
+            return machine_table[i];
+        }
+    }
+    return NULL;
+}
+
+/* A configuration with every choice made. */
+struct resolved {
+    const struct machine_type *type;
+    const struct engine_ops *engine;
+    struct cpuid_policy cpuid;
+};
+
+static int check_memory(uint64_t memory, struct error *err)
+{
+    char text[SIZE_TEXT], limit[SIZE_TEXT];
+    size_format(memory, text);
+    if (memory < CONFIG_MEMORY_MIN) {
+        return fail_plain(err, EINVAL, "--memory %s: must be at least %s", text,
+                          size_format(CONFIG_MEMORY_MIN, limit));
+    }
+    if (memory % FRAME_SIZE) {
+        return fail_plain(err, EINVAL, "--memory %s: must be a multiple of 4K", text);
+    }
+    struct sysinfo info;
+    if (sysinfo(&info) < 0) {
+        return fail(err, errno, "--memory %s: cannot tell how much this host has", text);
+    }
+    uint64_t unit = info.mem_unit ? info.mem_unit : 1;
+    uint64_t ram = info.totalram * unit, swap = info.totalswap * unit;
+    if (memory > ram + swap) {
+        return fail_plain(err, ENOMEM,
+                          "--memory %s: this host has %" PRIu64 "M of RAM and %" PRIu64
+                          "M of swap",
+                          text, ram >> 20, swap >> 20);
+    }
+    return 0;
+}
+
+static int check_address_space(uint64_t memory, unsigned physical_bits, struct error *err)
+{
+    char text[SIZE_TEXT];
+    uint64_t low = memory_map_low_end(memory);
+    uint64_t end = memory > low ? MAP_HIGH_RAM + (memory - low) : low;
+    if (physical_bits < 64 && end > 1ull << physical_bits) {
+        return fail_plain(err, EINVAL,
+                          "--memory %s: the processor model has addresses of %u bits",
+                          size_format(memory, text), physical_bits);
+    }
+    return 0;
+}
+
+static int find_engine(const char *name, const struct engine_ops **engine,
+                       struct error *err)
+{
+    if (!name || strcmp(name, "auto") == 0) {
+        *engine = engine_choose(err);
+        return *engine ? 0 : -err->code;
+    }
+    *engine = engine_find(name);
+    if (!*engine) {
+        return fail_plain(err, EINVAL, "--engine %.64s: there is no such engine", name);
+    }
+    if ((*engine)->probe(err) < 0) {
+        return fail_within(err, "--engine %s", name);
+    }
+    return 0;
+}
+
+static int resolve(struct resolved *resolved, const struct machine_config *config,
+                   struct error *err)
+{
+    const char *machine = config->machine ? config->machine : machine_table[0]->name;
+    resolved->type = machine_find(machine);
+    if (!resolved->type) {
+        return fail_plain(err, EINVAL, "--machine %.64s: there is no such machine",
+                          machine);
+    }
+    if (config->cpus < 1 || config->cpus > VM_CPUS_MAX) {
+        return fail_plain(err, EINVAL, "--cpus %u: must be 1 to %d", config->cpus,
+                          VM_CPUS_MAX);
+    }
+    int result = check_memory(config->memory, err);
+    if (result < 0) {
+        return result;
+    }
+    if (!config->kernel) {
+        return fail_plain(err, EINVAL,
+                          "nothing to boot: give a kernel with --kernel FILE (a Linux "
+                          "bzImage or vmlinux, or a PVH ELF image)");
+    }
+    result = find_engine(config->engine, &resolved->engine, err);
+    if (result < 0) {
+        return result;
+    }
+    const struct cpuid_config cpuid = {.model = config->cpu_model, .cpus = config->cpus};
+    if (cpuid_policy_init(&resolved->cpuid, &cpuid, err) < 0) {
+        return fail_within(err, "--cpu %.64s",
+                           config->cpu_model ? config->cpu_model : "host");
+    }
+    return check_address_space(config->memory, resolved->cpuid.physical_bits, err);
+}
+
+struct vm *machine_new(const struct machine_config *config,
+                       const struct console_port *console, struct error *err)
+{
+    struct resolved resolved;
+    if (resolve(&resolved, config, err) < 0) {
+        return NULL;
+    }
+    const struct vm_config vm_config = {
+        .memory_limit = board_memory_size(config->memory),
+        .cpus = config->cpus,
+        .engine = resolved.engine,
+        .cpuid = resolved.cpuid,
+        .no_reboot = config->no_reboot,
+    };
+    struct vm *vm = vm_new(&vm_config, err);
+    if (vm && resolved.type->build(vm, config, console, err) < 0) {
+        vm_free(vm);
+        return NULL;
+    }
+    return vm;
+}
+
+unsigned machine_console_input(struct vm *vm, const uint8_t *data, unsigned size)
+{
+    return uart16550_input(board_serial(board_find(vm)), data, size);
+}
+
+void machine_console_ready(struct vm *vm)
+{
+    uart16550_ready(board_serial(board_find(vm)));
+}
+
+/* --- Description --- */
+
+static json_t *describe_boot(const struct machine_config *config, struct error *err)
+{
+    struct image image, initrd;
+    struct boot_probe probe;
+    if (image_open(&image, config->kernel, err) < 0) {
+        fail_within(err, "cannot boot %.200s", config->kernel);
+        return NULL;
+    }
+    const struct boot_protocol *protocol = kernel_detect(&image, &probe, err);
+    image_close(&image);
+    if (!protocol) {
+        fail_within(err, "cannot boot %.200s", config->kernel);
+        return NULL;
+    }
+    if (config->initrd) {
+        if (image_open(&initrd, config->initrd, err) < 0) {
+            fail_within(err, "--initrd %.200s", config->initrd);
+            return NULL;
+        }
+        image_close(&initrd);
+    }
+    return json_pack("{s:s, s:s, s:s?, s:s}", "kernel", config->kernel, "protocol",
+                     protocol->name, "initrd", config->initrd, "append",
+                     config->append ? config->append : "");
+}
+
+static json_t *describe_memory_map(uint64_t memory)
+{
+    struct map_entry entries[MAP_ENTRIES_MAX];
+    unsigned count = memory_map_build(memory, entries);
+    json_t *list = json_array();
+    for (unsigned i = 0; i < count; i++) {
+        json_array_append_new(
+            list, json_pack("{s:I, s:I, s:s}", "base", (json_int_t)entries[i].base,
+                            "size", (json_int_t)entries[i].size, "kind",
+                            entries[i].kind == MAP_KIND_RAM ? "ram" : "reserved"));
+    }
+    return list;
+}
+
+static json_t *describe_devices(const struct machine_config *config)
+{
+    json_t *list = json_array();
+    for (const struct board_device *device = board_devices; device->name; device++) {
+        if (device->is_optional && !config->debug_exit) {
+            continue;
+        }
+        json_t *entry =
+            json_pack("{s:s, s:s, s:I}", "name", device->name, "model", device->model,
+                      device->is_mmio ? "address" : "port", (json_int_t)device->address);
+        if (device->gsi >= 0) {
+            json_object_set_new(entry, "irq", json_integer(device->gsi));
+        }
+        json_array_append_new(list, entry);
+    }
+    return list;
+}
+
+static const char *console_name(enum console_kind kind)
+{
+    static const char *const names[] = {
+        [CONSOLE_STDIO] = "stdio",
+        [CONSOLE_NONE] = "none",
+        [CONSOLE_PTY] = "pty",
+        [CONSOLE_SOCKET] = "socket",
+    };
+    return names[kind];
+}
+
+char *machine_describe(const struct machine_config *config, struct error *err)
+{
+    struct resolved resolved;
+    if (resolve(&resolved, config, err) < 0) {
+        return NULL;
+    }
+    json_t *boot = describe_boot(config, err);
+    if (!boot) {
+        return NULL;
+    }
+    json_t *all = json_pack(
+        "{s:s?, s:s, s:s, s:i, s:s, s:I, s:o, s:s, s:s?, s:b, s:b, s:o, s:o}", "name",
+        config->name, "machine", resolved.type->name, "engine", resolved.engine->name,
+        "cpus", (int)config->cpus, "cpu", config->cpu_model ? config->cpu_model : "host",
+        "memory", (json_int_t)config->memory, "boot", boot, "console",
+        console_name(config->console), "console_path", config->console_path, "debug_exit",
+        config->debug_exit, "no_reboot", config->no_reboot, "memory_map",
+        describe_memory_map(config->memory), "devices", describe_devices(config));
+    char *text = all ? json_dumps(all, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
+    json_decref(all);
+    if (!text) {
+        /* jansson takes valid UTF-8 only; file names need not be. */
+        fail_plain(err, EINVAL, "a name or the command line is not valid UTF-8");
+    }
+    return text;
+}
