@@ -417,6 +417,8 @@ static void uart_reset(struct device *device)
     uart->overrun = 0;
     uart->tx_count = 0;
     uart->thre_pending = 0;
+    memset(uart->rx, 0, sizeof(uart->rx));
+    memset(uart->tx, 0, sizeof(uart->tx));
     rx_clear(uart);
     update_irq(uart);
 }
