@@ -222,13 +222,18 @@ static bool is_unaligned(ZydisMnemonic mnemonic)
     }
 }
 
-static uint8_t alignment_of(const ZydisDecodedInstruction *decoded, unsigned size)
+static uint8_t alignment_of(const ZydisDecodedInstruction *decoded, unsigned size,
+                            enum cpu_vendor vendor)
 {
     ZydisExceptionClass class = decoded->meta.exception_class;
     if (decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
         return class == ZYDIS_EXCEPTION_CLASS_AVX1 ? (size - 1) | NATIVE_STRICT : 0;
     }
     if (size != 16 || is_unaligned(decoded->mnemonic)) {
+        return 0;
+    }
+    /* AMD's processors do not ask it of SHA, Intel's do. */
+    if (decoded->meta.isa_set == ZYDIS_ISA_SET_SHA && vendor == CPU_VENDOR_AMD) {
         return 0;
     }
     return 15 | (class == ZYDIS_EXCEPTION_CLASS_SSE1 ? NATIVE_STRICT : 0);
@@ -285,7 +290,7 @@ static bool bind_operand(struct binding *binding, struct insn *insn, enum stub_g
         return false;
     }
     bind_memory(binding, insn, operand);
-    insn->aux = alignment_of(binding->decoded, insn->size);
+    insn->aux = alignment_of(binding->decoded, insn->size, binding->cpu->cpuid->vendor);
     insn->extra = (const void *)(uintptr_t)stub;
     insn->exec = is_store ? stores[gate] : loads[gate];
     return true;
