@@ -141,6 +141,7 @@ struct run {
     int signal_fd;
     int stats_fd;
     sigset_t signals_before;
+    char output_failure[256]; /* told by the console's thread; "" if none */
 };
 
 static unsigned guest_input(void *opaque, const uint8_t *data, unsigned size)
@@ -164,6 +165,7 @@ static void guest_quit(void *opaque)
 static void guest_failed(void *opaque, const char *message)
 {
     struct run *run = opaque;
+    snprintf(run->output_failure, sizeof(run->output_failure), "%s", message);
     vm_request_end(run->vm, VM_END_ERROR, 0, message);
 }
 
@@ -284,7 +286,13 @@ static int run_finish(struct run *run, const struct vm_end *end,
      * is waited for. */
     pthread_sigmask(SIG_SETMASK, &run->signals_before, NULL);
     console_flush(run->console, end->reason == VM_END_REQUEST);
+    console_stop(run->console);
     int status = end_status(end);
+    if (status == STATUS_OK && *run->output_failure) {
+        /* The guest was done before its last words could not be written. */
+        log_error("%s", run->output_failure);
+        status = STATUS_HOST_ERROR;
+    }
     if (run->stats_fd >= 0 && vm_write_exit_stats(run->vm, run->stats_fd, &err) < 0) {
         fail_within(&err, "--exit-stats %s", config->exit_stats);
         host_error(&err);
