@@ -129,9 +129,44 @@ static void test_ends_at_any_moment(void **state)
     }
 }
 
+/* Two vCPUs wake each other in turn, with nothing else that could wake them. */
+static void test_no_wake_up_is_lost(void **state)
+{
+    enum { ROUNDS = 5000 };
+    static const struct script_step ping[] = {
+        SCRIPT_APIC_SET(APIC_ICR2, 1u << 24),
+        SCRIPT_APIC_SET(APIC_ICR, 0x4040),
+        {.op = SCRIPT_HLT},
+        {.op = SCRIPT_REPEAT, .address = 1, .value = ROUNDS - 1},
+        SCRIPT_OUT(PORT_END, 1, 1),
+        {SCRIPT_END},
+    };
+    static const struct script_step pong[] = {
+        SCRIPT_APIC_SET(APIC_ICR2, 0),
+        {.op = SCRIPT_HLT},
+        SCRIPT_APIC_SET(APIC_ICR, 0x4041),
+        SCRIPT_BACK_TO(1),
+    };
+    struct vm_config config = script_config(2);
+    struct vm *vm = vm_made(&config);
+    recorder_add(vm, 0x100);
+    script_set(vm->vcpu[0]->engine, ping);
+    script_set(vm->vcpu[1]->engine, pong);
+    for (unsigned i = 0; i < 2; i++) {
+        struct lapic_effect effect = {0};
+        lapic_mmio_write(&vm->vcpu[i]->lapic, 0, APIC_SVR, 0x1ff, &effect);
+    }
+    assert_int_equal(vm_start(vm, NULL), 0);
+    assert_int_equal(vm_run(vm).reason, VM_END_DEBUG_EXIT);
+    assert_int_equal(script_interrupts(vm->vcpu[0]->engine, 0x41), ROUNDS);
+    assert_int_equal(script_interrupts(vm->vcpu[1]->engine, 0x40), ROUNDS);
+    vm_free(vm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_no_wake_up_is_lost),
         cmocka_unit_test(test_messages_pauses_and_resets),
         cmocka_unit_test(test_ends_at_any_moment),
     };
