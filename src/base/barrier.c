@@ -22,13 +22,11 @@ static long membarrier(int command)
     return syscall(SYS_membarrier, command, 0, 0);
 }
 
+/* The page is made in any case: a sandbox entered later may refuse the call from then on.
+ */
 static void prepare(void)
 {
-    has_membarrier = membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0 &&
-                     membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0;
-    if (has_membarrier) {
-        return;
-    }
+    has_membarrier = membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0;
     page_size = (size_t)sysconf(_SC_PAGESIZE);
     page =
         mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -55,7 +53,6 @@ void barrier_all_threads(void)
 {
     pthread_once(&once, prepare);
     atomic_thread_fence(memory_order_seq_cst);
-    /* A sandbox entered after the registration may refuse the call from then on. */
     if (!has_membarrier || membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0) {
         interrupt_by_mprotect();
     }
