@@ -7,7 +7,8 @@
 #include "base/nearest.h"
 
 const struct command *const command_table[] = {
-    &doctor_command, &help_command, &version_command, &completion_command, NULL,
+    &run_command,     &doctor_command,     &help_command,
+    &version_command, &completion_command, NULL,
 };
 
 const struct command *command_find(const char *name)

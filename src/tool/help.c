@@ -97,6 +97,14 @@ void help_command_print(const struct command *command, FILE *out)
     }
 }
 
+/* A bar would end the cell of a table. */
+static void markdown_cell(FILE *out, const char *text)
+{
+    for (; *text; text++) {
+        fprintf(out, "%s%c", *text == '|' ? "\\" : "", *text);
+    }
+}
+
 static void markdown_command(const struct command *command, FILE *out)
 {
     fprintf(out, "\n## doppel %s\n\n%s.\n\n```\n", command->name, command->summary);
@@ -111,7 +119,9 @@ static void markdown_command(const struct command *command, FILE *out)
         if (spec->kind != OPTION_LATER) {
             char name[64], text[512];
             describe_option(spec, name, sizeof(name), text, sizeof(text));
-            fprintf(out, "| `%s` | %s |\n", name, text);
+            fprintf(out, "| `%s` | ", name);
+            markdown_cell(out, text);
+            fputs(" |\n", out);
         }
     }
     fputs("| `--help` | show this text |\n", out);
