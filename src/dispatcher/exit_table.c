@@ -2,7 +2,6 @@
 
 #include <assert.h>
 #include <inttypes.h>
-#include <stdatomic.h>
 #include <x86intrin.h>
 
 #include "base/log.h"
@@ -80,21 +79,13 @@ static void (*const handlers[EXIT_REASON_COUNT])(struct vcpu *, struct vcpu_exit
     [EXIT_HYPERCALL] = exit_hypercall,
 };
 
-/* Only the vCPU's own thread adds, so no locked instruction is needed. */
-static void add(_Atomic uint64_t *counter, uint64_t value)
-{
-    uint64_t before = atomic_load_explicit(counter, memory_order_relaxed);
-    atomic_store_explicit(counter, before + value, memory_order_relaxed);
-}
-
 void vcpu_exit_handle(void *opaque, struct vcpu_exit *exit)
 {
     struct vcpu *vcpu = opaque;
     assert(exit->reason < EXIT_REASON_COUNT && handlers[exit->reason]);
-    struct exit_count *count = &vcpu->stats.exit[exit->reason];
     uint64_t start = __rdtsc();
     handlers[exit->reason](vcpu, exit);
     uint64_t ticks = __rdtsc() - start;
-    add(&count->count, 1);
-    add(&count->ns, (uint64_t)((unsigned __int128)ticks * vcpu->vm->tsc_to_ns >> 32));
+    vcpu_count(vcpu, exit->reason,
+               (uint64_t)((unsigned __int128)ticks * vcpu->vm->tsc_to_ns >> 32));
 }

@@ -129,6 +129,19 @@ static const struct timespec *sleep_limit(struct vcpu *vcpu, struct timespec *un
     return until;
 }
 
+/* Only the vCPU's own thread adds, so no locked instruction is needed. */
+static void add(_Atomic uint64_t *counter, uint64_t value)
+{
+    uint64_t before = atomic_load_explicit(counter, memory_order_relaxed);
+    atomic_store_explicit(counter, before + value, memory_order_relaxed);
+}
+
+void vcpu_count(struct vcpu *vcpu, enum exit_reason reason, uint64_t ns)
+{
+    add(&vcpu->stats.exit[reason].count, 1);
+    add(&vcpu->stats.exit[reason].ns, ns);
+}
+
 /* Until a kick after the sequence was read (before run() looked for work), or the APIC
  * timer. */
 static void vcpu_sleep(struct vcpu *vcpu, uint32_t sequence)
@@ -146,9 +159,8 @@ static void vcpu_sleep(struct vcpu *vcpu, uint32_t sequence)
     if (is_due) {
         vcpu->vm->engine_ops->kick(vcpu->engine, false);
     }
-    _Atomic uint64_t *ns = &vcpu->stats.exit[EXIT_HLT].ns;
-    uint64_t before = atomic_load_explicit(ns, memory_order_relaxed);
-    atomic_store_explicit(ns, before + clock_host_ns() - start_ns, memory_order_relaxed);
+    /* The engine has counted the HLT itself. */
+    add(&vcpu->stats.exit[EXIT_HLT].ns, clock_host_ns() - start_ns);
 }
 
 static void *vcpu_thread(void *opaque)
@@ -163,11 +175,13 @@ static void *vcpu_thread(void *opaque)
         uint32_t sequence = atomic_load(&vcpu->kick_sequence);
         switch (vcpu->vm->engine_ops->run(vcpu->engine)) {
         case RUN_KICKED:
+            vcpu_count(vcpu, EXIT_KICK, 0);
             break;
         case RUN_HALTED:
             vcpu_sleep(vcpu, sequence);
             break;
         case RUN_SHUTDOWN:
+            vcpu_count(vcpu, EXIT_TRIPLE_FAULT, 0);
             vm_report_shutdown(vcpu);
             break;
         }

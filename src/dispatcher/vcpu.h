@@ -44,5 +44,7 @@ void vcpu_request_return(struct vcpu *vcpu);
 /* Back to the reset state; only while parked. */
 void vcpu_reset(struct vcpu *vcpu);
 
+/* Its own thread: one more exit, and the time it took. */
+void vcpu_count(struct vcpu *vcpu, enum exit_reason reason, uint64_t ns);
 /* Answers and counts an exit: a vcpu_sink's function, opaque is the vCPU. */
 void vcpu_exit_handle(void *opaque, struct vcpu_exit *exit);

@@ -3,7 +3,8 @@
  * by them. */
 
 /* Why a vCPU left guest code, in the field's categories. Those marked * are delivered to
- * vcpu_sink.exit; the others are handled inside the engine and only counted. */
+ * vcpu_sink.exit and counted there; EXIT_KICK and EXIT_TRIPLE_FAULT are results of run(),
+ * counted by its caller; the others are handled and counted inside the engine. */
 enum exit_reason {
     EXIT_IO,   /* * port access */
     EXIT_MMIO, /* * access to guest-physical memory that is not RAM, or a write to ROM */
