@@ -318,7 +318,9 @@ static struct x86_event exception_event(const struct x86_exception *fault)
     return (struct x86_event){
         .vector = fault->vector,
         .type = X86_EVENT_EXCEPTION,
-        .has_error = fault->has_error,
+        /* Also out of vm86 mode, whose handlers are protected mode's; a real-mode frame
+         * has no place for it. */
+        .has_error = x86_exception_has_error(fault->vector),
         .error = fault->error,
     };
 }

@@ -330,6 +330,30 @@ static uint64_t outs_chunk(struct cpu *cpu, struct run *run)
     return count;
 }
 
+/* ---- XLAT ---- */
+
+/* The operand's address is that of the table: AL is added, within the address size. */
+static const struct insn *exec_xlat(struct cpu *cpu, const struct insn *insn)
+{
+    uint64_t offset = insn_offset(cpu, insn) + (uint8_t)cpu->reg[X86_RAX];
+    struct loaded value = access_load(cpu, insn_linear(cpu, insn, offset, 1), 1);
+    if (unlikely(!value.ok)) {
+        return insn_fault(cpu, insn);
+    }
+    reg_write(cpu, REG_OFFSET(X86_RAX), 1, value.value);
+    NEXT(cpu, insn);
+}
+
+static insn_exec *const xlat_routines[] = {exec_xlat};
+
+static bool bind_xlat(struct binding *binding, const struct insn_row *row,
+                      struct insn *insn)
+{
+    insn->exec = row->exec[0];
+    bind_memory(binding, insn, &binding->operand[0]);
+    return true;
+}
+
 /* ---- Repetition ---- */
 
 enum outcome {
@@ -508,8 +532,13 @@ static bool bind_string(struct binding *binding, const struct insn_row *row,
     }
 
 const struct insn_row insn_rows_string[] = {
-    ROWS(MOVS, movs_routines),      ROWS(STOS, stos_routines),
-    ROWS(LODS, lods_routines),      ROWS(CMPS, cmps_routines),
-    ROWS(SCAS, scas_routines),      PORT_ROWS(INS, ins_routines),
-    PORT_ROWS(OUTS, outs_routines), {0},
+    ROWS(MOVS, movs_routines),
+    ROWS(STOS, stos_routines),
+    ROWS(LODS, lods_routines),
+    ROWS(CMPS, cmps_routines),
+    ROWS(SCAS, scas_routines),
+    PORT_ROWS(INS, ins_routines),
+    {ZYDIS_MNEMONIC_XLAT, INSN_INNOCUOUS, bind_xlat, xlat_routines, 0},
+    PORT_ROWS(OUTS, outs_routines),
+    {0},
 };

@@ -134,6 +134,16 @@ static void test_ins_and_outs_go_by_pages(void **state)
     assert_int_equal(f->cpu->reg[X86_RCX], 0);
 }
 
+static void test_xlat(void **state)
+{
+    struct fixture *f = *state;
+    f->cpu->reg[X86_RBX] = FIXTURE_DATA;
+    f->cpu->reg[X86_RAX] = 0x1280;
+    f->ram[FIXTURE_DATA + 0x80] = 0x5a;
+    RUN_BYTES(f, 0xd7, 0xf4); /* xlat; hlt */
+    assert_int_equal(f->cpu->reg[X86_RAX], 0x125a);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -146,6 +156,7 @@ int main(void)
         TEST(test_zero_count_touches_nothing),
         TEST(test_scas_and_cmps_stop_at_the_difference),
         TEST(test_ins_and_outs_go_by_pages),
+        TEST(test_xlat),
     };
     return cmocka_run_group_tests_name("interpreter_string", tests, NULL, NULL);
 }
