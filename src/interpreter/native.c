@@ -7,6 +7,7 @@
 #include "base/scope.h"
 #include "interpreter/native_move.h"
 #include "interpreter/native_stub.h"
+#include "interpreter/x87.h"
 
 /* ---- state checks ----------------------------------------------------------------- */
 
@@ -59,18 +60,8 @@ bool native_check_mmx(struct cpu *cpu)
 
 void native_enter_mmx(struct cpu *cpu)
 {
-    struct x86_fpu *fpu = &cpu->state.fpu;
-    unsigned top = fpu->fsw >> X87_FSW_TOP_SHIFT & 7;
-    if (top != 0) {
-        /* ST(i) was physical register top + i; now it is i. */
-        uint8_t stack[8][16];
-        memcpy(stack, fpu->st, sizeof(stack));
-        for (unsigned i = 0; i < 8; i++) {
-            memcpy(fpu->st[(top + i) & 7], stack[i], sizeof(stack[i]));
-        }
-        fpu->fsw &= (uint16_t)~X87_FSW_TOP;
-    }
-    fpu->ftw = 0xff;
+    x87_set_top(&cpu->state.fpu, 0);
+    cpu->state.fpu.ftw = 0xff;
 }
 
 /* ---- handlers --------------------------------------------------------------------- */

@@ -7,14 +7,10 @@
 bool native_move_bind(struct binding *binding, struct insn *insn);
 
 /* insn->aux of a memory operand. */
-#define NATIVE_ALIGNMENT  0x1f /* address bits that must be clear */
-#define NATIVE_STRICT     0x20 /* whatever MXCSR.MM says */
+#define NATIVE_ALIGNMENT 0x1f /* address bits that must be clear */
+#define NATIVE_STRICT    0x20 /* whatever MXCSR.MM says */
 
-#define MXCSR_MM          (1u << 17)
-
-#define X87_FSW_ES        0x0080u
-#define X87_FSW_TOP       0x3800u
-#define X87_FSW_TOP_SHIFT 11
+#define MXCSR_MM         (1u << 17)
 
 /* A memory operand that is misaligned, crosses a page, misses the TLB or is no RAM. */
 const struct insn *native_load_slow(struct cpu *cpu, const struct insn *insn,
