@@ -63,6 +63,7 @@
 struct uart16550 {
     struct device device;
     struct irq_line irq;
+    bool irq_level; /* as last driven */
     struct uart16550_sink sink;
     struct timer timeout;
     uint64_t timeout_deadline; /* guest ns, TIMER_NEVER when not running */
@@ -110,10 +111,19 @@ static uint8_t pending_source(const struct uart16550 *uart)
 }
 
 /* On a PC the OUT2 pin enables the interrupt; looping back drives it inactive. */
-static void update_irq(struct uart16550 *uart)
+static bool wants_irq(const struct uart16550 *uart)
 {
     bool is_gated_on = (uart->mcr & (MCR_OUT2 | MCR_LOOP)) == MCR_OUT2;
-    irq_set(&uart->irq, is_gated_on && pending_source(uart) != IIR_NONE);
+    return is_gated_on && pending_source(uart) != IIR_NONE;
+}
+
+static void update_irq(struct uart16550 *uart)
+{
+    bool level = wants_irq(uart);
+    if (level != uart->irq_level) { /* guests poll: spare the interrupt controllers */
+        uart->irq_level = level;
+        irq_set(&uart->irq, level);
+    }
 }
 
 /* Four characters' time: start bit, 5 to 8 data bits, parity, stop bits. */
@@ -436,7 +446,8 @@ static void uart_loaded(struct device *device)
         uart->tx_count = (uint8_t)fifo_size(uart);
     }
     timer_set(&uart->timeout, uart->timeout_deadline);
-    update_irq(uart);
+    uart->irq_level = wants_irq(uart);
+    irq_set(&uart->irq, uart->irq_level);
 }
 
 static void uart_free(struct device *device)
