@@ -178,6 +178,11 @@ static bool hook_msr_write(struct cpu *cpu, uint32_t index, uint64_t value)
         cpu_flush_all(cpu);
         cpu_update_mode(cpu);
     }
+    if (effects & MSR_EFFECT_TSC) {
+        struct lapic_effect effect;
+        lapic_tsc_changed(vcpu->config.lapic, now, guest_tsc(vcpu, now), &effect);
+        apply_effect(vcpu, &effect);
+    }
     if (result != MSR_UNKNOWN) {
         return result == MSR_OK;
     }
@@ -344,6 +349,7 @@ static bool take_interrupt(struct engine_vcpu *vcpu)
     if (vector == LAPIC_EXTINT) {
         struct vcpu_exit exit = {.reason = EXIT_INTACK, .intack_vector = -1};
         deliver_exit(vcpu, &exit);
+        lapic_acknowledge(vcpu->config.lapic, LAPIC_EXTINT);
         if (exit.intack_vector < 0) {
             return false;
         }

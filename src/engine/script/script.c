@@ -168,6 +168,7 @@ static void take_interrupts(struct engine_vcpu *vcpu)
         if (pending == LAPIC_EXTINT) {
             struct vcpu_exit exit = {.reason = EXIT_INTACK};
             vcpu->config.sink.exit(vcpu->config.sink.opaque, &exit);
+            lapic_acknowledge(lapic, LAPIC_EXTINT);
             pending = exit.intack_vector;
         } else {
             pending = lapic_acknowledge(lapic, pending);
