@@ -77,7 +77,6 @@ _Static_assert(sizeof(struct acpi_fadt) == 276, "FADT revision 6");
 
 #define BOOT_LEGACY_DEVICES  (1u << 0)
 #define BOOT_NO_VGA          (1u << 2)
-#define BOOT_NO_ASPM         (1u << 4)
 
 #define FADT_WBINVD          (1u << 0)
 #define FADT_PROC_C1         (1u << 2)
@@ -224,7 +223,7 @@ static uint64_t put_fadt(struct builder *builder, uint64_t facs, uint64_t dsdt)
         .c2_latency = LATENCY_NO_C2,
         .c3_latency = LATENCY_NO_C3,
         .century = CMOS_CENTURY,
-        .boot_architecture = BOOT_LEGACY_DEVICES | BOOT_NO_VGA | BOOT_NO_ASPM,
+        .boot_architecture = BOOT_LEGACY_DEVICES | BOOT_NO_VGA,
         .flags = FADT_WBINVD | FADT_PROC_C1 | FADT_NO_SLEEP_BUTTON | FADT_TIMER_32BIT |
                  FADT_RESET,
         .reset = io_address(PORT_RESET, 1),

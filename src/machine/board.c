@@ -393,9 +393,12 @@ static int add_debug_ports(struct board *board, bool with_exit, struct error *er
     return add_device(vm, debug_exit_device(port), exit_ports, 1, err);
 }
 
-static int add_quiet_ports(struct board *board, struct error *err)
+static int add_quiet_ranges(struct board *board, struct error *err)
 {
-    int result = 0;
+    /* Where adapters would have their memory and ROMs; operating systems search it. */
+    const struct region adapters = {
+        &board->device, MAP_VGA, MAP_BIOS_AREA - MAP_VGA, 1, 8, quiet_read, quiet_write};
+    int result = vm_add_mmio(board->vm, &adapters, err);
     for (unsigned i = 0; result >= 0 && i < array_size(quiet_ports); i++) {
         const struct region region = {
             &board->device, quiet_ports[i].base, quiet_ports[i].size, 1, 4,
@@ -424,7 +427,7 @@ static int add_devices(struct board *board, const struct machine_config *config,
     if (result >= 0) {
         result = add_debug_ports(board, config->debug_exit, err);
     }
-    return result >= 0 ? add_quiet_ports(board, err) : result;
+    return result >= 0 ? add_quiet_ranges(board, err) : result;
 }
 
 /* --- Boot --- */
