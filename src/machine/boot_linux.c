@@ -111,19 +111,25 @@ static int open_payload(const struct bzimage *bz, const struct boot_target *targ
                           "memory of %" PRIu64 " MiB",
                           bz->payload_size >> 20, target->ram >> 20);
     }
+    SCOPE_FD int cache = target->use_cache ? cache_open(NULL) : -1;
+    struct cache_key key;
+    int result = 0;
+    if (cache >= 0) {
+        result = cache_key_make(&key, bz->image, bz->payload, bz->payload_size, err);
+        if (result == 0 && cache_find(cache, &key, unpacked)) {
+            return 0;
+        }
+    }
     SCOPE_FREE uint8_t *packed = malloc(bz->payload_size ? bz->payload_size : 1);
     if (!packed) {
         return fail(err, ENOMEM, "cannot read its payload");
     }
-    int result =
-        image_read(bz->image, bz->payload, packed, bz->payload_size, "the payload", err);
+    if (result == 0) {
+        result = image_read(bz->image, bz->payload, packed, bz->payload_size,
+                            "the payload", err);
+    }
     if (result < 0) {
         return result;
-    }
-    SCOPE_FD int cache = target->use_cache ? cache_open(NULL) : -1;
-    struct cache_key key = cache_key_make(packed, bz->payload_size);
-    if (cache >= 0 && cache_find(cache, &key, unpacked)) {
-        return 0;
     }
     uint64_t size;
     uint8_t *data = payload_unpack(packed, bz->payload_size, target->ram, &size, err);

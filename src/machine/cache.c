@@ -19,7 +19,7 @@
 #define CACHE_MAGIC    0x656863614370706full
 #define CACHE_VERSION  1u
 #define CACHE_NAME_MAX 80
-#define VERIFY_CHUNK   (256u << 10)
+#define HASH_CHUNK     (256u << 10)
 
 /* At the start of each file; the content follows. */
 struct cache_header {
@@ -30,10 +30,43 @@ struct cache_header {
     uint64_t hash_low, hash_high; /* XXH3-128 of the content */
 };
 
-struct cache_key cache_key_make(const void *packed, uint64_t size)
+/* Chunk by chunk, while each is warm: tens of megabytes need not be in memory at once. */
+static int hash_image(const struct image *image, uint64_t offset, uint64_t size,
+                      XXH128_hash_t *hash, struct error *err)
 {
-    XXH128_hash_t hash = XXH3_128bits(packed, size);
-    return (struct cache_key){hash.low64, hash.high64, size};
+    SCOPE_FREE uint8_t *chunk = malloc(HASH_CHUNK);
+    XXH3_state_t *state = XXH3_createState();
+    int result = 0;
+    if (!chunk || !state) {
+        result = fail(err, ENOMEM, "cannot read its payload");
+    } else {
+        XXH3_128bits_reset(state);
+    }
+    while (result == 0 && size > 0) {
+        uint64_t part = size < HASH_CHUNK ? size : HASH_CHUNK;
+        result = image_read(image, offset, chunk, part, "the payload", err);
+        if (result == 0) {
+            XXH3_128bits_update(state, chunk, part);
+        }
+        offset += part;
+        size -= part;
+    }
+    if (result == 0) {
+        *hash = XXH3_128bits_digest(state);
+    }
+    XXH3_freeState(state);
+    return result;
+}
+
+int cache_key_make(struct cache_key *key, const struct image *image, uint64_t offset,
+                   uint64_t size, struct error *err)
+{
+    XXH128_hash_t hash;
+    int result = hash_image(image, offset, size, &hash, err);
+    if (result == 0) {
+        *key = (struct cache_key){hash.low64, hash.high64, size};
+    }
+    return result;
 }
 
 static void entry_name(char name[CACHE_NAME_MAX], const struct cache_key *key)
@@ -95,24 +128,9 @@ int cache_open(const char *path)
 
 static bool verify(const struct image *image, const struct cache_header *header)
 {
-    SCOPE_FREE uint8_t *chunk = malloc(VERIFY_CHUNK);
-    XXH3_state_t *state = XXH3_createState();
-    bool ok = chunk && state && XXH3_128bits_reset(state) == XXH_OK;
-    for (uint64_t done = 0; ok && done < image->size;) {
-        uint64_t left = image->size - done;
-        uint64_t size = left < VERIFY_CHUNK ? left : VERIFY_CHUNK;
-        ok = image_read(image, done, chunk, size, "the cache", NULL) == 0;
-        if (ok) {
-            XXH3_128bits_update(state, chunk, size);
-        }
-        done += size;
-    }
-    if (ok) {
-        XXH128_hash_t hash = XXH3_128bits_digest(state);
-        ok = hash.low64 == header->hash_low && hash.high64 == header->hash_high;
-    }
-    XXH3_freeState(state);
-    return ok;
+    XXH128_hash_t hash;
+    return hash_image(image, 0, image->size, &hash, NULL) == 0 &&
+           hash.low64 == header->hash_low && hash.high64 == header->hash_high;
 }
 
 static bool check_header(const struct cache_header *header, const struct cache_key *key,

@@ -19,7 +19,9 @@ struct cache_key {
     uint64_t size;      /* its length */
 };
 
-struct cache_key cache_key_make(const void *packed, uint64_t size);
+/* Of the packed payload at [offset, offset + size) of an image. */
+int cache_key_make(struct cache_key *key, const struct image *image, uint64_t offset,
+                   uint64_t size, struct error *err);
 
 /* Opens, and makes, the directory: path, or the user's if NULL. Returns its descriptor,
  * or -1: no cache. */

@@ -43,9 +43,18 @@ static int open_entry(const struct cache_key *key, int flags)
     return openat(cache, name, flags);
 }
 
+static struct cache_key key_of(const char *packed)
+{
+    struct image image;
+    struct cache_key key;
+    image_init_memory(&image, packed, strlen(packed));
+    assert_int_equal(cache_key_make(&key, &image, 0, image.size, NULL), 0);
+    return key;
+}
+
 static struct cache_key store(const char *packed, const char *content)
 {
-    struct cache_key key = cache_key_make(packed, strlen(packed));
+    struct cache_key key = key_of(packed);
     cache_store(cache, &key, content, strlen(content));
     return key;
 }
@@ -66,7 +75,7 @@ static void test_other_content_is_not_found(void **state)
 {
     struct image image;
     store("packed", "unpacked");
-    struct cache_key other = cache_key_make("other", 5);
+    struct cache_key other = key_of("other");
     assert_false(cache_find(cache, &other, &image));
 }
 
