@@ -299,13 +299,12 @@ bool native_bind(struct binding *binding, const struct insn_row *row, struct ins
          !binding->cpu->is_protected)) {
         return false;
     }
-    if (native_move_bind(binding, insn)) {
-        return true;
-    }
     enum stub_gate gate = native_stub_gate(binding);
     const ZydisDecodedOperand *operand = memory_operand(binding);
-    if (operand != NULL) {
-        return bind_operand(binding, insn, gate, operand);
+    bool is_bound = operand != NULL ? bind_operand(binding, insn, gate, operand)
+                                    : bind_registers(binding, insn, gate);
+    if (is_bound) {
+        native_move_bind(binding, insn);
     }
-    return bind_registers(binding, insn, gate);
+    return is_bound;
 }

@@ -3,8 +3,9 @@
 
 #include "interpreter/native.h"
 
-/* False if it is none of them. */
-bool native_move_bind(struct binding *binding, struct insn *insn);
+/* Replaces the handler if the instruction is one of them; the stub it was bound to stays
+ * for the slow path. */
+void native_move_bind(struct binding *binding, struct insn *insn);
 
 /* insn->aux of a memory operand. */
 #define NATIVE_ALIGNMENT 0x1f /* address bits that must be clear */

@@ -239,11 +239,16 @@ static void describe(const struct prepared *prepared, const uint8_t *bytes,
     fprintf(stderr, "\n");
 }
 
+/* Register 2 holds indices of that many bytes; rDI is an address. */
+static unsigned index_size;
+static bool through_rdi;
+
 /* Makes what must differ alike: the stack, the pointer to the operand, RFLAGS' rest. */
 static void normalize(struct host_state *state)
 {
     state->gpr[X86_RSP] = 0;
     state->gpr[X86_RBX] = 0;
+    state->gpr[X86_RDI] = through_rdi ? 0 : state->gpr[X86_RDI];
     state->flags &= X86_FLAGS_ARITH;
     memset(state->spare, 0, sizeof(state->spare));
 }
@@ -292,10 +297,16 @@ static void compare(struct prepared *prepared, const uint8_t *bytes, uint32_t mx
         memcpy(guest_data + i, &value, 8);
     }
     randomize(&before, mxcsr);
+    for (unsigned i = 0; index_size != 0 && i < 32 / index_size; i++) {
+        int64_t index = (int64_t)(random64() % 64) - 32;
+        memcpy(before.vec[2] + i * index_size, &index, index_size);
+    }
     host = before;
+    host.gpr[X86_RDI] = through_rdi ? (uintptr_t)host_data + offset : host.gpr[X86_RDI];
     host.gpr[X86_RBX] = (uintptr_t)host_data + offset;
     enum outcome expected = on_host(&host, bytes, prepared->decoded.length);
     before.gpr[X86_RBX] = DATA_PAGE + offset;
+    before.gpr[X86_RDI] = through_rdi ? DATA_PAGE + offset : before.gpr[X86_RDI];
     to_guest(&before);
     enum outcome got = processor_execute(&processor, prepared);
     from_guest(&guest);
@@ -428,6 +439,62 @@ static void test_vex(void **state)
     assert_true(executed > 4000);
 }
 
+static void compare_all(const uint8_t *bytes, unsigned rounds)
+{
+    struct prepared prepared;
+    assert_true(processor_decode(&processor, &prepared, bytes, 15));
+    assert_true(processor_bind(&processor, &prepared, bytes));
+    for (unsigned i = 0; i < rounds; i++) {
+        compare(&prepared, bytes, 0x1f80, MIDDLE);
+    }
+}
+
+/* reg 1, [rbx + reg 2 * 4], reg 3 */
+static void test_gathers(void **state)
+{
+    if (!cpuid_has(&processor.policy, CPU_AVX2)) {
+        skip();
+    }
+    failures = 0;
+    take_signals();
+    for (unsigned i = 0; i < 16; i++) {
+        unsigned opcode = 0x90 + (i & 3), w = i >> 2 & 1, l = i >> 3 & 1;
+        uint8_t bytes[16] = {
+            0xc4, 0xe2, (uint8_t)(w << 7 | (~3u & 15) << 3 | l << 2 | 1), (uint8_t)opcode,
+            0x0c, 0x93};
+        index_size = i & 1 ? 8 : 4;
+        compare_all(bytes, 20);
+    }
+    index_size = 0;
+    assert_int_equal(failures, 0);
+}
+
+static void test_masked_stores_through_rdi(void **state)
+{
+    failures = 0;
+    take_signals();
+    through_rdi = true;
+    compare_all((const uint8_t[16]){0x0f, 0xf7, 0xca}, 20);       /* maskmovq */
+    compare_all((const uint8_t[16]){0x66, 0x0f, 0xf7, 0xca}, 20); /* maskmovdqu */
+    if (cpuid_has(&processor.policy, CPU_AVX)) {
+        compare_all((const uint8_t[16]){0xc5, 0xf9, 0xf7, 0xca}, 20);
+    }
+    through_rdi = false;
+    assert_int_equal(failures, 0);
+}
+
+static void test_zeroing_of_upper_halves(void **state)
+{
+    if (!cpuid_has(&processor.policy, CPU_AVX)) {
+        skip();
+    }
+    failures = 0;
+    take_signals();
+    compare_all((const uint8_t[16]){0xc5, 0xf8, 0x77}, 4);
+    compare_all((const uint8_t[16]){0xc5, 0xfc, 0x77}, 4);
+    assert_int_equal(failures, 0);
+}
+
 /* The walk reached every row but those the CPU model withholds on this host. */
 static void test_every_row_was_executed(void **state)
 {
@@ -469,6 +536,9 @@ int main(void)
         cmocka_unit_test(test_legacy),
         cmocka_unit_test(test_vex),
         cmocka_unit_test(test_every_row_was_executed),
+        cmocka_unit_test(test_gathers),
+        cmocka_unit_test(test_masked_stores_through_rdi),
+        cmocka_unit_test(test_zeroing_of_upper_halves),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
