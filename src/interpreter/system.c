@@ -290,7 +290,6 @@ OPERATION(rdseed)
 
 OPERATION(hypercall)
 {
-    cpu->hooks->count(cpu, EXIT_HYPERCALL);
     return cpu->hooks->hypercall(cpu) || cpu_raise(cpu, X86_UD, 0);
 }
 
