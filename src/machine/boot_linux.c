@@ -161,7 +161,7 @@ static int load_unpacked(const struct bzimage *bz, const struct elf *elf,
 {
     uint64_t start, end;
     elf_bounds(elf, &start, &end);
-    int result = boot_check_range(target, start, end, err);
+    int result = boot_check_elf(target, elf, err);
     if (result == 0) {
         result = elf_load(elf, unpacked, target->memory, err);
     }

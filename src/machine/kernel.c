@@ -116,6 +116,27 @@ int boot_check_range(const struct boot_target *target, uint64_t start, uint64_t 
                       start, end, target->ram >> 20);
 }
 
+int boot_check_elf(const struct boot_target *target, const struct elf *elf,
+                   struct error *err)
+{
+    uint64_t start, end;
+    if (!elf_bounds(elf, &start, &end)) {
+        return fail_plain(err, ENOEXEC, "an ELF file with nothing to load");
+    }
+    if (start >= MAP_KERNEL) {
+        return boot_check_range(target, start, end, err);
+    }
+    int result = 0;
+    for (unsigned i = 0; result == 0 && i < elf->count; i++) {
+        const struct elf_segment *segment = &elf->segment[i];
+        if (!segment->is_note) {
+            result = boot_check_range(target, segment->address,
+                                      segment->address + segment->memory_size, err);
+        }
+    }
+    return result;
+}
+
 int boot_put_command_line(const struct boot_target *target, uint64_t max,
                           struct error *err)
 {

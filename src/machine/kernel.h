@@ -12,6 +12,7 @@
 
 #include "allocator/memory.h"
 #include "base/error.h"
+#include "machine/elf.h"
 #include "machine/image.h"
 #include "x86/state.h"
 
@@ -57,6 +58,10 @@ int kernel_load(const struct image *image, const struct boot_target *target,
  * much memory the guest needs. */
 int boot_check_range(const struct boot_target *target, uint64_t start, uint64_t end,
                      struct error *err);
+/* The same for all that an ELF file loads; segments may lie on both sides of the hole
+ * below 1M. */
+int boot_check_elf(const struct boot_target *target, const struct elf *elf,
+                   struct error *err);
 /* Copies the command line to MAP_COMMAND_LINE. max is without the final 0. */
 int boot_put_command_line(const struct boot_target *target, uint64_t max,
                           struct error *err);

@@ -337,6 +337,18 @@ static void test_elf_outside_memory_is_refused(void **state)
     assert_refused("has no memory");
 }
 
+static void test_elf_on_both_sides_of_the_hole(void **state)
+{
+    make_elf();
+    file.header.e_phnum = 2;
+    file.program[1] = file.program[0];
+    file.program[1].p_paddr = 0x80000;
+    file.program[1].p_memsz = 0x1000;
+    load();
+    assert_memory_equal(ram_map(memory, 0x80000, 16, false), file.code, 16);
+    assert_memory_equal(ram_map(memory, 0x1000000, 16, false), file.code, 16);
+}
+
 static void test_32_bit_elf_without_note_is_refused(void **state)
 {
     struct {
@@ -506,6 +518,7 @@ int main(void)
         KERNEL_TEST(test_linux_with_pvh_note_takes_the_64_bit_entry),
         KERNEL_TEST(test_refusals),
         KERNEL_TEST(test_elf_outside_memory_is_refused),
+        KERNEL_TEST(test_elf_on_both_sides_of_the_hole),
         KERNEL_TEST(test_32_bit_elf_without_note_is_refused),
         KERNEL_TEST(test_bzimage_is_unpacked),
         KERNEL_TEST(test_bzimage_unpacks_itself_where_we_cannot),
