@@ -364,6 +364,8 @@ void event_deliver(struct cpu *cpu, const struct x86_event *event, gva_t fault_a
 
 void event_deliver_fault(struct cpu *cpu)
 {
+    cpu->faults++;
+    cpu->hooks->count(cpu, EXIT_EXCEPTION);
     struct x86_event event = exception_event(&cpu->fault);
     event_deliver(cpu, &event, cpu->fault.address);
 }
