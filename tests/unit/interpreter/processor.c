@@ -68,10 +68,14 @@ static void make_state(struct processor *processor)
     cpu_sync_in(processor->cpu, &state);
 }
 
+static void ignore_count(struct cpu *cpu, unsigned reason)
+{
+}
+
 void processor_init(struct processor *processor)
 {
     struct error err = {0};
-    static const struct cpu_hooks hooks;
+    static const struct cpu_hooks hooks = {.count = ignore_count};
     static struct lapic lapic;
     struct cpuid_config config = {.cpus = 1};
     memset(processor, 0, sizeof(*processor));
