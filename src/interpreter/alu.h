@@ -160,13 +160,22 @@ static inline __attribute__((always_inline)) bool alu_condition(arith_t f,
 }
 
 /* X(name, code) */
-#define ALU_CONDITIONS(X, ...)                                                       \
-    X(o, 0, ##__VA_ARGS__)                                                           \
-    X(no, 1, ##__VA_ARGS__)                                                          \
-    X(b, 2, ##__VA_ARGS__)                                                           \
-    X(nb, 3, ##__VA_ARGS__)                                                          \
-    X(z, 4, ##__VA_ARGS__) X(nz, 5, ##__VA_ARGS__) X(be, 6, ##__VA_ARGS__)           \
-        X(nbe, 7, ##__VA_ARGS__) X(s, 8, ##__VA_ARGS__) X(ns, 9, ##__VA_ARGS__)      \
-            X(p, 10, ##__VA_ARGS__) X(np, 11, ##__VA_ARGS__) X(l, 12, ##__VA_ARGS__) \
-                X(nl, 13, ##__VA_ARGS__) X(le, 14, ##__VA_ARGS__)                    \
-                    X(nle, 15, ##__VA_ARGS__)
+/* clang-format off: it finds no stable form for this. */
+#define ALU_CONDITIONS(X, ...) \
+    X(o, 0, ##__VA_ARGS__) \
+    X(no, 1, ##__VA_ARGS__) \
+    X(b, 2, ##__VA_ARGS__) \
+    X(nb, 3, ##__VA_ARGS__) \
+    X(z, 4, ##__VA_ARGS__) \
+    X(nz, 5, ##__VA_ARGS__) \
+    X(be, 6, ##__VA_ARGS__) \
+    X(nbe, 7, ##__VA_ARGS__) \
+    X(s, 8, ##__VA_ARGS__) \
+    X(ns, 9, ##__VA_ARGS__) \
+    X(p, 10, ##__VA_ARGS__) \
+    X(np, 11, ##__VA_ARGS__) \
+    X(l, 12, ##__VA_ARGS__) \
+    X(nl, 13, ##__VA_ARGS__) \
+    X(le, 14, ##__VA_ARGS__) \
+    X(nle, 15, ##__VA_ARGS__)
+/* clang-format on */
