@@ -160,7 +160,8 @@ static inline __attribute__((always_inline)) bool alu_condition(arith_t f,
 }
 
 /* X(name, code) */
-/* clang-format off: it finds no stable form for this. */
+/* clang-format finds no stable form for this. */
+/* clang-format off */
 #define ALU_CONDITIONS(X, ...) \
     X(o, 0, ##__VA_ARGS__) \
     X(no, 1, ##__VA_ARGS__) \

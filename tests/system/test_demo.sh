@@ -2,6 +2,7 @@
 # The demo boots the distribution's kernel to its marker and powers off. TAP.
 # usage: test_demo.sh DOPPEL SOURCE-DIRECTORY
 set -uo pipefail
+build=$(cd "$(dirname "$1")" && pwd)
 cd "$2" || exit 1
 
 echo 1..1
@@ -9,7 +10,7 @@ if ! scripts/fetch-kernel >/dev/null 2>&1 || ! scripts/make-initramfs >/dev/null
     echo "ok 1 - demo # SKIP no kernel package: no network, or no apt"
     exit 0
 fi
-if output=$(BUILD=$(dirname "$1") DOPPEL_DEMO_SECONDS=200 scripts/demo </dev/null 2>&1); then
+if output=$(BUILD=$build DOPPEL_DEMO_SECONDS=200 scripts/demo </dev/null 2>&1); then
     echo "ok 1 - demo"
 else
     printf '%s\n' "$output" | tail -n 20 | sed 's/^/# /'
