@@ -62,7 +62,9 @@ __asm__(
                                                  "40(%rdi)\n mov %rsi, 48(%rdi)\n"
                                                  "pop 56(%rdi)\n"
                                                  "pushfq\n pop 128(%rdi)\n"
-                                                 "stmxcsr 136(%rdi)\n" EACH8(STORE_MMX)
+                                                 "stmxcsr 136(%rdi)\n pushq $0x1f80\n "
+                                                 "ldmxcsr (%rsp)\n pop %rsi\n" EACH8(
+                                                     STORE_MMX)
                                                      EACH16(
                                                          STORE_YMM) "emms\n vzeroupper\n"
                                                                     "pop %rsi\n pop "
