@@ -508,6 +508,34 @@ static void test_every_row_was_executed(void **state)
     }
 }
 
+/* More encodings than there is room for: the store is emptied and goes on. */
+static void test_full_store_is_emptied(void **state)
+{
+    unsigned refused = 0, largest = 0;
+    for (unsigned i = 0; i < 65536; i++) {
+        uint8_t bytes[16] = {0x66,
+                             (uint8_t)(0x40 | (i >> 8 & 1) << 2 | (i >> 9 & 1)),
+                             0x0f,
+                             0x70,
+                             (uint8_t)(0xc0 | i >> 10),
+                             (uint8_t)i};
+        struct prepared prepared;
+        assert_true(processor_decode(&processor, &prepared, bytes, 15));
+        if (!processor_bind(&processor, &prepared, bytes)) {
+            refused++;
+            assert_true(processor_bind(&processor, &prepared, bytes));
+        }
+        unsigned used = native_used(processor.cpu->native);
+        largest = used > largest ? used : largest;
+    }
+    assert_true(refused > 0);
+    assert_true(largest <= 1u << 20);
+    take_signals();
+    failures = 0;
+    compare_all((const uint8_t[16]){0x66, 0x0f, 0x70, 0xca, 0x1b}, 2);
+    assert_int_equal(failures, 0);
+}
+
 static int set_up(void **state)
 {
     struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO};
@@ -541,6 +569,7 @@ int main(void)
         cmocka_unit_test(test_gathers),
         cmocka_unit_test(test_masked_stores_through_rdi),
         cmocka_unit_test(test_zeroing_of_upper_halves),
+        cmocka_unit_test(test_full_store_is_emptied),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
