@@ -10,6 +10,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/prctl.h>
@@ -30,12 +31,22 @@ struct duel {
     _Atomic bool light_missed;
 };
 
+/* The other thread may want this very processor. */
+static void wait_for(_Atomic int *counter, int round)
+{
+    for (int spins = 1; atomic_load_explicit(counter, memory_order_acquire) < round;
+         spins++) {
+        if (spins % 4096 == 0) {
+            sched_yield();
+        }
+    }
+}
+
 static void *light_side(void *opaque)
 {
     struct duel *duel = opaque;
     for (int round = 1; round <= ROUNDS; round++) {
-        while (atomic_load_explicit(&duel->round, memory_order_acquire) < round) {
-        }
+        wait_for(&duel->round, round);
         atomic_store_explicit(&duel->light, round, memory_order_relaxed);
         barrier_light();
         int seen = atomic_load_explicit(&duel->heavy, memory_order_relaxed);
@@ -59,8 +70,7 @@ static int run_duel(void)
         atomic_store_explicit(&duel.heavy, round, memory_order_relaxed);
         barrier_all_threads();
         bool missed = atomic_load_explicit(&duel.light, memory_order_relaxed) < round;
-        while (atomic_load_explicit(&duel.finished, memory_order_acquire) < round) {
-        }
+        wait_for(&duel.finished, round);
         both_missed += missed && duel.light_missed;
     }
     pthread_join(thread, NULL);
