@@ -1,8 +1,10 @@
 #include "engine/interp/interp.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/interp/exclusive.h"
 #include "interpreter/event.h"
@@ -12,6 +14,7 @@
 struct engine {
     struct engine_config config;
     struct exclusive exclusive;
+    bool is_overcommitted; /* more vCPUs than host processors */
     struct engine_vcpu *vcpu[64];
 };
 
@@ -20,6 +23,7 @@ struct engine_vcpu {
     struct vcpu_config config;
     struct cpu *cpu;
     _Atomic bool return_requested;
+    unsigned pauses; /* PAUSE instructions so far */
 };
 
 static void deliver_exit(struct engine_vcpu *vcpu, struct vcpu_exit *exit)
@@ -228,9 +232,23 @@ static bool hook_hypercall(struct cpu *cpu)
     return !exit.hypercall.is_undefined;
 }
 
+#define PAUSES_BEFORE_YIELD 16
+
+/* A vCPU that spins waits for one that perhaps has no host processor: make room for it.
+ */
+static void give_way(struct engine_vcpu *vcpu)
+{
+    if (vcpu->engine->is_overcommitted && ++vcpu->pauses % PAUSES_BEFORE_YIELD == 0) {
+        sched_yield();
+    }
+}
+
 static void hook_count(struct cpu *cpu, enum exit_reason reason)
 {
     count(cpu->opaque, reason);
+    if (reason == EXIT_PAUSE) {
+        give_way(cpu->opaque);
+    }
 }
 
 static void interrupt_others(void *opaque)
@@ -438,6 +456,7 @@ static struct engine *interp_open(const struct engine_config *config, struct err
         return NULL;
     }
     engine->config = *config;
+    engine->is_overcommitted = (long)config->cpus > sysconf(_SC_NPROCESSORS_ONLN);
     exclusive_init(&engine->exclusive);
     return engine;
 }
