@@ -106,7 +106,7 @@ static void cache_empty(struct cpu *cpu)
 
 static unsigned hash_place(frame_t frame, unsigned offset, uint8_t mode)
 {
-    uint64_t key = ((uint64_t)frame << 16 | offset) * 16 + mode;
+    uint64_t key = (((uint64_t)frame << 16 | offset) << CODE_MODE_BITS) + mode;
     return (unsigned)(key * 0x9e3779b97f4a7c15ull >> (64 - HASH_BITS));
 }
 

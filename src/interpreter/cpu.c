@@ -129,6 +129,7 @@ void cpu_update_mode(struct cpu *cpu)
     bool is_limited = !cpu->is_long64 && state->seg[X86_CS].limit != UINT32_MAX;
     cpu->code_mode = (cpu->code_bits == 64 ? 2 : cpu->code_bits == 32) |
                      (cpu->cpl == 3 ? CODE_MODE_USER : 0) |
+                     (cpu->is_protected ? 0 : CODE_MODE_REAL) |
                      (cpu->single_step || is_limited ? CODE_MODE_SINGLE : 0);
     cpu->code_key = cpu->tlb_context->generation << CODE_MODE_BITS | cpu->code_mode;
     if (!cpu->is_long64) {

@@ -114,7 +114,8 @@ struct fetch_entry {
  * width (0: 16, 1: 32, 2: 64), and: */
 #define CODE_MODE_USER   4u
 #define CODE_MODE_SINGLE 8u /* blocks of one instruction */
-#define CODE_MODE_BITS   4
+#define CODE_MODE_REAL   16u /* real or virtual-8086 mode: some encodings do not exist */
+#define CODE_MODE_BITS   5
 
 struct block;
 struct block_cache; /* interpreter/block.h */
