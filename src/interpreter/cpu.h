@@ -113,7 +113,7 @@ struct fetch_entry {
 /* What decoding and fetching depend on, in struct cpu's code_mode: bits 0-1 the code
  * width (0: 16, 1: 32, 2: 64), and: */
 #define CODE_MODE_USER   4u
-#define CODE_MODE_SINGLE 8u /* blocks of one instruction */
+#define CODE_MODE_SINGLE 8u  /* blocks of one instruction */
 #define CODE_MODE_REAL   16u /* real or virtual-8086 mode: some encodings do not exist */
 #define CODE_MODE_BITS   5
 
