@@ -47,16 +47,23 @@ static void exit_timer(struct vcpu *vcpu, struct vcpu_exit *exit)
         timer_set(&vcpu->apic_timer, vcpu->armed_ns);
     }
     pthread_mutex_unlock(&vcpu->timer_lock);
+    paravirt_account(vcpu);
 }
 
 static void exit_msr_read(struct vcpu *vcpu, struct vcpu_exit *exit)
 {
+    if (paravirt_msr(vcpu, exit)) {
+        return;
+    }
     log_guest("vCPU %u: RDMSR of unknown %#" PRIx32, vcpu->index, exit->msr.index);
     exit->msr.is_fault = true;
 }
 
 static void exit_msr_write(struct vcpu *vcpu, struct vcpu_exit *exit)
 {
+    if (paravirt_msr(vcpu, exit)) {
+        return;
+    }
     log_guest("vCPU %u: WRMSR of %#" PRIx64 " to unknown %#" PRIx32, vcpu->index,
               exit->msr.value, exit->msr.index);
     exit->msr.is_fault = true;
@@ -64,7 +71,12 @@ static void exit_msr_write(struct vcpu *vcpu, struct vcpu_exit *exit)
 
 static void exit_hypercall(struct vcpu *vcpu, struct vcpu_exit *exit)
 {
-    exit->hypercall.is_undefined = true;
+    paravirt_hypercall(vcpu, exit);
+}
+
+static void exit_tsc(struct vcpu *vcpu, struct vcpu_exit *exit)
+{
+    paravirt_tsc_moved(vcpu, exit->tsc_offset);
 }
 
 static void (*const handlers[EXIT_REASON_COUNT])(struct vcpu *, struct vcpu_exit *) = {
@@ -76,6 +88,7 @@ static void (*const handlers[EXIT_REASON_COUNT])(struct vcpu *, struct vcpu_exit
     [EXIT_TIMER] = exit_timer,
     [EXIT_MSR_READ] = exit_msr_read,
     [EXIT_MSR_WRITE] = exit_msr_write,
+    [EXIT_TSC] = exit_tsc,
     [EXIT_HYPERCALL] = exit_hypercall,
 };
 

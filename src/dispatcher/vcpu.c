@@ -39,6 +39,7 @@ struct vcpu *vcpu_new(struct vm *vm, unsigned index, struct error *err)
     vcpu->index = index;
     vcpu->deadline_ns = TIMER_NEVER;
     vcpu->armed_ns = TIMER_NEVER;
+    paravirt_init(&vcpu->paravirt);
     pthread_mutex_init(&vcpu->timer_lock, NULL);
     timer_init(&vcpu->apic_timer, vm->timers, &vcpu->timer_lock, apic_timer_expired,
                vcpu);
@@ -69,6 +70,7 @@ void vcpu_free(struct vcpu *vcpu)
     if (vcpu->engine) {
         vcpu->vm->engine_ops->vcpu_close(vcpu->engine);
     }
+    paravirt_fini(&vcpu->paravirt);
     pthread_mutex_destroy(&vcpu->timer_lock);
     free(vcpu);
 }
@@ -81,6 +83,7 @@ void vcpu_reset(struct vcpu *vcpu)
     timer_cancel(&vcpu->apic_timer);
     pthread_mutex_unlock(&vcpu->timer_lock);
     lapic_reset(&vcpu->lapic, vcpu->index, vcpu->vm->config.cpuid.tsc_khz);
+    paravirt_reset(&vcpu->paravirt);
     struct x86_state state;
     x86_state_reset(&state, vcpu->index == 0);
     vcpu->vm->engine_ops->set_state(vcpu->engine, &state);
@@ -171,6 +174,7 @@ static void *vcpu_thread(void *opaque)
     pthread_setname_np(pthread_self(), name);
     /* Timers as precise as the host's clock: the default slack is 50 us. */
     prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
+    paravirt_attach(&vcpu->paravirt);
     while (vm_gate_pass(vcpu)) {
         uint32_t sequence = atomic_load(&vcpu->kick_sequence);
         switch (vcpu->vm->engine_ops->run(vcpu->engine)) {

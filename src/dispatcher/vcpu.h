@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include "dispatcher/paravirt.h"
 #include "dispatcher/vm.h"
 
 struct vcpu {
@@ -11,6 +12,7 @@ struct vcpu {
     struct engine_vcpu *engine;
     struct lapic lapic;
     struct vcpu_stats stats;
+    struct paravirt paravirt;
 
     /*
      * Kicks the vCPU at its APIC timer's deadline. It is set for armed_ns, which may be

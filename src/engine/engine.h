@@ -40,14 +40,17 @@ struct vcpu_exit {
         } mmio;
         struct apic_message ipi;
         uint8_t eoi_vector;
+        uint64_t tsc_offset;
         int intack_vector; /* answer; -1: no 8259, spurious */
         struct {
             uint32_t index;
             uint64_t value;
-            bool is_fault; /* answer: raise #GP */
+            bool is_fault;       /* answer: raise #GP */
+            uint64_t tsc_offset; /* of the vCPU, for registers that publish its TSC */
         } msr;
         struct {
             uint64_t number, argument[4];
+            uint8_t cpl;       /* of the caller */
             uint64_t result;   /* answer, for RAX */
             bool is_undefined; /* answer: raise #UD */
         } hypercall;

@@ -22,6 +22,7 @@ struct machine_config {
     unsigned cpus;
     uint64_t memory; /* bytes */
     const char *cpu_model;
+    const char *paravirt; /* services, as x86/paravirt.h parses them; NULL: all */
     const char *kernel, *initrd, *append; /* paths, command line; NULL where not given */
     enum console_kind console;
     const char *console_path; /* CONSOLE_SOCKET */

@@ -13,6 +13,7 @@
 #include "machine/kernel.h"
 #include "machine/memory_map.h"
 #include "machine/micro.h"
+#include "x86/paravirt.h"
 
 const struct machine_type *const machine_table[] = {
     &machine_micro,
@@ -118,7 +119,13 @@ static int resolve(struct resolved *resolved, const struct machine_config *confi
     if (result < 0) {
         return result;
     }
-    const struct cpuid_config cpuid = {.model = config->cpu_model, .cpus = config->cpus};
+    struct cpuid_config cpuid = {.model = config->cpu_model, .cpus = config->cpus};
+    result =
+        paravirt_parse(config->paravirt ? config->paravirt : "all", &cpuid.paravirt, err);
+    if (result < 0) {
+        return fail_within(err, "--paravirt");
+    }
+    cpuid.hide_hypervisor = cpuid.paravirt == 0;
     if (cpuid_policy_init(&resolved->cpuid, &cpuid, err) < 0) {
         return fail_within(err, "--cpu %.64s",
                            config->cpu_model ? config->cpu_model : "host");
@@ -218,6 +225,19 @@ static json_t *describe_devices(const struct machine_config *config)
     return list;
 }
 
+static json_t *describe_paravirt(uint32_t offered)
+{
+    json_t *list = json_array();
+    uint32_t features;
+    const char *name;
+    for (unsigned i = 0; (name = paravirt_service_name(i, &features)); i++) {
+        if ((offered & features) == features) {
+            json_array_append_new(list, json_string(name));
+        }
+    }
+    return list;
+}
+
 static const char *console_name(enum console_kind kind)
 {
     static const char *const names[] = {
@@ -240,13 +260,15 @@ char *machine_describe(const struct machine_config *config, struct error *err)
         return NULL;
     }
     json_t *all = json_pack(
-        "{s:s?, s:s, s:s, s:i, s:s, s:I, s:o, s:s, s:s?, s:b, s:b, s:o, s:o}", "name",
-        config->name, "machine", resolved.type->name, "engine", resolved.engine->name,
-        "cpus", (int)config->cpus, "cpu", config->cpu_model ? config->cpu_model : "host",
-        "memory", (json_int_t)config->memory, "boot", boot, "console",
-        console_name(config->console), "console_path", config->console_path, "debug_exit",
-        config->debug_exit, "no_reboot", config->no_reboot, "memory_map",
-        describe_memory_map(config->memory), "devices", describe_devices(config));
+        "{s:s?, s:s, s:s, s:i, s:s, s:o, s:I, s:o, s:s, s:s?, s:b, s:b, s:o, s:o}",
+        "name", config->name, "machine", resolved.type->name, "engine",
+        resolved.engine->name, "cpus", (int)config->cpus, "cpu",
+        config->cpu_model ? config->cpu_model : "host", "paravirt",
+        describe_paravirt(resolved.cpuid.paravirt), "memory", (json_int_t)config->memory,
+        "boot", boot, "console", console_name(config->console), "console_path",
+        config->console_path, "debug_exit", config->debug_exit, "no_reboot",
+        config->no_reboot, "memory_map", describe_memory_map(config->memory), "devices",
+        describe_devices(config));
     char *text = all ? json_dumps(all, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
     json_decref(all);
     if (!text) {

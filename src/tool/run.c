@@ -81,6 +81,10 @@ static const struct option_spec run_options[] = {
      FIELD(memory), CONFIG_MEMORY_MIN},
     {"cpu", "MODEL", "the processor the guest sees: host", OPTION_STRING,
      FIELD(cpu_model)},
+    {"paravirt", "LIST",
+     "services for guests that know KVM's: all (if not given), none (nor any sign of a "
+     "hypervisor), or a list of clock, io-delay, steal, ipi, yield",
+     OPTION_STRING, FIELD(paravirt)},
     {"kernel", "FILE", "kernel to boot: bzImage, vmlinux or another ELF file",
      OPTION_FILE, FIELD(kernel)},
     {"initrd", "FILE", "initial RAM disk for the kernel", OPTION_FILE, FIELD(initrd)},

@@ -181,9 +181,13 @@ int cpuid_policy_init_from(struct cpuid_policy *policy, const struct cpuid_confi
         .linear_bits = 48,
         .tsc_khz = config->tsc_khz ? config->tsc_khz : cpuid_host_tsc_khz(),
         .cpus = config->cpus,
+        .paravirt = config->hide_hypervisor ? 0 : config->paravirt,
     };
     for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++) {
         set_feature(policy, i, is_candidate(policy, host, i, model->level));
+    }
+    if (config->hide_hypervisor) {
+        set_feature(policy, CPU_HYPERVISOR, false);
     }
     enforce_dependencies(policy);
     int result = check_level(policy, model, err);

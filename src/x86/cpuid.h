@@ -116,6 +116,7 @@ struct cpuid_policy {
     uint32_t tsc_khz; /* rate of the guest's TSC */
     unsigned cpus;
     uint64_t features[(CPU_FEATURE_COUNT + 63) / 64];
+    uint32_t paravirt;   /* PARAVIRT_* features of x86/paravirt.h */
     uint64_t xcr0_valid; /* bits XSETBV accepts */
     unsigned leaf_count;
     struct cpuid_leaf leaf[CPUID_LEAVES_MAX]; /* sorted by leaf, subleaf */
@@ -126,7 +127,9 @@ struct cpuid_config {
                           "x86-64-v2", "x86-64-v3" */
     unsigned
         cpus; /* logical processors; topology leaves show one socket of that many cores */
-    uint32_t tsc_khz; /* 0: the host's */
+    uint32_t tsc_khz;     /* 0: the host's */
+    uint32_t paravirt;    /* PARAVIRT_* features (x86/paravirt.h) */
+    bool hide_hypervisor; /* no sign of one: neither the feature bit nor leaves */
 };
 
 /* Fails with a message that names the model and the first feature the host lacks, or the

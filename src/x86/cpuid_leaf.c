@@ -179,10 +179,22 @@ static void add_basic(struct cpuid_policy *policy, const struct cpuid_host *host
 
 static void add_hypervisor(struct cpuid_policy *policy)
 {
+    static const char own_name[12] = "DoppelDoppel", kvm_name[12] = "KVMKVMKVM";
+    if (!cpuid_has(policy, CPU_HYPERVISOR)) {
+        return;
+    }
+    /* Guests that look at the first range only have to find the services there. */
     uint32_t name[3];
-    memcpy(name, "DoppelDoppel", sizeof(name));
+    memcpy(name, policy->paravirt ? kvm_name : own_name, sizeof(name));
     add(policy, 0x40000000, HYPERVISOR_LAST, name[0], name[1], name[2]);
+    if (policy->paravirt) {
+        add(policy, 0x40000001, policy->paravirt, 0, 0, 0);
+    }
     add(policy, 0x40000010, policy->tsc_khz, CPUID_APIC_BUS_HZ / 1000, 0, 0);
+    if (policy->paravirt) {
+        memcpy(name, own_name, sizeof(name));
+        add(policy, 0x40000100, 0x40000100, name[0], name[1], name[2]);
+    }
 }
 
 static void add_extended_identity(struct cpuid_policy *policy,

@@ -12,6 +12,7 @@ static const char *const names[] = {
     [EXIT_TIMER] = "timer",
     [EXIT_MSR_READ] = "msr_read",
     [EXIT_MSR_WRITE] = "msr_write",
+    [EXIT_TSC] = "tsc",
     [EXIT_HYPERCALL] = "hypercall",
     [EXIT_EXCEPTION] = "exception",
     [EXIT_INTERRUPT] = "interrupt",

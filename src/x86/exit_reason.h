@@ -14,6 +14,7 @@ enum exit_reason {
     EXIT_TIMER,     /* * the local APIC timer's deadline changed */
     EXIT_MSR_READ,  /* * an MSR that neither engine nor APIC knows */
     EXIT_MSR_WRITE, /* * */
+    EXIT_TSC,       /* * the guest moved its TSC */
     EXIT_HYPERCALL, /* * VMCALL/VMMCALL */
     EXIT_EXCEPTION,
     EXIT_INTERRUPT, /* an interrupt was delivered to the guest */

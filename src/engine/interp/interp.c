@@ -186,6 +186,9 @@ static bool hook_msr_write(struct cpu *cpu, uint32_t index, uint64_t value)
         struct lapic_effect effect;
         lapic_tsc_changed(vcpu->config.lapic, now, guest_tsc(vcpu, now), &effect);
         apply_effect(vcpu, &effect);
+        struct vcpu_exit moved = {.reason = EXIT_TSC,
+                                  .tsc_offset = cpu->state.tsc_offset};
+        deliver_exit(vcpu, &moved);
     }
     if (result != MSR_UNKNOWN) {
         return result == MSR_OK;
@@ -223,6 +226,7 @@ static bool hook_hypercall(struct cpu *cpu)
     struct vcpu_exit exit = {
         .reason = EXIT_HYPERCALL,
         .hypercall = {.number = cpu->reg[X86_RAX],
+                      .cpl = cpu->cpl,
                       .argument = {cpu->reg[X86_RBX], cpu->reg[X86_RCX],
                                    cpu->reg[X86_RDX], cpu->reg[X86_RSI]}}};
     deliver_exit(cpu->opaque, &exit);
