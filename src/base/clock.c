@@ -96,6 +96,15 @@ void clock_resume(struct clock *clock)
     notify(clock);
 }
 
+void clock_set(struct clock *clock, uint64_t ns)
+{
+    assert(clock->is_virtual || clock->is_paused);
+    clock->sequence++;
+    clock->stopped_ns = ns;
+    clock->sequence++;
+    notify(clock);
+}
+
 bool clock_is_paused(const struct clock *clock)
 {
     return clock->is_paused;

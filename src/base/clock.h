@@ -34,6 +34,8 @@ void clock_advance(struct clock *clock, uint64_t ns);
 /* Pausing what is paused, and resuming what runs, changes nothing. */
 void clock_pause(struct clock *clock);
 void clock_resume(struct clock *clock);
+/* Sets the reading of a paused or virtual clock: a restored VM goes on where it was. */
+void clock_set(struct clock *clock, uint64_t ns);
 bool clock_is_paused(const struct clock *clock);
 /*
  * Who waits for guest times has to look again when the clock was paused, resumed or

@@ -118,7 +118,7 @@ int vm_start(struct vm *vm, struct error *err)
     if (vm_get_status(vm) != VM_CREATED) {
         return fail_plain(err, EINVAL, "the VM has been started before");
     }
-    int result = vm->boot ? vm->boot(vm->boot_opaque, vm, err) : 0;
+    int result = vm->boot && !vm->is_restored ? vm->boot(vm->boot_opaque, vm, err) : 0;
     if (result < 0) {
         return result;
     }

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -87,6 +88,23 @@ void vcpu_reset(struct vcpu *vcpu)
     struct x86_state state;
     x86_state_reset(&state, vcpu->index == 0);
     vcpu->vm->engine_ops->set_state(vcpu->engine, &state);
+}
+
+void vcpu_save(struct vcpu *vcpu, struct x86_state *state, struct lapic *lapic)
+{
+    vcpu->vm->engine_ops->get_state(vcpu->engine, state);
+    memcpy(lapic, &vcpu->lapic, sizeof(*lapic));
+}
+
+void vcpu_load(struct vcpu *vcpu, const struct x86_state *state,
+               const struct lapic *lapic)
+{
+    memcpy(&vcpu->lapic, lapic, sizeof(*lapic));
+    vcpu->vm->engine_ops->set_state(vcpu->engine, state);
+    pthread_mutex_lock(&vcpu->timer_lock);
+    vcpu->deadline_ns = vcpu->armed_ns = lapic_timer_deadline(&vcpu->lapic);
+    timer_set(&vcpu->apic_timer, vcpu->armed_ns);
+    pthread_mutex_unlock(&vcpu->timer_lock);
 }
 
 static long futex(_Atomic uint32_t *word, int operation, uint32_t value,

@@ -45,6 +45,12 @@ void vcpu_kick(struct vcpu *vcpu);
 void vcpu_request_return(struct vcpu *vcpu);
 /* Back to the reset state; only while parked. */
 void vcpu_reset(struct vcpu *vcpu);
+/* Its state, in the common form; only while parked, or before its thread exists. An
+ * engine with an APIC of its own brings *lapic up to date, or takes it over. */
+void vcpu_save(struct vcpu *vcpu, struct x86_state *state, struct lapic *lapic);
+/* The guest clock must have its saved reading already. */
+void vcpu_load(struct vcpu *vcpu, const struct x86_state *state,
+               const struct lapic *lapic);
 
 /* Its own thread: one more exit, and the time it took. */
 void vcpu_count(struct vcpu *vcpu, enum exit_reason reason, uint64_t ns);

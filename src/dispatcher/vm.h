@@ -89,6 +89,7 @@ struct vm {
      * and after each reset. */
     int (*boot)(void *opaque, struct vm *vm, struct error *err);
     void *boot_opaque;
+    bool is_restored; /* the state was loaded instead: vm_start does not boot */
 
     _Atomic unsigned arbitration; /* turns of lowest-priority delivery among equals */
     uint64_t tsc_to_ns;           /* ns per tick of the host's TSC, 32.32 fixed point */
@@ -134,7 +135,8 @@ void vm_apic_send(struct vm *vm, const struct apic_message *message, int sender)
  */
 void vm_set_extint(void *opaque, unsigned number, int level);
 
-/* Boots, starts guest time and the vCPU threads; returns at once. */
+/* Boots (unless the VM was restored), starts guest time and the vCPU threads; returns at
+ * once. */
 int vm_start(struct vm *vm, struct error *err);
 /* Runs the event loop in the calling thread until the VM has ended; the vCPU threads are
  * joined when it returns. */

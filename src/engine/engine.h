@@ -130,7 +130,10 @@ struct engine_ops {
      */
     void (*kick)(struct engine_vcpu *vcpu, bool return_to_caller);
 
-    /* Only while run() is not running. */
+    /*
+     * Only while run() is not running. An engine with an APIC of its own copies it to
+     * vcpu_config.lapic in get_state, and takes it from there in set_state.
+     */
     void (*get_state)(struct engine_vcpu *vcpu, struct x86_state *state);
     void (*set_state)(struct engine_vcpu *vcpu, const struct x86_state *state);
 };

@@ -113,6 +113,17 @@ static void test_readers_never_see_it_go_back(void **unused)
     assert_false(race.went_back);
 }
 
+static void test_a_paused_clock_can_be_set(void **unused)
+{
+    struct clock clock;
+    clock_init(&clock);
+    clock_pause(&clock);
+    clock_set(&clock, 3600 * NS_PER_SECOND);
+    assert_int_equal(clock_now(&clock), 3600 * NS_PER_SECOND);
+    clock_resume(&clock);
+    assert_in_range(clock_now(&clock), 3600 * NS_PER_SECOND, 3660 * NS_PER_SECOND);
+}
+
 static void test_scaling_does_not_overflow(void **unused)
 {
     assert_int_equal(scale_u64(UINT64_MAX, 1000, 1000), UINT64_MAX);
@@ -128,6 +139,7 @@ int main(void)
         cmocka_unit_test(test_paused_clock_stands_still_and_goes_on),
         cmocka_unit_test(test_deadlines_are_host_times),
         cmocka_unit_test(test_readers_never_see_it_go_back),
+        cmocka_unit_test(test_a_paused_clock_can_be_set),
         cmocka_unit_test(test_scaling_does_not_overflow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
