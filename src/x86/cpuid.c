@@ -212,6 +212,55 @@ int cpuid_policy_init(struct cpuid_policy *policy, const struct cpuid_config *co
     return cpuid_policy_init_from(policy, config, &host, err);
 }
 
+/* Rates that no arithmetic here overflows with. */
+#define TSC_KHZ_MIN 100000u
+#define TSC_KHZ_MAX 100000000u
+
+static int check_numbers(const struct cpuid_policy *policy, struct error *err)
+{
+    if (policy->leaf_count > CPUID_LEAVES_MAX || policy->cpus == 0 ||
+        policy->cpus > CPUS_MAX) {
+        return fail_plain(err, EINVAL, "the CPU model is malformed");
+    }
+    if (policy->tsc_khz < TSC_KHZ_MIN || policy->tsc_khz > TSC_KHZ_MAX) {
+        return fail_plain(err, EINVAL, "the CPU model has a TSC of %u kHz",
+                          policy->tsc_khz);
+    }
+    return 0;
+}
+
+int cpuid_policy_check(const struct cpuid_policy *policy, const struct cpuid_policy *host,
+                       struct error *err)
+{
+    int result = check_numbers(policy, err);
+    if (result < 0) {
+        return result;
+    }
+    if (policy->vendor != host->vendor) {
+        return fail_plain(err, ENOTSUP,
+                          "the CPU model is of another vendor than this host's");
+    }
+    for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++) {
+        if (cpuid_has(policy, i) && !cpuid_has(host, i)) {
+            return fail_plain(err, ENOTSUP, "the CPU model has %s, which this host lacks",
+                              cpuid_features[i].name);
+        }
+    }
+    if (policy->physical_bits > host->physical_bits ||
+        policy->linear_bits != host->linear_bits) {
+        return fail_plain(err, ENOTSUP,
+                          "the CPU model has addresses of %u and %u bits, this host of "
+                          "%u and %u",
+                          policy->physical_bits, policy->linear_bits, host->physical_bits,
+                          host->linear_bits);
+    }
+    if (policy->xcr0_valid & ~host->xcr0_valid) {
+        return fail_plain(err, ENOTSUP,
+                          "the CPU model has XSAVE components that this host lacks");
+    }
+    return 0;
+}
+
 static const struct cpuid_leaf *find_leaf(const struct cpuid_policy *policy,
                                           uint32_t leaf, uint32_t subleaf)
 {

@@ -141,6 +141,13 @@ struct cpuid_host;
 int cpuid_policy_init_from(struct cpuid_policy *policy, const struct cpuid_config *config,
                            const struct cpuid_host *host, struct error *err);
 
+/*
+ * Can a policy made elsewhere, perhaps by a stranger, be had here? host is the policy of
+ * the model "host". Fails with a message that names what the host lacks.
+ */
+int cpuid_policy_check(const struct cpuid_policy *policy, const struct cpuid_policy *host,
+                       struct error *err);
+
 static inline bool cpuid_has(const struct cpuid_policy *policy, enum cpu_feature feature)
 {
     return policy->features[feature / 64] >> (feature % 64) & 1;

@@ -385,6 +385,37 @@ static void test_this_host_can_be_modelled(void **unused)
     assert_int_equal(policy.tsc_khz, cpuid_host_tsc_khz());
 }
 
+static void lacks(const struct cpuid_policy *host, const char *what)
+{
+    struct error err = {0};
+    assert_true(cpuid_policy_check(&policy, host, &err) < 0);
+    assert_non_null(strstr(err.message, what));
+}
+
+static void test_a_foreign_policy_is_checked_against_the_host(void **unused)
+{
+    struct fake fake = intel_host();
+    assert_int_equal(build(&fake, NULL, 2, NULL), 0);
+    struct cpuid_policy host = policy;
+    assert_int_equal(cpuid_policy_check(&policy, &host, NULL), 0);
+    host.features[CPU_AVX2 / 64] &= ~(1ull << CPU_AVX2 % 64);
+    lacks(&host, "AVX2");
+    host = policy;
+    host.vendor = CPU_VENDOR_AMD;
+    lacks(&host, "vendor");
+    host = policy;
+    host.physical_bits--;
+    lacks(&host, "addresses");
+    host = policy;
+    host.xcr0_valid &= ~4ull;
+    lacks(&host, "XSAVE");
+    host = policy;
+    policy.tsc_khz = 0;
+    lacks(&host, "TSC");
+    policy.leaf_count = CPUID_LEAVES_MAX + 1;
+    lacks(&host, "malformed");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -401,6 +432,7 @@ int main(void)
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_frequencies_survive_the_guests_arithmetic),
         cmocka_unit_test(test_this_host_can_be_modelled),
+        cmocka_unit_test(test_a_foreign_policy_is_checked_against_the_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
