@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
@@ -49,9 +50,14 @@ int endpoint_open_pty(struct endpoint *endpoint, struct error *err)
     return 0;
 }
 
-/* True if nobody listens on the socket any more. */
+/* True for a socket that nobody listens on any more. Connecting to any other kind of file
+ * is refused too, and that one must stay. */
 static bool is_stale(const struct sockaddr_un *address)
 {
+    struct stat status;
+    if (lstat(address->sun_path, &status) < 0 || !S_ISSOCK(status.st_mode)) {
+        return false;
+    }
     SCOPE_FD int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     return fd >= 0 &&
            connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 &&
@@ -77,6 +83,13 @@ int endpoint_open_socket(struct endpoint *endpoint, const char *path, struct err
     if (result < 0 && errno == EADDRINUSE && is_stale(&address)) {
         unlink(path);
         result = bind(fd, name, sizeof(address));
+    }
+    if (result < 0 && errno == EADDRINUSE) {
+        return fail_plain(
+            err, EADDRINUSE,
+            "--console socket=%s: something is there already; choose another "
+            "path, or remove it if nothing uses it",
+            path);
     }
     if (result < 0 || listen(fd, 4) < 0) {
         return fail(err, errno, "--console socket=%s: cannot listen there", path);
