@@ -188,17 +188,22 @@ static void on_signal(void *opaque, int fd, uint32_t events)
 }
 
 /* Before any thread exists, so that all of them inherit the mask. A signal that our
- * parent had ignored (nohup) stays ignored. */
+ * parent had ignored (nohup) stays so: blocked, it would be kept for the descriptor all
+ * the same. A reader that left and ulimit -f are told by the write. */
 static int signals_take(struct run *run, struct error *err)
 {
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGCONT};
     sigset_t taken;
     sigemptyset(&taken);
-    sigaddset(&taken, SIGINT);
-    sigaddset(&taken, SIGTERM);
-    sigaddset(&taken, SIGHUP);
-    sigaddset(&taken, SIGCONT);
+    for (unsigned i = 0; i < array_size(numbers); i++) {
+        struct sigaction before;
+        if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN) {
+            sigaddset(&taken, numbers[i]);
+        }
+    }
     pthread_sigmask(SIG_BLOCK, &taken, &run->signals_before);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     run->signal_fd = signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK);
     if (run->signal_fd < 0) {
         return fail(err, errno, "cannot take signals");
