@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -11,6 +12,10 @@
 #define RING_SIZE 65536u
 /* Gathers a guest's single bytes: a wake-up and a write(2) a millisecond at most. */
 #define GATHER_NS 1000000
+/* Ends a write(2) that nobody reads. pthread_cancel would have to load a library for
+ * that, which fails where descriptors or memory have run out, and aborts the process. */
+#define INTERRUPT_SIGNAL SIGUSR2
+#define INTERRUPT_MS     5
 
 struct writer {
     struct writer_events events;
@@ -23,37 +28,36 @@ struct writer {
     bool has_thread;
     bool is_waiting; /* the thread, for work */
     bool is_writing; /* the thread, to fd, without the lock */
-    bool is_ending;
+    _Atomic bool is_ending;
+    bool has_ended;
     bool was_full;
     uint64_t put, taken; /* bytes since the start; put - taken are in the ring */
     uint8_t ring[RING_SIZE];
 };
 
-/*
- * One write(2), after waiting as long as it takes. Returns the bytes written, -errno, or
- * 0 when nobody is at the other end of a pseudoterminal. The only place where the thread
- * may be cancelled.
- */
-static ssize_t write_some(int fd, bool drops_unread, const uint8_t *data, size_t size)
+static void interrupted(int number)
 {
-    ssize_t result;
-    int cancel_state;
-    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &cancel_state);
-    for (;;) {
+}
+
+/* One write(2), after waiting as long as it takes. Returns the bytes written, -errno, or
+ * 0 at the end and when nobody is at the other end of a pseudoterminal. */
+static ssize_t write_some(const struct writer *writer, int fd, const uint8_t *data,
+                          size_t size)
+{
+    while (!writer->is_ending) {
         struct pollfd poll_fd = {.fd = fd, .events = POLLOUT};
-        poll(&poll_fd, 1, -1);
-        if (drops_unread && (poll_fd.revents & POLLHUP)) {
-            result = 0;
-            break;
+        if (poll(&poll_fd, 1, -1) < 0) {
+            continue;
         }
-        result = write(fd, data, size);
+        if (writer->drops_unread && (poll_fd.revents & POLLHUP)) {
+            return 0;
+        }
+        ssize_t result = write(fd, data, size);
         if (result >= 0 || (errno != EINTR && errno != EAGAIN)) {
-            result = result < 0 ? -errno : result;
-            break;
+            return result < 0 ? -errno : result;
         }
     }
-    pthread_setcancelstate(cancel_state, NULL);
-    return result;
+    return 0;
 }
 
 /* Waits for bytes, then a little for more of them. False at the end. */
@@ -84,9 +88,12 @@ static void writer_step_locked(struct writer *writer)
     if (fd >= 0) {
         writer->is_writing = true;
         pthread_mutex_unlock(&writer->lock);
-        written = write_some(fd, writer->drops_unread, writer->ring + start, size);
+        written = write_some(writer, fd, writer->ring + start, size);
         pthread_mutex_lock(&writer->lock);
         writer->is_writing = false;
+    }
+    if (writer->is_ending) {
+        return;
     }
     bool has_failed = written < 0 && writer->fd == fd;
     if (has_failed) {
@@ -111,11 +118,12 @@ static void writer_step_locked(struct writer *writer)
 static void *writer_main(void *opaque)
 {
     struct writer *writer = opaque;
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
     pthread_mutex_lock(&writer->lock);
     while (writer_wait_locked(writer)) {
         writer_step_locked(writer);
     }
+    writer->has_ended = true;
+    pthread_cond_broadcast(&writer->changed);
     pthread_mutex_unlock(&writer->lock);
     return NULL;
 }
@@ -138,6 +146,9 @@ struct writer *writer_new(int fd, bool drops_unread, const struct writer_events 
     pthread_cond_init(&writer->work, NULL);
     pthread_cond_init(&writer->changed, &attributes);
     pthread_condattr_destroy(&attributes);
+    /* Without SA_RESTART. */
+    const struct sigaction action = {.sa_handler = interrupted};
+    sigaction(INTERRUPT_SIGNAL, &action, NULL);
     int code = pthread_create(&writer->thread, NULL, writer_main, writer);
     if (code) {
         writer_free(writer);
@@ -146,6 +157,19 @@ struct writer *writer_new(int fd, bool drops_unread, const struct writer_events 
     }
     writer->has_thread = true;
     return writer;
+}
+
+static struct timespec deadline_after(int ms)
+{
+    struct timespec when;
+    clock_gettime(CLOCK_MONOTONIC, &when);
+    when.tv_sec += ms / 1000;
+    when.tv_nsec += (long)(ms % 1000) * 1000000;
+    if (when.tv_nsec >= 1000000000) {
+        when.tv_sec++;
+        when.tv_nsec -= 1000000000;
+    }
+    return when;
 }
 
 void writer_free(struct writer *writer)
@@ -157,8 +181,13 @@ void writer_free(struct writer *writer)
         pthread_mutex_lock(&writer->lock);
         writer->is_ending = true;
         pthread_cond_signal(&writer->work);
+        /* Again and again: the first may come just before the thread blocks. */
+        while (!writer->has_ended) {
+            pthread_kill(writer->thread, INTERRUPT_SIGNAL);
+            struct timespec when = deadline_after(INTERRUPT_MS);
+            pthread_cond_timedwait(&writer->changed, &writer->lock, &when);
+        }
         pthread_mutex_unlock(&writer->lock);
-        pthread_cancel(writer->thread);
         pthread_join(writer->thread, NULL);
     }
     pthread_cond_destroy(&writer->changed);
@@ -193,19 +222,6 @@ void writer_set_fd(struct writer *writer, int fd)
         pthread_cond_wait(&writer->changed, &writer->lock);
     }
     pthread_mutex_unlock(&writer->lock);
-}
-
-static struct timespec deadline_after(int ms)
-{
-    struct timespec when;
-    clock_gettime(CLOCK_MONOTONIC, &when);
-    when.tv_sec += ms / 1000;
-    when.tv_nsec += (long)(ms % 1000) * 1000000;
-    if (when.tv_nsec >= 1000000000) {
-        when.tv_sec++;
-        when.tv_nsec -= 1000000000;
-    }
-    return when;
 }
 
 bool writer_flush(struct writer *writer, int patience_ms)
