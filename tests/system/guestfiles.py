@@ -114,3 +114,58 @@ def forget_system_name(image):
     at = image.find(note)
     assert at >= 0, "the kernel has no note that names its system"
     struct.pack_into("<I", image, at + 8, 0x7fff)
+
+
+# --- Guests of a few instructions ---
+
+LOAD_ADDRESS = 0x100000
+
+
+def elf64(code, machine=62, kind=2, size=None, address=LOAD_ADDRESS, memory_size=None):
+    """An ELF file with one segment, entered at its start in 64-bit mode."""
+    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", kind, machine, 1, address, 64, 0,
+                       0, 64, 56, 1, 0, 0, 0)
+    size = len(code) if size is None else size
+    segment = struct.pack("<IIQQQQQQ", 1, 7, 0x1000, address, address, size,
+                          size if memory_size is None else memory_size, 0x1000)
+    return (head + segment).ljust(0x1000, b"\0") + code
+
+
+def code(text):
+    return bytes.fromhex(text)
+
+
+GUESTS = {
+    # cli; hlt; jmp to hlt
+    "idle": code("fa f4 ebfd"),
+    # jmp to itself
+    "spin": code("ebfe"),
+    # mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp to out
+    "talk": code("66baf803 b078 ee ebfd"),
+    # mov al, 3; mov dx, 0xf4; out dx, al; hlt
+    "debug_exit": code("b003 66baf400 ee f4"),
+    # mov dx, 0x604; mov ax, 0x3400 (SLP_TYP 5, SLP_EN); out dx, ax; hlt
+    "power_off": code("66ba0406 66b80034 66ef f4"),
+    # mov dx, 0xcf9; mov al, 6; out dx, al; hlt
+    "reset": code("66baf90c b006 ee f4"),
+    # ud2, without an interrupt descriptor table
+    "triple_fault": code("0f0b"),
+    # mov eax, 0xfec00000; jmp rax
+    "jump_to_mmio": code("b80000c0fe ffe0"),
+    # mov rax, 0x7000000000; mov al, [rax]: not mapped, and no handler
+    "wild_read": code("48b80000000070000000 8a00"),
+    # xor ecx, ecx; mov edx, ecx; in al, dx; in eax, dx; inc ecx; cmp ecx, 0x10000; jne back;
+    # then power off
+    "read_ports": code("31c9 89ca ec ed ffc1 81f900000100 75f2") +
+    code("66ba0406 66b80034 66ef f4"),
+    # The same with out dx, eax of all ones, the power-off, reset and exit ports spared by
+    # beginning at 0x1000.
+    "write_ports": code("b900100000 89ca 83c8ff ee ef ffc1 81f900000100 75ef") +
+    code("66ba0406 66b80034 66ef f4"),
+    # PIT channel 0 in mode 2 with count 1, PIT channel 2 with count 0 in mode 3, the APIC timer
+    # periodic by 1 with divisor 1, the RTC at 8192 Hz; a loop; then power off
+    "absurd_timers": code("b034 e643 b001 e640 b000 e640 b0b6 e643 b000 e642 e642") +
+    code("be0000e0fe c786f0000000ff010000 c7862003000020000200") +
+    code("c786e00300000b000000 c7868003000001000000 b00a e670 b021 e671") +
+    code("b900001000 ffc9 75fc 66ba0406 66b80034 66ef f4"),
+}

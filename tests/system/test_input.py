@@ -108,7 +108,6 @@ def special_files(campaign):
         "a link to itself": (campaign.path("loop"), "symbolic links"),
         "a name too long": ("/tmp/" + "n" * 300, "name too long"),
         "a path too long": ("/tmp" + "/n" * 3000, "name too long"),
-        "an empty name": ("", ""),
     }
 
 
@@ -137,6 +136,7 @@ def files_as_kernel(campaign):
     for name, (content, told) in contents.items():
         path = campaign.file("kernel." + name, content)
         campaign.refused(f"kernel: {name}", ["--kernel", path], HOST_ERROR, path, told)
+    campaign.refused("kernel: an empty name", ["--kernel", ""], USAGE, "--kernel")
     huge = campaign.sparse("huge", 1 << 42, b"\x7fELF")
     campaign.refused("kernel: a huge file", ["--kernel", huge], HOST_ERROR, huge)
     secret = campaign.file("secret", elf64(GUESTS["idle"]), 0)
@@ -159,7 +159,7 @@ def files_as_initrd(campaign):
     for size in (512 << 20, 1 << 42):
         large = campaign.sparse("large", size)
         campaign.refused(f"initrd: {size >> 20} MiB",
-                         ["--kernel", kernel, "--initrd", large], HOST_ERROR, large, "--memory")
+                         ["--kernel", kernel, "--initrd", large], HOST_ERROR, "--initrd", "--memory")
     campaign.runs("initrd: empty", ["--kernel", kernel, "--initrd", campaign.file("none")])
     campaign.runs("initrd: any bytes",
                   ["--kernel", kernel, "--initrd", campaign.file("some", b"#!/bin/sh\n" * 999)])
@@ -248,15 +248,15 @@ def descriptions(campaign):
 
 def streams(campaign):
     talk = ["run", "--kernel", campaign.guest["talk"]]
-    for name, opening in {"/dev/full": "/dev/full", "a file too large": "limited"}.items():
+    limit = 64 << 20
+    cases = {"/dev/full": ("/dev/full", None),
+             "at ulimit -f": (campaign.sparse("limited", limit - 10000),
+                              lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))}
+    for name, (path, prepare) in cases.items():
         with campaign.report.case(f"stdout is {name}"):
-            options = {}
-            if opening == "limited":
-                opening = campaign.file("limited")
-                options["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_FSIZE,
-                                                                   (4096, 4096))
-            with open(opening, "wb") as output:
-                status, _, errors = campaign.run(*talk, stdout=output, **options)
+            with open(path, "ab") as output:
+                status, _, errors = campaign.run(*talk, "--memory", "32M", stdout=output,
+                                                 preexec_fn=prepare)
             equal(status, HOST_ERROR, f"status (stderr: {errors})")
             assert "standard output" in errors, errors
     with campaign.report.case("stdout's reader leaves"):
