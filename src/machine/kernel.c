@@ -171,10 +171,10 @@ int boot_put_initrd(const struct boot_target *target, uint64_t kernel_end,
     uint64_t start = limit < length ? 0 : (limit - length) & ~(uint64_t)(FRAME_SIZE - 1);
     if (start < kernel_end || start < MAP_KERNEL) {
         return fail_plain(err, ENOMEM,
-                          "the initrd (--initrd) of %" PRIu64
+                          "its initrd of %" PRIu64
                           " MiB does not fit between the kernel, "
                           "which ends at %" PRIu64 " MiB, and %" PRIu64
-                          " MiB; give more memory with --memory",
+                          " MiB; give more memory with --memory, or a smaller --initrd",
                           (length + (1u << 20) - 1) >> 20,
                           (kernel_end + (1u << 20) - 1) >> 20, limit >> 20);
     }
