@@ -31,7 +31,10 @@ struct board {
     struct device device;
     struct vm *vm;
     uint64_t ram;
-    const char *kernel_path, *initrd_path; /* for messages; owned */
+    char *name, *machine, *cpu_model,
+        *paravirt; /* of the configuration; owned, may be NULL */
+    bool has_debug_exit;
+    char *kernel_path, *initrd_path; /* for messages; owned */
     char *command_line;
     struct image kernel, initrd;
     struct console_port console;
@@ -122,8 +125,12 @@ static void board_free(struct device *device)
     struct board *board = container_of(device, struct board, device);
     image_close(&board->kernel);
     image_close(&board->initrd);
-    free((void *)board->kernel_path);
-    free((void *)board->initrd_path);
+    free(board->name);
+    free(board->machine);
+    free(board->cpu_model);
+    free(board->paravirt);
+    free(board->kernel_path);
+    free(board->initrd_path);
     free(board->command_line);
     device_fini(&board->device);
     free(board);
@@ -147,6 +154,34 @@ struct board *board_find(struct vm *vm)
 struct uart16550 *board_serial(struct board *board)
 {
     return board->serial;
+}
+
+struct machine_config board_config(const struct board *board)
+{
+    return (struct machine_config){
+        .name = board->name,
+        .machine = board->machine,
+        .engine = board->vm->engine_ops->name,
+        .cpus = board->vm->cpu_count,
+        .memory = board->ram,
+        .cpu_model = board->cpu_model,
+        .paravirt = board->paravirt,
+        .kernel = board->kernel_path,
+        .initrd = board->initrd_path,
+        .append = board->command_line,
+        .debug_exit = board->has_debug_exit,
+        .no_reboot = board->vm->config.no_reboot,
+    };
+}
+
+const struct image *board_kernel(const struct board *board)
+{
+    return board->kernel_path ? &board->kernel : NULL;
+}
+
+const struct image *board_initrd(const struct board *board)
+{
+    return board->initrd_path ? &board->initrd : NULL;
 }
 
 /* --- Memory --- */
@@ -497,17 +532,32 @@ static int board_boot(void *opaque, struct vm *vm, struct error *err)
     return 0;
 }
 
+/* False when memory is short. */
+static bool copy_text(char **copy, const char *text)
+{
+    *copy = text ? strdup(text) : NULL;
+    return *copy || !text;
+}
+
+static int copy_config(struct board *board, const struct machine_config *config,
+                       struct error *err)
+{
+    board->ram = config->memory;
+    board->has_debug_exit = config->debug_exit;
+    bool is_whole = copy_text(&board->name, config->name) &&
+                    copy_text(&board->machine, config->machine) &&
+                    copy_text(&board->cpu_model, config->cpu_model) &&
+                    copy_text(&board->paravirt, config->paravirt) &&
+                    copy_text(&board->kernel_path, config->kernel) &&
+                    copy_text(&board->initrd_path, config->initrd) &&
+                    copy_text(&board->command_line, config->append ? config->append : "");
+    return is_whole ? 0 : fail(err, ENOMEM, "cannot make the machine");
+}
+
 static int open_files(struct board *board, const struct machine_config *config,
                       struct error *err)
 {
     struct boot_probe probe;
-    board->kernel_path = strdup(config->kernel);
-    board->command_line = strdup(config->append ? config->append : "");
-    board->initrd_path = config->initrd ? strdup(config->initrd) : NULL;
-    if (!board->kernel_path || !board->command_line ||
-        (config->initrd && !board->initrd_path)) {
-        return fail(err, ENOMEM, "cannot make the machine");
-    }
     if (image_open(&board->kernel, config->kernel, err) < 0 ||
         !kernel_detect(&board->kernel, &probe, err)) {
         return fail_within(err, "cannot boot %.200s", config->kernel);
@@ -528,12 +578,11 @@ struct board *board_build(struct vm *vm, const struct machine_config *config,
     }
     device_init(&board->device, &board_type, "board");
     board->vm = vm;
-    board->ram = config->memory;
     board->console = *console;
     board->kernel = board->initrd = (struct image)IMAGE_NONE;
     if (vm_add_device(vm, &board->device, err) < 0 ||
-        open_files(board, config, err) < 0 || add_memory(board, err) < 0 ||
-        add_devices(board, config, err) < 0) {
+        copy_config(board, config, err) < 0 || open_files(board, config, err) < 0 ||
+        add_memory(board, err) < 0 || add_devices(board, config, err) < 0) {
         return NULL;
     }
     vm->boot = board_boot;

@@ -6,6 +6,7 @@
  * device.
  */
 
+#include "machine/image.h"
 #include "machine/machine.h"
 
 struct board;
@@ -16,6 +17,12 @@ struct board *board_build(struct vm *vm, const struct machine_config *config,
                           const struct console_port *console, struct error *err);
 /* The VM's board. */
 struct board *board_find(struct vm *vm);
+/* The configuration that it was made from. The strings are the board's; console and
+ * exit_stats, which are the process's, and cpuid are not filled in. */
+struct machine_config board_config(const struct board *board);
+/* The open boot files, or NULL where there is none. */
+const struct image *board_kernel(const struct board *board);
+const struct image *board_initrd(const struct board *board);
 struct uart16550 *board_serial(struct board *board);
 
 /* The frames that a board of that RAM needs, in bytes, for vm_config.memory_limit. */

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct cpuid_policy;
+
 #define CONFIG_MEMORY_DEFAULT (512ull << 20)
 #define CONFIG_MEMORY_MIN     (2ull << 20)
 
@@ -29,4 +31,6 @@ struct machine_config {
     bool debug_exit;
     bool no_reboot;
     const char *exit_stats; /* path or NULL */
+    /* A restored VM's, which then takes cpu_model's place; NULL otherwise. */
+    const struct cpuid_policy *cpuid;
 };

@@ -93,6 +93,33 @@ static int find_engine(const char *name, const struct engine_ops **engine,
     return 0;
 }
 
+static int make_cpuid(struct cpuid_policy *policy, const struct machine_config *config,
+                      struct error *err)
+{
+    const char *model = config->cpu_model ? config->cpu_model : "host";
+    struct cpuid_config cpuid = {
+        .model = config->cpuid ? NULL : model,
+        .cpus = config->cpus,
+    };
+    int result =
+        paravirt_parse(config->paravirt ? config->paravirt : "all", &cpuid.paravirt, err);
+    if (result < 0) {
+        return fail_within(err, "--paravirt");
+    }
+    cpuid.hide_hypervisor = cpuid.paravirt == 0;
+    if (cpuid_policy_init(policy, &cpuid, err) < 0) {
+        return fail_within(err, "--cpu %.64s", model);
+    }
+    if (config->cpuid) {
+        result = cpuid_policy_check(config->cpuid, policy, err);
+        if (result < 0) {
+            return result;
+        }
+        *policy = *config->cpuid;
+    }
+    return 0;
+}
+
 static int resolve(struct resolved *resolved, const struct machine_config *config,
                    struct error *err)
 {
@@ -119,16 +146,9 @@ static int resolve(struct resolved *resolved, const struct machine_config *confi
     if (result < 0) {
         return result;
     }
-    struct cpuid_config cpuid = {.model = config->cpu_model, .cpus = config->cpus};
-    result =
-        paravirt_parse(config->paravirt ? config->paravirt : "all", &cpuid.paravirt, err);
+    result = make_cpuid(&resolved->cpuid, config, err);
     if (result < 0) {
-        return fail_within(err, "--paravirt");
-    }
-    cpuid.hide_hypervisor = cpuid.paravirt == 0;
-    if (cpuid_policy_init(&resolved->cpuid, &cpuid, err) < 0) {
-        return fail_within(err, "--cpu %.64s",
-                           config->cpu_model ? config->cpu_model : "host");
+        return result;
     }
     return check_address_space(config->memory, resolved->cpuid.physical_bits, err);
 }
