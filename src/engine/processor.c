@@ -1,0 +1,242 @@
+#include "engine/processor.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#include "x86/msr.h"
+
+void processor_exit(struct processor *processor, struct vcpu_exit *exit)
+{
+    processor->config.sink.exit(processor->config.sink.opaque, exit);
+}
+
+/* Only the vCPU's own thread writes its counters: no read-modify-write across threads. */
+void processor_count(struct processor *processor, enum exit_reason reason)
+{
+    _Atomic uint64_t *counter = &processor->config.stats->exit[reason].count;
+    atomic_store_explicit(counter,
+                          atomic_load_explicit(counter, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+}
+
+uint64_t processor_now(const struct processor *processor)
+{
+    return clock_now(processor->engine->clock);
+}
+
+uint64_t processor_clock_tsc(const struct processor *processor, uint64_t now_ns)
+{
+    if (processor->tsc) {
+        return processor->tsc(processor, now_ns);
+    }
+    return scale_u64(now_ns, processor->engine->cpuid->tsc_khz, 1000000);
+}
+
+uint64_t processor_tsc(const struct processor *processor, const struct x86_state *state,
+                       uint64_t now_ns)
+{
+    return processor_clock_tsc(processor, now_ns) + state->tsc_offset;
+}
+
+static void apply_effect(struct processor *processor, struct x86_state *state,
+                         const struct lapic_effect *effect)
+{
+    if (effect->what & LAPIC_EFFECT_BASE) {
+        state->apic_base = processor->config.lapic->base;
+    }
+    if (effect->what & LAPIC_EFFECT_IPI) {
+        struct vcpu_exit exit = {.reason = EXIT_IPI, .ipi = effect->message};
+        processor_exit(processor, &exit);
+    }
+    if (effect->what & LAPIC_EFFECT_EOI) {
+        struct vcpu_exit exit = {.reason = EXIT_EOI, .eoi_vector = effect->eoi_vector};
+        processor_exit(processor, &exit);
+    }
+    if (effect->what & LAPIC_EFFECT_TIMER) {
+        struct vcpu_exit exit = {.reason = EXIT_TIMER};
+        processor_exit(processor, &exit);
+    }
+}
+
+static bool is_apic_page(const struct lapic *lapic, gpa_t gpa)
+{
+    return lapic_has_mmio(lapic) &&
+           (gpa & LAPIC_BASE_ADDRESS) == (lapic->base & LAPIC_BASE_ADDRESS);
+}
+
+/* SDM 3A 11.4.1: registers are 32 bits wide at multiples of 16; other accesses are
+ * undefined. Reads then yield the bytes of the word they fall into, writes are dropped.
+ */
+static void apic_access(struct processor *processor, struct x86_state *state, gpa_t gpa,
+                        unsigned size, bool is_write, uint8_t *data)
+{
+    struct lapic *lapic = processor->config.lapic;
+    uint32_t offset = gpa % LAPIC_MMIO_SIZE;
+    if (is_write) {
+        if (size == 4 && offset % 16 == 0) {
+            uint32_t value;
+            struct lapic_effect effect = {0};
+            memcpy(&value, data, 4);
+            lapic_mmio_write(lapic, processor_now(processor), offset, value, &effect);
+            apply_effect(processor, state, &effect);
+        }
+        return;
+    }
+    for (unsigned i = 0; i < size; i++) {
+        uint32_t at = offset + i;
+        uint32_t value = 0;
+        if (at % 16 < 4) {
+            value = lapic_mmio_read(lapic, processor_now(processor), at & ~15u);
+        }
+        data[i] = (uint8_t)(value >> at % 4 * 8);
+    }
+}
+
+bool processor_mmio(struct processor *processor, struct x86_state *state, gpa_t gpa,
+                    unsigned size, bool is_write, uint8_t *data)
+{
+    if (is_apic_page(processor->config.lapic, gpa)) {
+        apic_access(processor, state, gpa, size, is_write, data);
+        return true;
+    }
+    struct vcpu_exit exit = {
+        .reason = EXIT_MMIO,
+        .mmio = {.gpa = gpa, .size = (uint8_t)size, .is_write = is_write, .data = data}};
+    processor_exit(processor, &exit);
+    return false;
+}
+
+bool processor_msr_read(struct processor *processor, const struct x86_state *state,
+                        uint32_t index, uint64_t *value)
+{
+    uint64_t now = processor_now(processor);
+    if (lapic_owns_msr(index)) {
+        return lapic_msr_read(processor->config.lapic, now,
+                              processor_tsc(processor, state, now), index, value);
+    }
+    enum msr_result result = msr_read(processor->engine->cpuid, state,
+                                      processor_clock_tsc(processor, now), index, value);
+    if (result != MSR_UNKNOWN) {
+        return result == MSR_OK;
+    }
+    struct vcpu_exit exit = {.reason = EXIT_MSR_READ,
+                             .msr = {.index = index, .tsc_offset = state->tsc_offset}};
+    processor_exit(processor, &exit);
+    *value = exit.msr.value;
+    return !exit.msr.is_fault;
+}
+
+/* An armed TSC deadline lies at another time now, and published clocks are stale. */
+static void tell_tsc_moved(struct processor *processor, struct x86_state *state,
+                           uint64_t now)
+{
+    struct lapic_effect effect;
+    lapic_tsc_changed(processor->config.lapic, now, processor_tsc(processor, state, now),
+                      &effect);
+    apply_effect(processor, state, &effect);
+    struct vcpu_exit moved = {.reason = EXIT_TSC, .tsc_offset = state->tsc_offset};
+    processor_exit(processor, &moved);
+}
+
+bool processor_msr_write(struct processor *processor, struct x86_state *state,
+                         uint32_t index, uint64_t value, unsigned *effects)
+{
+    uint64_t now = processor_now(processor);
+    *effects = 0;
+    if (lapic_owns_msr(index)) {
+        struct lapic_effect effect = {0};
+        bool ok =
+            lapic_msr_write(processor->config.lapic, now,
+                            processor_tsc(processor, state, now), index, value, &effect);
+        apply_effect(processor, state, &effect);
+        return ok;
+    }
+    enum msr_result result =
+        msr_write(processor->engine->cpuid, state, processor_clock_tsc(processor, now),
+                  index, value, effects);
+    if (*effects & MSR_EFFECT_TSC) {
+        tell_tsc_moved(processor, state, now);
+    }
+    if (result != MSR_UNKNOWN) {
+        return result == MSR_OK;
+    }
+    struct vcpu_exit exit = {
+        .reason = EXIT_MSR_WRITE,
+        .msr = {.index = index, .value = value, .tsc_offset = state->tsc_offset}};
+    processor_exit(processor, &exit);
+    return !exit.msr.is_fault;
+}
+
+void processor_set_cr8(struct processor *processor, struct x86_state *state,
+                       uint64_t value)
+{
+    struct lapic_effect effect = {0};
+    lapic_set_cr8(processor->config.lapic, value, &effect);
+    apply_effect(processor, state, &effect);
+}
+
+bool processor_hypercall(struct processor *processor, uint64_t *gpr, unsigned cpl)
+{
+    struct vcpu_exit exit = {.reason = EXIT_HYPERCALL,
+                             .hypercall = {.number = gpr[X86_RAX],
+                                           .cpl = (uint8_t)cpl,
+                                           .argument = {gpr[X86_RBX], gpr[X86_RCX],
+                                                        gpr[X86_RDX], gpr[X86_RSI]}}};
+    processor_exit(processor, &exit);
+    if (!exit.hypercall.is_undefined) {
+        gpr[X86_RAX] = exit.hypercall.result;
+    }
+    return !exit.hypercall.is_undefined;
+}
+
+void processor_run_timer(struct processor *processor)
+{
+    struct lapic *lapic = processor->config.lapic;
+    uint64_t before = lapic_timer_deadline(lapic);
+    lapic_timer_run(lapic, processor_now(processor));
+    if (lapic_timer_deadline(lapic) != before) {
+        struct vcpu_exit exit = {.reason = EXIT_TIMER};
+        processor_exit(processor, &exit);
+    }
+}
+
+#define STARTUP_SIGNALS (LAPIC_SIGNAL_INIT | LAPIC_SIGNAL_SIPI)
+
+bool processor_has_startup(const struct processor *processor)
+{
+    return atomic_load(&processor->config.lapic->signals) & STARTUP_SIGNALS;
+}
+
+void processor_take_startup(struct processor *processor, struct x86_state *state)
+{
+    struct lapic *lapic = processor->config.lapic;
+    uint32_t signals =
+        atomic_fetch_and(&lapic->signals, ~STARTUP_SIGNALS) & STARTUP_SIGNALS;
+    if (signals & LAPIC_SIGNAL_INIT) {
+        lapic_init_signal(lapic);
+        x86_state_init(state, processor->config.is_bootstrap);
+    }
+    if (signals & LAPIC_SIGNAL_SIPI) {
+        x86_state_startup(state, atomic_load(&lapic->sipi_vector));
+    }
+}
+
+bool processor_take_nmi(struct processor *processor)
+{
+    struct lapic *lapic = processor->config.lapic;
+    /* Nearly always there is none: no locked instruction then. */
+    return atomic_load(&lapic->signals) & LAPIC_SIGNAL_NMI &&
+           atomic_fetch_and(&lapic->signals, ~LAPIC_SIGNAL_NMI) & LAPIC_SIGNAL_NMI;
+}
+
+int processor_acknowledge(struct processor *processor, int pending)
+{
+    struct lapic *lapic = processor->config.lapic;
+    if (pending != LAPIC_EXTINT) {
+        return lapic_acknowledge(lapic, pending);
+    }
+    struct vcpu_exit exit = {.reason = EXIT_INTACK, .intack_vector = -1};
+    processor_exit(processor, &exit);
+    lapic_acknowledge(lapic, LAPIC_EXTINT);
+    return exit.intack_vector;
+}

@@ -1,0 +1,57 @@
+#pragma once
+/*
+ * What surrounds a virtual processor whose engine brings no local APIC of its own: the
+ * APIC's page and MSRs, the MSRs of the common policy, time, events, and the way out to
+ * the dispatcher. Everything here belongs to the vCPU's own thread.
+ */
+
+#include "engine/engine.h"
+
+struct processor {
+    const struct engine_config *engine;
+    struct vcpu_config config;
+    /* The TSC before state.tsc_offset is added, at guest time now_ns. NULL: the guest's
+     * clock at another rate, so that no two of its clocks can disagree. */
+    uint64_t (*tsc)(const struct processor *processor, uint64_t now_ns);
+};
+
+/* Delivers an exit to the dispatcher, which counts it. */
+void processor_exit(struct processor *processor, struct vcpu_exit *exit);
+/* Counts what is handled inside the engine. */
+void processor_count(struct processor *processor, enum exit_reason reason);
+
+/* Guest time, and the TSC at that time without and with the vCPU's own offset. */
+uint64_t processor_now(const struct processor *processor);
+uint64_t processor_clock_tsc(const struct processor *processor, uint64_t now_ns);
+uint64_t processor_tsc(const struct processor *processor, const struct x86_state *state,
+                       uint64_t now_ns);
+
+/*
+ * The functions below may change what the APIC would deliver: look at pending events
+ * afterwards. They keep state->apic_base equal to the APIC's.
+ */
+
+/* An access to what is not RAM: the APIC's page (true), or an exit. */
+bool processor_mmio(struct processor *processor, struct x86_state *state, gpa_t gpa,
+                    unsigned size, bool is_write, uint8_t *data);
+/* RDMSR and WRMSR: the APIC's, the policy's, or an exit. False: #GP. *effects gets
+ * MSR_EFFECT_*. */
+bool processor_msr_read(struct processor *processor, const struct x86_state *state,
+                        uint32_t index, uint64_t *value);
+bool processor_msr_write(struct processor *processor, struct x86_state *state,
+                         uint32_t index, uint64_t value, unsigned *effects);
+void processor_set_cr8(struct processor *processor, struct x86_state *state,
+                       uint64_t value);
+/* VMCALL or VMMCALL, with the registers in the order of enum x86_gpr. False: #UD. */
+bool processor_hypercall(struct processor *processor, uint64_t *gpr, unsigned cpl);
+
+/* Fires what is due of the APIC's timer. */
+void processor_run_timer(struct processor *processor);
+/* INIT and SIPI: are there any, and their effect on the state, in that order. */
+bool processor_has_startup(const struct processor *processor);
+void processor_take_startup(struct processor *processor, struct x86_state *state);
+/* The pending NMI, which is thereby taken. */
+bool processor_take_nmi(struct processor *processor);
+/* The interrupt that lapic_pending named, acknowledged: the vector to deliver, or -1 if
+ * the 8259 had withdrawn it. */
+int processor_acknowledge(struct processor *processor, int pending);
