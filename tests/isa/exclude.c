@@ -1,0 +1,72 @@
+/* What cannot be compared with the bare processor, and what may differ. */
+#include "compare.h"
+#include "form.h"
+
+#define ENVIRONMENT "reads the machine that it runs on"
+#define KERNEL      "enters the host's kernel"
+#define DESCRIPTOR  "depends on the host kernel's descriptors"
+#define EMULATED    "a host kernel may answer it in the processor's place"
+
+static const struct {
+    ZydisMnemonic mnemonic;
+    const char *reason;
+} excluded[] = {
+    {ZYDIS_MNEMONIC_CPUID, ENVIRONMENT},    {ZYDIS_MNEMONIC_RDTSC, ENVIRONMENT},
+    {ZYDIS_MNEMONIC_RDTSCP, ENVIRONMENT},   {ZYDIS_MNEMONIC_RDPID, ENVIRONMENT},
+    {ZYDIS_MNEMONIC_RDPMC, ENVIRONMENT},    {ZYDIS_MNEMONIC_RDRAND, ENVIRONMENT},
+    {ZYDIS_MNEMONIC_RDSEED, ENVIRONMENT},   {ZYDIS_MNEMONIC_XGETBV, ENVIRONMENT},
+    {ZYDIS_MNEMONIC_XSAVE, ENVIRONMENT},    {ZYDIS_MNEMONIC_XSAVE64, ENVIRONMENT},
+    {ZYDIS_MNEMONIC_XSAVEC, ENVIRONMENT},   {ZYDIS_MNEMONIC_XSAVEC64, ENVIRONMENT},
+    {ZYDIS_MNEMONIC_XSAVEOPT, ENVIRONMENT}, {ZYDIS_MNEMONIC_XSAVEOPT64, ENVIRONMENT},
+    {ZYDIS_MNEMONIC_XRSTOR, ENVIRONMENT},   {ZYDIS_MNEMONIC_XRSTOR64, ENVIRONMENT},
+    {ZYDIS_MNEMONIC_VMCALL, ENVIRONMENT},   {ZYDIS_MNEMONIC_VMMCALL, ENVIRONMENT},
+    {ZYDIS_MNEMONIC_SYSCALL, KERNEL},       {ZYDIS_MNEMONIC_SYSENTER, KERNEL},
+    {ZYDIS_MNEMONIC_INT, KERNEL},           {ZYDIS_MNEMONIC_INTO, KERNEL},
+    {ZYDIS_MNEMONIC_IRET, DESCRIPTOR},      {ZYDIS_MNEMONIC_IRETD, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_IRETQ, DESCRIPTOR},     {ZYDIS_MNEMONIC_LAR, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_LSL, DESCRIPTOR},       {ZYDIS_MNEMONIC_VERR, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_VERW, DESCRIPTOR},      {ZYDIS_MNEMONIC_LDS, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_LES, DESCRIPTOR},       {ZYDIS_MNEMONIC_LFS, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_LGS, DESCRIPTOR},       {ZYDIS_MNEMONIC_LSS, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_WRFSBASE, DESCRIPTOR},  {ZYDIS_MNEMONIC_WRGSBASE, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_SGDT, EMULATED},        {ZYDIS_MNEMONIC_SIDT, EMULATED},
+    {ZYDIS_MNEMONIC_SLDT, EMULATED},        {ZYDIS_MNEMONIC_SMSW, EMULATED},
+    {ZYDIS_MNEMONIC_STR, EMULATED},
+};
+
+const char *form_excluded(ZydisMnemonic mnemonic)
+{
+    for (unsigned i = 0; i < sizeof(excluded) / sizeof(excluded[0]); i++) {
+        if (excluded[i].mnemonic == mnemonic) {
+            return excluded[i].reason;
+        }
+    }
+    return NULL;
+}
+
+/* Flags that the manuals leave undefined and that this host's units, asked twice, do not
+ * answer the same. */
+static const struct {
+    ZydisMnemonic mnemonic;
+    uint32_t flags;
+} undefined[] = {
+    {ZYDIS_MNEMONIC_INVALID, 0},
+};
+
+uint32_t compare_undefined_flags(const struct isa_case *test)
+{
+    uint32_t flags = 0;
+    ZydisDecodedInstruction decoded;
+
+    for (unsigned at = 0; at < test->code_length; at += decoded.length) {
+        if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
+                form_decoder(test->bits), NULL, test->code + at, test->code_length - at,
+                &decoded))) {
+            break;
+        }
+        for (unsigned i = 0; i < sizeof(undefined) / sizeof(undefined[0]); i++) {
+            flags |= undefined[i].mnemonic == decoded.mnemonic ? undefined[i].flags : 0;
+        }
+    }
+    return flags;
+}
