@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "allocator/source.h"
 #include "base/scope.h"
 #include "base/size.h"
 
@@ -164,6 +165,7 @@ void memory_free(struct memory *memory)
     if (!memory) {
         return;
     }
+    memory_load_stop(memory);
     release((void *)memory->dirty, dirty_bytes(memory));
     release((void *)memory->code_lines, code_lines_bytes(memory));
     release((void *)memory->frame, frame_bytes(memory));

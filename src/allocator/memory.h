@@ -80,6 +80,8 @@ struct memory {
     const struct slot_table *_Atomic slots;
     /* Tables replaced but perhaps still read; freed with the memory. */
     struct slot_table *retired;
+    /* Brings in a saved VM's pages as they are touched; NULL: all are there. */
+    struct memory_loader *loader;
     /* Called after the slot table changed, so that engines drop what they cached. No lock
      * is held. */
     void (*changed)(void *opaque);

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "allocator/source.h"
 #include "base/barrier.h"
 
 void *ram_map(struct memory *memory, gpa_t gpa, uint64_t size, bool is_write)
@@ -16,7 +17,11 @@ void *ram_map(struct memory *memory, gpa_t gpa, uint64_t size, bool is_write)
     if (size > slot->size - offset) {
         return NULL;
     }
-    return memory_host(memory, slot->frame) + offset;
+    uint8_t *host = memory_host(memory, slot->frame) + offset;
+    if (memory->loader) {
+        memory_load_range(memory, host, size);
+    }
+    return host;
 }
 
 void ram_unmap(struct memory *memory, void *host, uint64_t written)
