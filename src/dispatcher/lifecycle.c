@@ -42,7 +42,7 @@ bool vm_gate_pass(struct vcpu *vcpu)
     }
     pthread_mutex_lock(&vm->lock);
     atomic_store(&vcpu->return_requested, false);
-    while (vm->status != VM_STOPPED && is_gate_closed_locked(vm)) {
+    while (vm->status != VM_STOPPED && (vcpu->is_held || is_gate_closed_locked(vm))) {
         if (!vcpu->is_parked) {
             vcpu->is_parked = true;
             vm->parked_vcpus++;
@@ -277,6 +277,53 @@ void vm_report_shutdown(struct vcpu *vcpu)
     }
     log_state(&state);
     vm_request_end(vm, VM_END_CRASH, 0, message);
+}
+
+void vm_set_debugger(struct vm *vm, void (*stopped)(void *opaque), void *opaque)
+{
+    pthread_mutex_lock(&vm->lock);
+    vm->debug_stopped = stopped;
+    vm->debug_opaque = opaque;
+    pthread_mutex_unlock(&vm->lock);
+}
+
+void vm_hold(struct vm *vm, unsigned index, bool is_held)
+{
+    struct vcpu *vcpu = vm->vcpu[index];
+    pthread_mutex_lock(&vm->lock);
+    vcpu->is_held = is_held;
+    pthread_cond_broadcast(&vm->changed);
+    pthread_mutex_unlock(&vm->lock);
+    if (is_held) {
+        vcpu_request_return(vcpu);
+    }
+}
+
+static void tell_debugger(void *opaque)
+{
+    struct vm *vm = opaque;
+    pthread_mutex_lock(&vm->lock);
+    void (*stopped)(void *) = vm->debug_stopped;
+    void *debugger = vm->debug_opaque;
+    pthread_mutex_unlock(&vm->lock);
+    if (stopped) {
+        stopped(debugger);
+    }
+}
+
+void vm_report_debug(struct vcpu *vcpu)
+{
+    struct vm *vm = vcpu->vm;
+    pthread_mutex_lock(&vm->lock);
+    bool is_watched = vm->debug_stopped;
+    pthread_mutex_unlock(&vm->lock);
+    if (is_watched) {
+        vm_hold(vm, vcpu->index, true);
+        if (loop_post(vm->loop, tell_debugger, vm) < 0) {
+            log_error("no memory to tell the debugger of a stop");
+            vm_hold(vm, vcpu->index, false);
+        }
+    }
 }
 
 void vm_pause(struct vm *vm)

@@ -9,6 +9,8 @@
 bool vm_gate_pass(struct vcpu *vcpu);
 /* The vCPU's engine reported a triple fault: a reset, or the end of the VM. */
 void vm_report_shutdown(struct vcpu *vcpu);
+/* The vCPU's engine stopped for the debugger: it is held, and the debugger told. */
+void vm_report_debug(struct vcpu *vcpu);
 /* Ends the VM, whatever it is doing; its threads are joined when this returns. Not from a
  * vCPU's thread. */
 void vm_stop(struct vm *vm);

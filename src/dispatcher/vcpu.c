@@ -206,6 +206,9 @@ static void *vcpu_thread(void *opaque)
             vcpu_count(vcpu, EXIT_TRIPLE_FAULT, 0);
             vm_report_shutdown(vcpu);
             break;
+        case RUN_DEBUG:
+            vm_report_debug(vcpu);
+            break;
         }
     }
     return NULL;

@@ -31,6 +31,7 @@ struct vcpu {
     _Atomic bool is_sleeping;
     _Atomic bool return_requested; /* pause, reset or end: leave run() for the gate */
     bool is_parked;                /* at the gate; under vm->lock */
+    bool is_held;                  /* by the debugger, also while the VM runs; likewise */
 };
 
 struct vcpu *vcpu_new(struct vm *vm, unsigned index, struct error *err);

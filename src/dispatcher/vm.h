@@ -108,6 +108,8 @@ struct vm {
     unsigned parked_vcpus; /* of these, waiting at the gate */
     unsigned gate_holds;   /* pause, reset */
     bool is_resetting;
+    void (*debug_stopped)(void *opaque); /* see vm_set_debugger */
+    void *debug_opaque;
 
     /* What was asked of the event loop. The innermost lock, so that a device may ask. */
     pthread_mutex_t request_lock;
@@ -155,6 +157,14 @@ void vm_request_reset(struct vm *vm);
  * under way. Does nothing to a VM that has not started or has ended. */
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
+
+/*
+ * For a debugger. stopped is called in the event loop's thread after a vCPU stopped by
+ * itself (RUN_DEBUG); that vCPU is held then. A held vCPU stays at the gate also while
+ * the VM runs, until it is released.
+ */
+void vm_set_debugger(struct vm *vm, void (*stopped)(void *opaque), void *opaque);
+void vm_hold(struct vm *vm, unsigned index, bool is_held);
 
 /* The sum of a counter over all vCPUs, and its time. */
 void vm_exit_totals(const struct vm *vm, enum exit_reason reason, uint64_t *count,

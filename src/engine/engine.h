@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "x86/cpuid.h"
+#include "x86/debug.h"
 #include "x86/exit_reason.h"
 #include "x86/lapic.h"
 #include "x86/state.h"
@@ -97,6 +98,7 @@ enum run_result {
     RUN_HALTED, /* HLT or waiting for SIPI, nothing pending: run again after a kick or the
                    APIC deadline */
     RUN_SHUTDOWN, /* triple fault; the state shows where */
+    RUN_DEBUG,    /* a breakpoint, a watchpoint, or the end of a step: see debug_stop */
 };
 
 struct engine; /* each engine's own */
@@ -136,6 +138,16 @@ struct engine_ops {
      */
     void (*get_state)(struct engine_vcpu *vcpu, struct x86_state *state);
     void (*set_state)(struct engine_vcpu *vcpu, const struct x86_state *state);
+
+    /*
+     * Debugging from outside; NULL if the engine cannot. While run() is not running:
+     * takes the points and what to do next (NULL: nothing). 0, or an error if there are
+     * more points than it has room for.
+     */
+    int (*debug)(struct engine_vcpu *vcpu, const struct debug_control *control,
+                 struct error *err);
+    /* After RUN_DEBUG: why. */
+    void (*debug_stop)(struct engine_vcpu *vcpu, struct debug_stop *stop);
 };
 
 /* NULL-terminated, fastest first; "script" (tests) is not in it. */

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "interpreter/block.h"
+#include "interpreter/debug.h"
 #include "x86/paging.h"
 
 /* Where one piece of an access, within one page, goes. */
@@ -74,6 +75,9 @@ static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
                  const struct x86_translation *translation, frame_t frame,
                  bool is_writable)
 {
+    if (unlikely(cpu->debug && debug_watches_page(cpu, gva))) {
+        return; /* each access is to be seen */
+    }
     unsigned index = gva >> FRAME_SHIFT & (TLB_SIZE - 1);
     struct tlb_entry *entry = &cpu->tlb_context->entry[view][index];
     uint64_t page = gva & -(uint64_t)FRAME_SIZE;
@@ -202,6 +206,9 @@ static bool find_span(struct cpu *cpu, enum tlb_view view, gva_t gva, unsigned s
     unsigned room = FRAME_SIZE - gva % FRAME_SIZE;
     span->size[0] = size < room ? size : room;
     span->size[1] = size - span->size[0];
+    if (unlikely(cpu->debug)) {
+        debug_note_access(cpu, gva, size, access == X86_WRITE);
+    }
     return find_place(cpu, view, gva, access, &span->place[0]) &&
            (!span->size[1] ||
             find_place(cpu, view, next_page(cpu, gva), access, &span->place[1]));

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "interpreter/debug.h"
 #include "interpreter/isa.h"
 
 #define HASH_BITS         13
@@ -92,8 +93,7 @@ void *bind_alloc(struct binding *binding, unsigned size)
     return arena_alloc(binding->blocks, size);
 }
 
-/* Everything that points into the arena goes with it. */
-static void cache_empty(struct cpu *cpu)
+void block_cache_empty(struct cpu *cpu)
 {
     struct block_cache *cache = cpu->blocks;
     cache->used = 0;
@@ -222,6 +222,12 @@ static void close_block(struct block *block, unsigned count, unsigned end)
     block->count = (uint8_t)count;
 }
 
+/* Blocks begin at breakpoints, and are then found by the run loop alone, which looks. */
+static bool has_breakpoint(const struct cpu *cpu, unsigned offset)
+{
+    return unlikely(cpu->debug) && debug_has_offset(cpu, offset);
+}
+
 /*
  * Decodes from an offset in a frame up to the first instruction that ends the block, does
  * not fit in the page, or exceeds the limits. NULL if the first one crosses the page's
@@ -242,7 +248,8 @@ static struct block *decode_block(struct cpu *cpu, frame_t frame, unsigned offse
     unsigned watched = offset & -WATCH_STEP, place = offset, count = 0;
     uint32_t version = 0;
     enum decode_result result = DECODED;
-    while (result == DECODED && count < limit && place < FRAME_SIZE) {
+    while (result == DECODED && count < limit && place < FRAME_SIZE &&
+           (count == 0 || !has_breakpoint(cpu, place))) {
         while (watched < FRAME_SIZE && watched < place + INSN_BYTES_MAX) {
             uint32_t now = memory_code_watch(memory, frame, watched, WATCH_STEP);
             if (watched > (offset & -WATCH_STEP) && now != version) {
@@ -392,10 +399,11 @@ static const struct block *find_once(struct cpu *cpu)
             cpu->is_long64 ? cpu->rip : cpu->state.seg[X86_CS].base + cpu->rip;
         block = find_in_frame(cpu, frame, linear % FRAME_SIZE);
     }
-    if (block) {
+    if (block && !has_breakpoint(cpu, block->offset)) {
         *cpu_jump_entry(cpu, cpu->rip) =
             (struct jump_entry){cpu->rip, cpu->code_key, block};
-    } else if (!cpu->blocks->is_full) {
+    }
+    if (!block && !cpu->blocks->is_full) {
         block = find_crossing(cpu);
     }
     return block && check_limit(cpu, block) ? block : NULL;
@@ -406,7 +414,7 @@ const struct block *block_find(struct cpu *cpu)
     cpu->has_fault = false;
     const struct block *block = find_once(cpu);
     if (!block && cpu->blocks->is_full) {
-        cache_empty(cpu);
+        block_cache_empty(cpu);
         block = find_once(cpu);
     }
     return block;
@@ -418,9 +426,9 @@ const struct insn *block_chain_slow(struct cpu *cpu, const struct insn *insn,
     const struct block *from = cpu->block;
     cpu->retired += insn->ordinal + 1u;
     cpu->rip = rip;
-    if (!cpu_has_attention(cpu) && block_is_valid(from)) {
-        struct block *target =
-            find_decoded(cpu, from->frame, (unsigned)(rip - cpu->reg[REG_CODE_BASE]));
+    unsigned offset = (unsigned)(rip - cpu->reg[REG_CODE_BASE]);
+    if (!cpu_has_attention(cpu) && block_is_valid(from) && !has_breakpoint(cpu, offset)) {
+        struct block *target = find_decoded(cpu, from->frame, offset);
         ((struct insn *)insn)->target = target; /* NULL: until it has been decoded */
     }
     return NULL;

@@ -23,6 +23,9 @@ struct block {
 struct block_cache *block_cache_new(const struct cpuid_policy *cpuid, struct error *err);
 void block_cache_free(struct block_cache *cache);
 
+/* Drops everything decoded, and what points to it. Not while a block runs. */
+void block_cache_empty(struct cpu *cpu);
+
 /* The block at cpu->rip, decoded if need be; NULL if fetching faulted (the exception is
  * recorded). Sets REG_CODE_BASE. */
 const struct block *block_find(struct cpu *cpu);

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "interpreter/block.h"
+#include "interpreter/debug.h"
 #include "interpreter/native.h"
 
 static void *lazy_zeroes(size_t size)
@@ -60,6 +61,7 @@ void cpu_free(struct cpu *cpu)
     if (!cpu) {
         return;
     }
+    free(cpu->debug);
     block_cache_free(cpu->blocks);
     native_free(cpu->native);
     if (cpu->tlb_contexts) {
@@ -127,10 +129,11 @@ void cpu_update_mode(struct cpu *cpu)
     cpu->tlb = cpu->tlb_context->entry[view];
     /* A code segment that ends below 4 GiB is checked instruction by instruction. */
     bool is_limited = !cpu->is_long64 && state->seg[X86_CS].limit != UINT32_MAX;
-    cpu->code_mode = (cpu->code_bits == 64 ? 2 : cpu->code_bits == 32) |
-                     (cpu->cpl == 3 ? CODE_MODE_USER : 0) |
-                     (cpu->is_protected ? 0 : CODE_MODE_REAL) |
-                     (cpu->single_step || is_limited ? CODE_MODE_SINGLE : 0);
+    bool is_watched = cpu->debug && cpu->debug->has_watchpoints;
+    cpu->code_mode =
+        (cpu->code_bits == 64 ? 2 : cpu->code_bits == 32) |
+        (cpu->cpl == 3 ? CODE_MODE_USER : 0) | (cpu->is_protected ? 0 : CODE_MODE_REAL) |
+        (cpu->single_step || is_limited || is_watched ? CODE_MODE_SINGLE : 0);
     cpu->code_key = cpu->tlb_context->generation << CODE_MODE_BITS | cpu->code_mode;
     if (!cpu->is_long64) {
         /* The same RIP means other bytes when CS moves: the base becomes part of the key.

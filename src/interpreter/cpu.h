@@ -118,6 +118,7 @@ struct fetch_entry {
 #define CODE_MODE_BITS   5
 
 struct block;
+struct cpu_debug;   /* interpreter/debug.h */
 struct block_cache; /* interpreter/block.h */
 struct native;      /* interpreter/native.h */
 struct insn;
@@ -190,8 +191,9 @@ struct cpu {
     uint64_t generations; /* the last one given out */
     struct fetch_entry *fetch;
     struct block_cache *blocks;
-    struct native *native; /* host code for vector instructions */
-    bool single_step;      /* blocks of one instruction: RFLAGS.TF, interrupt shadow */
+    struct native *native;   /* host code for vector instructions */
+    struct cpu_debug *debug; /* NULL: nobody debugs */
+    bool single_step;        /* blocks of one instruction: RFLAGS.TF, interrupt shadow */
 
     struct memory *memory;
     const struct cpuid_policy *cpuid;

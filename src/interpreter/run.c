@@ -1,6 +1,7 @@
 #include "interpreter/run.h"
 
 #include "interpreter/block.h"
+#include "interpreter/debug.h"
 #include "interpreter/event.h"
 
 static void execute(struct cpu *cpu, const struct block *block)
@@ -14,14 +15,19 @@ static void execute(struct cpu *cpu, const struct block *block)
     }
 }
 
-static void run_block(struct cpu *cpu)
+/* False: stopped by a breakpoint, nothing was executed. */
+static bool run_block(struct cpu *cpu)
 {
+    if (unlikely(cpu->debug) && debug_breaks_at(cpu, debug_address(cpu))) {
+        return false;
+    }
     const struct block *block = block_find(cpu);
     if (likely(block != NULL)) {
         execute(cpu, block);
     } else {
         event_deliver_fault(cpu);
     }
+    return true;
 }
 
 /* SDM 3B 18.3.1.4: the trap after an instruction that began with TF set. */
@@ -33,26 +39,27 @@ static void deliver_single_step(struct cpu *cpu)
     event_deliver(cpu, &event, 0);
 }
 
-static void step(struct cpu *cpu)
+static bool step(struct cpu *cpu)
 {
     bool was_tracing = cpu->state.rflags & X86_FLAG_TF;
     uint64_t faults = cpu->faults;
     cpu->single_step = true;
     cpu_update_mode(cpu);
     cpu_set_attention(cpu);
-    run_block(cpu);
+    bool is_done = run_block(cpu);
     cpu->single_step = false;
     cpu_update_mode(cpu);
-    if (was_tracing && cpu->faults == faults && cpu->state.activity == X86_RUNNING) {
+    if (is_done && was_tracing && cpu->faults == faults &&
+        cpu->state.activity == X86_RUNNING) {
         deliver_single_step(cpu);
     }
+    return is_done;
 }
 
 void cpu_step(struct cpu *cpu)
 {
     bool had_shadow = cpu->state.interrupt_shadow && cpu->rip == cpu->shadow_rip;
-    step(cpu);
-    if (had_shadow) {
+    if (step(cpu) && had_shadow) {
         cpu->state.interrupt_shadow = false;
     }
 }

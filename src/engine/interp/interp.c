@@ -8,6 +8,7 @@
 
 #include "engine/interp/exclusive.h"
 #include "engine/processor.h"
+#include "interpreter/debug.h"
 #include "interpreter/event.h"
 #include "interpreter/run.h"
 #include "x86/msr.h"
@@ -24,6 +25,8 @@ struct engine_vcpu {
     struct processor processor;
     struct cpu *cpu;
     _Atomic bool return_requested;
+    bool step; /* for the debugger: one instruction, then RUN_DEBUG */
+    struct debug_stop stop;
     unsigned pauses; /* PAUSE instructions so far */
 };
 
@@ -247,10 +250,28 @@ static void take_events(struct engine_vcpu *vcpu)
     }
 }
 
+/* Guest code until something has to be looked at. True: the debugger has to. */
+static bool execute(struct engine_vcpu *vcpu)
+{
+    struct cpu *cpu = vcpu->cpu;
+    if (vcpu->step) {
+        cpu_step(cpu);
+        vcpu->stop = (struct debug_stop){.reason = DEBUG_STEPPED};
+    } else {
+        cpu_run(cpu);
+    }
+    if (debug_has_stopped(cpu)) {
+        vcpu->stop = cpu->debug->stop;
+        return true;
+    }
+    return vcpu->step;
+}
+
 static enum run_result interp_run(struct engine_vcpu *vcpu)
 {
     struct cpu *cpu = vcpu->cpu;
     enum run_result result;
+    debug_resume(cpu);
     exclusive_enter(&vcpu->engine->exclusive);
     for (;;) {
         /* Cleared before the causes are looked at: one that comes later sets it again. */
@@ -260,7 +281,9 @@ static enum run_result interp_run(struct engine_vcpu *vcpu)
             break;
         }
         exclusive_yield(&vcpu->engine->exclusive);
-        take_events(vcpu);
+        if (!vcpu->step) {
+            take_events(vcpu);
+        }
         if (cpu->state.activity == X86_SHUTDOWN) {
             result = RUN_SHUTDOWN;
             break;
@@ -269,7 +292,10 @@ static enum run_result interp_run(struct engine_vcpu *vcpu)
             result = RUN_HALTED;
             break;
         }
-        cpu_run(cpu);
+        if (execute(vcpu)) {
+            result = RUN_DEBUG;
+            break;
+        }
         atomic_store_explicit(&vcpu->processor.config.stats->retired, cpu->retired,
                               memory_order_relaxed);
     }
@@ -334,6 +360,22 @@ static void interp_get_state(struct engine_vcpu *vcpu, struct x86_state *state)
     cpu_sync_out(vcpu->cpu, state);
 }
 
+static int interp_debug(struct engine_vcpu *vcpu, const struct debug_control *control,
+                        struct error *err)
+{
+    vcpu->step = control && control->step;
+    if (debug_set(vcpu->cpu, control) < 0) {
+        return fail(err, ENOMEM, "cannot debug virtual processor %u",
+                    vcpu->processor.config.index);
+    }
+    return 0;
+}
+
+static void interp_debug_stop(struct engine_vcpu *vcpu, struct debug_stop *stop)
+{
+    *stop = vcpu->stop;
+}
+
 static struct engine_vcpu *interp_vcpu_open(struct engine *engine,
                                             const struct vcpu_config *config,
                                             struct error *err)
@@ -371,4 +413,6 @@ const struct engine_ops engine_interp = {
     .kick = interp_kick,
     .get_state = interp_get_state,
     .set_state = interp_set_state,
+    .debug = interp_debug,
+    .debug_stop = interp_debug_stop,
 };
