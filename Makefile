@@ -39,8 +39,11 @@ check-style:
 	@scripts/check-layers
 	@scripts/check-style
 
-bench: all
-	@meson test -C $(BUILD) --benchmark --verbose
+bench:
+	@scripts/deps build demo bench
+	@$(MAKE) --no-print-directory all
+	@$(BUILD)/bench/bench_native_stub
+	@bench/run --build $(BUILD) --json $(BUILD)/performance.json
 
 install: all
 	@meson install -C $(BUILD)
