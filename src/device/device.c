@@ -26,6 +26,20 @@ void device_reset(struct device *device)
     pthread_mutex_unlock(&device->lock);
 }
 
+static void drain_locked(struct device *device)
+{
+    if (device->type->drain) {
+        device->type->drain(device);
+    }
+}
+
+void device_drain(struct device *device)
+{
+    pthread_mutex_lock(&device->lock);
+    drain_locked(device);
+    pthread_mutex_unlock(&device->lock);
+}
+
 size_t device_state_size(const struct device_type *type)
 {
     size_t size = 0;
@@ -72,6 +86,7 @@ static void element_write(void *element, unsigned size, uint64_t value)
 void device_save(struct device *device, uint8_t *buffer)
 {
     pthread_mutex_lock(&device->lock);
+    drain_locked(device);
     for (const struct device_field *field = device->type->fields; field->name; field++) {
         const uint8_t *element = (const uint8_t *)device + field->offset;
         for (uint32_t i = 0; i < field->count; i++, element += field->size) {
@@ -93,6 +108,7 @@ int device_load(struct device *device, const uint8_t *buffer, size_t size,
                           device->name, size, expected);
     }
     pthread_mutex_lock(&device->lock);
+    drain_locked(device);
     for (const struct device_field *field = device->type->fields; field->name; field++) {
         uint8_t *element = (uint8_t *)device + field->offset;
         for (uint32_t i = 0; i < field->count; i++, element += field->size) {

@@ -48,7 +48,10 @@ struct device_type {
     const char *name;
     const struct device_field
         *fields; /* ends with DEVICE_FIELD_END; every guest-visible state */
-    void (*reset)(struct device *device);  /* hardware reset; lock held */
+    void (*reset)(struct device *device); /* hardware reset; lock held */
+    /* Returns when nothing is under way outside of the device (requests to a disk); the
+     * lock is held, and may be given up meanwhile; may be NULL. */
+    void (*drain)(struct device *device);
     void (*loaded)(struct device *device); /* after a load: re-arm timers, drive lines;
                                               may be NULL; lock held */
     void (*free)(struct device *device);
@@ -66,6 +69,13 @@ void device_fini(struct device *device);
 
 /* Hardware reset, under the device's lock. */
 void device_reset(struct device *device);
+
+/*
+ * Waits until nothing is under way outside of the device: what is, is no part of its
+ * saved state, and its end changes memory and the states of other devices. So all devices
+ * are drained, with the vCPUs stopped, before any state or memory is saved.
+ */
+void device_drain(struct device *device);
 
 /*
  * Flat form of the saved fields: elements in the order of the table, little-endian,

@@ -1,0 +1,111 @@
+#include "base/worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct worker_pool {
+    pthread_mutex_t lock;
+    pthread_cond_t posted; /* a job, or is_closing */
+    struct worker_job *first, **last;
+    bool is_closing;
+    char name[16]; /* the kernel keeps 15 characters of a thread's name */
+    unsigned thread_count;
+    pthread_t thread[];
+};
+
+static struct worker_job *job_take(struct worker_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    while (!pool->first && !pool->is_closing) {
+        pthread_cond_wait(&pool->posted, &pool->lock);
+    }
+    struct worker_job *job = pool->first;
+    if (job) {
+        pool->first = job->next;
+        if (!pool->first) {
+            pool->last = &pool->first;
+        }
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return job;
+}
+
+static void *worker_main(void *opaque)
+{
+    struct worker_pool *pool = opaque;
+    struct worker_job *job;
+    pthread_setname_np(pthread_self(), pool->name);
+    while ((job = job_take(pool))) {
+        job->run(job);
+    }
+    return NULL;
+}
+
+/* Signals belong to the thread that asked for them. */
+static int start_threads(struct worker_pool *pool, unsigned threads)
+{
+    sigset_t all, before;
+    int result = 0;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (result == 0 && pool->thread_count < threads) {
+        result =
+            pthread_create(&pool->thread[pool->thread_count], NULL, worker_main, pool);
+        pool->thread_count += result == 0;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return result;
+}
+
+struct worker_pool *worker_pool_open(const char *name, unsigned threads,
+                                     struct error *err)
+{
+    struct worker_pool *pool =
+        calloc(1, sizeof(*pool) + threads * sizeof(pool->thread[0]));
+    if (!pool) {
+        fail(err, ENOMEM, "cannot make %s threads", name);
+        return NULL;
+    }
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->posted, NULL);
+    pool->last = &pool->first;
+    snprintf(pool->name, sizeof(pool->name), "%s", name);
+    int result = start_threads(pool, threads);
+    if (result) {
+        fail(err, result, "cannot start %s threads", name);
+        worker_pool_close(pool);
+        return NULL;
+    }
+    return pool;
+}
+
+void worker_pool_close(struct worker_pool *pool)
+{
+    if (!pool) {
+        return;
+    }
+    pthread_mutex_lock(&pool->lock);
+    pool->is_closing = true;
+    pthread_cond_broadcast(&pool->posted);
+    pthread_mutex_unlock(&pool->lock);
+    for (unsigned i = 0; i < pool->thread_count; i++) {
+        pthread_join(pool->thread[i], NULL);
+    }
+    pthread_cond_destroy(&pool->posted);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool);
+}
+
+void worker_post(struct worker_pool *pool, struct worker_job *job)
+{
+    job->next = NULL;
+    pthread_mutex_lock(&pool->lock);
+    *pool->last = job;
+    pool->last = &job->next;
+    pthread_cond_signal(&pool->posted);
+    pthread_mutex_unlock(&pool->lock);
+}

@@ -1,0 +1,22 @@
+#pragma once
+/* A few threads that do what may block: the others hand them jobs and go on. */
+
+#include "base/error.h"
+
+struct worker_pool;
+
+/* Embedded in what the job is about; owned by the pool from worker_post until run is
+ * called. */
+struct worker_job {
+    void (*run)(struct worker_job *job); /* in one of the threads; may post jobs */
+    struct worker_job *next;             /* the pool's */
+};
+
+/* Starts all its threads at once (1 or more), named for the debugger; signals are blocked
+ * in them. */
+struct worker_pool *worker_pool_open(const char *name, unsigned threads,
+                                     struct error *err);
+/* Runs what was posted, then ends the threads. Accepts NULL. */
+void worker_pool_close(struct worker_pool *pool);
+/* Thread-safe; never blocks and never fails. Jobs begin in the order of posting. */
+void worker_post(struct worker_pool *pool, struct worker_job *job);
