@@ -17,6 +17,7 @@
 #include "device/pc/uart16550.h"
 #include "dispatcher/vcpu.h"
 #include "machine/acpi.h"
+#include "machine/board_disk.h"
 #include "machine/kernel.h"
 #include "machine/memory_map.h"
 
@@ -38,6 +39,7 @@ struct board {
     char *command_line;
     struct image kernel, initrd;
     struct console_port console;
+    struct board_disks disks;
     struct uart16550 *serial;
     struct pic8259 *pic;
     struct ioapic *ioapic;
@@ -123,6 +125,7 @@ static void board_reset(struct device *device)
 static void board_free(struct device *device)
 {
     struct board *board = container_of(device, struct board, device);
+    board_disks_free(&board->disks);
     image_close(&board->kernel);
     image_close(&board->initrd);
     free(board->name);
@@ -169,6 +172,8 @@ struct machine_config board_config(const struct board *board)
         .kernel = board->kernel_path,
         .initrd = board->initrd_path,
         .append = board->command_line,
+        .disk = board->disks.config,
+        .disk_count = board->disks.count,
         .debug_exit = board->has_debug_exit,
         .no_reboot = board->vm->config.no_reboot,
     };
@@ -462,6 +467,10 @@ static int add_devices(struct board *board, const struct machine_config *config,
     if (result >= 0) {
         result = add_debug_ports(board, config->debug_exit, err);
     }
+    if (result >= 0) {
+        result = board_disks_add(&board->disks, board->vm, config->disk,
+                                 config->disk_count, err);
+    }
     return result >= 0 ? add_quiet_ranges(board, err) : result;
 }
 
@@ -481,7 +490,11 @@ static void mtrr_init(struct x86_state *state, unsigned physical_bits)
 static int put_acpi_tables(struct board *board, struct error *err)
 {
     uint8_t tables[16384];
-    const struct acpi_config config = {.cpus = board->vm->cpu_count};
+    const struct acpi_config config = {
+        .cpus = board->vm->cpu_count,
+        .virtio_count = board->disks.count,
+        .virtio = board->disks.place,
+    };
     int size = acpi_build(&config, MAP_BIOS_AREA, tables, sizeof(tables), err);
     if (size < 0) {
         return size;

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "machine/disk_config.h"
+
 struct cpuid_policy;
 
 #define CONFIG_MEMORY_DEFAULT (512ull << 20)
@@ -26,6 +28,8 @@ struct machine_config {
     const char *cpu_model;
     const char *paravirt; /* services, as x86/paravirt.h parses them; NULL: all */
     const char *kernel, *initrd, *append; /* paths, command line; NULL where not given */
+    const struct disk_config *disk;       /* borrowed */
+    unsigned disk_count;
     enum console_kind console;
     const char *console_path; /* CONSOLE_SOCKET */
     bool debug_exit;

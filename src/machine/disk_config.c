@@ -110,8 +110,7 @@ static int parse_option(struct disk_config *disk, char *text, struct error *err)
             continue;
         }
         if (!disk_options[i].has_value != !value) {
-            return fail_plain(err, EINVAL, "%s takes %s value", text,
-                              value ? "no" : "a");
+            return fail_plain(err, EINVAL, "%s takes %s value", text, value ? "no" : "a");
         }
         return disk_options[i].parse(disk, value, err);
     }

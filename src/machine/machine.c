@@ -10,6 +10,7 @@
 #include "base/size.h"
 #include "device/pc/uart16550.h"
 #include "machine/board.h"
+#include "machine/board_disk.h"
 #include "machine/kernel.h"
 #include "machine/memory_map.h"
 #include "machine/micro.h"
@@ -242,6 +243,44 @@ static json_t *describe_devices(const struct machine_config *config)
         }
         json_array_append_new(list, entry);
     }
+    for (unsigned i = 0; i < config->disk_count; i++) {
+        const struct acpi_virtio place = board_disk_place(i);
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:I, s:i}", "name", board_disk_name(i), "model",
+                            "virtio block device", "address", (json_int_t)place.base,
+                            "irq", (int)place.gsi));
+    }
+    return list;
+}
+
+static json_t *describe_disk(const struct disk_config *config, struct error *err)
+{
+    const struct disk_options options = {.format = config->format,
+                                         .is_readonly = config->is_readonly};
+    struct disk *disk = disk_open(config->path, &options, NULL, err);
+    if (!disk) {
+        fail_within(err, "--disk");
+        return NULL;
+    }
+    json_t *entry =
+        json_pack("{s:s, s:s, s:I, s:b, s:s}", "file", config->path, "format",
+                  disk->format->name, "size", (json_int_t)disk->size, "readonly",
+                  config->is_readonly, "bus", disk_bus_name(config->bus));
+    disk_close(disk);
+    return entry ? entry : json_null();
+}
+
+static json_t *describe_disks(const struct machine_config *config, struct error *err)
+{
+    json_t *list = json_array();
+    for (unsigned i = 0; i < config->disk_count; i++) {
+        json_t *entry = describe_disk(&config->disk[i], err);
+        if (!entry) {
+            json_decref(list);
+            return NULL;
+        }
+        json_array_append_new(list, entry);
+    }
     return list;
 }
 
@@ -279,16 +318,21 @@ char *machine_describe(const struct machine_config *config, struct error *err)
     if (!boot) {
         return NULL;
     }
+    json_t *disks = describe_disks(config, err);
+    if (!disks) {
+        json_decref(boot);
+        return NULL;
+    }
     json_t *all = json_pack(
-        "{s:s?, s:s, s:s, s:i, s:s, s:o, s:I, s:o, s:s, s:s?, s:b, s:b, s:o, s:o}",
+        "{s:s?, s:s, s:s, s:i, s:s, s:o, s:I, s:o, s:o, s:s, s:s?, s:b, s:b, s:o, s:o}",
         "name", config->name, "machine", resolved.type->name, "engine",
         resolved.engine->name, "cpus", (int)config->cpus, "cpu",
         config->cpu_model ? config->cpu_model : "host", "paravirt",
         describe_paravirt(resolved.cpuid.paravirt), "memory", (json_int_t)config->memory,
-        "boot", boot, "console", console_name(config->console), "console_path",
-        config->console_path, "debug_exit", config->debug_exit, "no_reboot",
-        config->no_reboot, "memory_map", describe_memory_map(config->memory), "devices",
-        describe_devices(config));
+        "boot", boot, "disks", disks, "console", console_name(config->console),
+        "console_path", config->console_path, "debug_exit", config->debug_exit,
+        "no_reboot", config->no_reboot, "memory_map", describe_memory_map(config->memory),
+        "devices", describe_devices(config));
     char *text = all ? json_dumps(all, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
     json_decref(all);
     if (!text) {

@@ -33,6 +33,12 @@ static void print_quoted(FILE *out, const char *text, const char *escape)
     }
 }
 
+/* Names of files, and what begins with one. */
+static bool takes_file(const struct option_spec *spec)
+{
+    return spec->kind == OPTION_FILE || (spec->kind == OPTION_CUSTOM && !spec->choice);
+}
+
 static void bash_command(FILE *out, const struct command *command)
 {
     fprintf(out, "    %s)\n        case $prev in\n", command->name);
@@ -41,7 +47,7 @@ static void bash_command(FILE *out, const struct command *command)
             continue;
         }
         fprintf(out, "        --%s) ", spec->name);
-        if (spec->kind == OPTION_FILE) {
+        if (takes_file(spec)) {
             fputs("COMPREPLY=($(compgen -f -- \"$cur\"))", out);
         } else {
             fputs("words='", out);
@@ -92,7 +98,7 @@ static void zsh_option(FILE *out, const struct option_spec *spec)
     fputc(']', out);
     if (spec->argument) {
         fprintf(out, ":%s:", spec->argument);
-        if (spec->kind == OPTION_FILE) {
+        if (takes_file(spec)) {
             fputs("_files", out);
         } else if (spec->choice) {
             fputc('(', out);
@@ -140,7 +146,7 @@ static void fish_option(FILE *out, const char *command, const struct option_spec
 {
     fprintf(out, "complete -c doppel -n '__fish_seen_subcommand_from %s' -l %s", command,
             spec->name);
-    if (spec->kind == OPTION_FILE) {
+    if (takes_file(spec)) {
         fputs(" -r -F", out);
     } else if (spec->argument) {
         fputs(" -x", out);

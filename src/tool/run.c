@@ -23,6 +23,7 @@
 
 struct run_options {
     struct machine_config config;
+    struct disk_config disk[CONFIG_DISKS_MAX]; /* config's */
     bool dry_run;
     unsigned verbose;
 };
@@ -66,6 +67,23 @@ static int parse_console(const struct option_spec *spec, const char *value, void
                       "--console takes stdio, none, pty or socket=PATH, not '%s'", value);
 }
 
+static int parse_disk(const struct option_spec *spec, const char *value, void *target,
+                      struct error *err)
+{
+    struct run_options *options = container_of(target, struct run_options, disk);
+    struct machine_config *config = &options->config;
+    if (config->disk_count == CONFIG_DISKS_MAX) {
+        return fail_plain(err, EINVAL, "--disk: a machine has at most %d disks",
+                          CONFIG_DISKS_MAX);
+    }
+    if (disk_config_parse(value, &options->disk[config->disk_count], err) < 0) {
+        return fail_within(err, "--disk %.200s", value);
+    }
+    config->disk = options->disk;
+    config->disk_count++;
+    return 0;
+}
+
 #define FIELD(name) offsetof(struct run_options, config.name)
 
 static const struct option_spec run_options[] = {
@@ -91,6 +109,9 @@ static const struct option_spec run_options[] = {
     {"append", "STRING",
      "kernel command line; " APPEND_DEFAULT " if not given and the console is stdio",
      OPTION_STRING, FIELD(append)},
+    {"disk", "FILE[,format=raw][,readonly][,bus=virtio]",
+     "a disk image or block device; several times: /dev/vda, /dev/vdb ... in the guest",
+     OPTION_CUSTOM, offsetof(struct run_options, disk), .parse = parse_disk},
     {"console", "WHERE",
      "the first serial port: stdio, none, pty or socket=PATH; stdio if not given",
      OPTION_CUSTOM, FIELD(console), .choice = console_choice, .parse = parse_console},
@@ -107,7 +128,6 @@ static const struct option_spec run_options[] = {
      OPTION_COUNT, offsetof(struct run_options, verbose)},
     {"firmware", .kind = OPTION_LATER},
     {"boot", .kind = OPTION_LATER},
-    {"disk", .kind = OPTION_LATER},
     {"cdrom", .kind = OPTION_LATER},
     {"net", .kind = OPTION_LATER},
     {"publish", .kind = OPTION_LATER},

@@ -53,8 +53,8 @@ expect "an unknown command" 2 '' 'unknown command launch; doppel help lists' lau
 expect "help of a mistyped command" 2 '' 'did you mean run\?' help rnu
 expect "a mistyped option" 2 '' '^doppel: unknown option --memroy; did you mean --memory\?$' \
     run --memroy 1G
-expect "an option of a later version" 2 '' '--disk: it is not available in this version' \
-    run --disk disk.img
+expect "an option of a later version" 2 '' '--cdrom: it is not available in this version' \
+    run --cdrom disk.iso
 expect "an engine of a later version" 2 '' '--engine kvm is not available in this version' \
     run --engine kvm
 expect "a mistyped machine" 2 '' "unknown value 'mirco' of --machine; did you mean micro" \
