@@ -35,6 +35,7 @@ struct machine_config {
     bool debug_exit;
     bool no_reboot;
     const char *exit_stats; /* path or NULL */
+    const char *gdb;        /* control/gdb.h: ADDRESS[,wait]; NULL: no debugger */
     /* A restored VM's, which then takes cpu_model's place; NULL otherwise. */
     const struct cpuid_policy *cpuid;
 };

@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/scope.h"
+#include "control/gdb.h"
 #include "engine/engine.h"
 #include "machine/machine.h"
 #include "tool/command.h"
@@ -122,6 +123,10 @@ static const struct option_spec run_options[] = {
     {"exit-stats", "FILE",
      "write exit counts, times and retired instructions there, as JSON", OPTION_FILE,
      FIELD(exit_stats)},
+    {"gdb", "ADDR[,wait]",
+     "let gdb attach at PORT, HOST:PORT or a socket's path (with a slash); wait: run "
+     "nothing before it has",
+     OPTION_STRING, FIELD(gdb)},
     {"dry-run", NULL, "print the resolved machine as JSON and do not run it", OPTION_FLAG,
      offsetof(struct run_options, dry_run)},
     {"verbose", NULL, "say more on stderr, guest misbehaviour too; twice: still more",
@@ -136,7 +141,6 @@ static const struct option_spec run_options[] = {
     {"display", .kind = OPTION_LATER},
     {"api-socket", .kind = OPTION_LATER},
     {"config", .kind = OPTION_LATER},
-    {"gdb", .kind = OPTION_LATER},
     {NULL},
 };
 
@@ -162,6 +166,7 @@ static int run_dry(const struct machine_config *config)
 struct run {
     struct vm *vm;
     struct console *console;
+    struct gdb *gdb; /* NULL: no debugger was asked for */
     int signal_fd;
     int stats_fd;
     sigset_t signals_before;
@@ -254,7 +259,17 @@ static int run_open(struct run *run, const struct machine_config *config,
     return run->vm ? 0 : -err->code;
 }
 
-static int run_start(struct run *run, struct error *err)
+static int debugger_open(struct run *run, const char *where, struct error *err)
+{
+    run->gdb = gdb_open(run->vm, where, err);
+    if (!run->gdb) {
+        return -err->code;
+    }
+    log_warning("gdb: target remote %s", gdb_address(run->gdb));
+    return 0;
+}
+
+static int run_start(struct run *run, const char *gdb, struct error *err)
 {
     const struct console_guest guest = {
         guest_input, guest_ready, guest_quit, guest_failed, run,
@@ -262,6 +277,9 @@ static int run_start(struct run *run, struct error *err)
     int result = loop_add(run->vm->loop, run->signal_fd, EPOLLIN, on_signal, run, err);
     if (result >= 0) {
         result = console_attach(run->console, run->vm->loop, &guest, err);
+    }
+    if (result >= 0 && gdb) {
+        result = debugger_open(run, gdb, err);
     }
     if (result >= 0) {
         result = vm_start(run->vm, err);
@@ -276,6 +294,7 @@ static void run_close(struct run *run)
     if (run->console) {
         console_stop(run->console);
     }
+    gdb_close(run->gdb, STATUS_HOST_ERROR);
     vm_free(run->vm);
     console_close(run->console);
     if (run->signal_fd >= 0) {
@@ -335,7 +354,7 @@ static int run_machine(const struct machine_config *config)
     struct run run = {.signal_fd = -1, .stats_fd = -1};
     struct error err = {0};
     int status;
-    if (run_open(&run, config, &err) < 0 || run_start(&run, &err) < 0) {
+    if (run_open(&run, config, &err) < 0 || run_start(&run, config->gdb, &err) < 0) {
         /* The terminal first: a message belongs on a sane one. */
         if (run.console) {
             console_detach(run.console);
@@ -344,6 +363,7 @@ static int run_machine(const struct machine_config *config)
     } else {
         struct vm_end end = vm_run(run.vm);
         status = run_finish(&run, &end, config);
+        gdb_close(steal(run.gdb), status);
     }
     run_close(&run);
     return status;
