@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "allocator/source.h"
+#include "base/barrier.h"
 #include "base/scope.h"
 #include "base/size.h"
 
@@ -139,6 +140,7 @@ struct memory *memory_new(uint64_t limit, struct error *err)
         fail(err, ENOMEM, "cannot make guest memory");
         return NULL;
     }
+    barrier_prepare();
     pthread_mutex_init(&memory->lock, NULL);
     for (unsigned i = 0; i < MEMORY_CODE_LOCKS; i++) {
         pthread_mutex_init(&memory->code_lock[i], NULL);

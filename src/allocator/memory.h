@@ -129,6 +129,13 @@ void ram_unmap(struct memory *memory, void *host, uint64_t written);
  * be read. */
 bool ram_read(struct memory *memory, gpa_t gpa, void *buffer, uint64_t size);
 bool ram_write(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t size);
+/*
+ * The same for what fills untouched memory, as a kernel does: spares a page fault and a
+ * clearing for each page, and what becomes zero by ram_clear costs no memory. Not for
+ * ranges that are mapped by a device meanwhile.
+ */
+bool ram_fill(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t size);
+bool ram_clear(struct memory *memory, gpa_t gpa, uint64_t size);
 
 /*
  * Code tracking. Before decoding bytes [offset, offset + size) of a frame an engine calls

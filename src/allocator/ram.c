@@ -2,7 +2,10 @@
 #include "allocator/memory.h"
 
 #include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "allocator/source.h"
 #include "base/barrier.h"
@@ -102,4 +105,60 @@ bool ram_read(struct memory *memory, gpa_t gpa, void *buffer, uint64_t size)
 bool ram_write(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t size)
 {
     return ram_copy(memory, gpa, (uint8_t *)buffer, size, true);
+}
+
+static off_t file_offset(const struct memory *memory, const uint8_t *host)
+{
+    return (off_t)(host - memory->base);
+}
+
+/* While pages are still being loaded from a saved VM, their file is the loader's. */
+static bool owns_file(const struct memory *memory)
+{
+    return memory->loader == NULL;
+}
+
+bool ram_fill(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t size)
+{
+    uint8_t *host = ram_map(memory, gpa, size, true);
+    if (!host || !owns_file(memory)) {
+        return ram_write(memory, gpa, buffer, size);
+    }
+    const uint8_t *next = buffer;
+    uint64_t done = 0;
+    while (done < size) {
+        ssize_t part = pwrite(memory->fd, next + done, size - done,
+                              file_offset(memory, host + done));
+        if (part < 0 && errno == EINTR) {
+            continue;
+        }
+        if (part <= 0) {
+            memcpy(host + done, next + done, size - done);
+            break;
+        }
+        done += (uint64_t)part;
+    }
+    ram_unmap(memory, host, size);
+    return true;
+}
+
+bool ram_clear(struct memory *memory, gpa_t gpa, uint64_t size)
+{
+    uint8_t *host = ram_map(memory, gpa, size, true);
+    if (!host) {
+        return size == 0;
+    }
+    uint64_t at = (uint64_t)file_offset(memory, host);
+    uint64_t first = (at + FRAME_SIZE - 1) & -(uint64_t)FRAME_SIZE;
+    uint64_t end = (at + size) & -(uint64_t)FRAME_SIZE;
+    if (first < end && owns_file(memory) &&
+        fallocate(memory->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)first,
+                  (off_t)(end - first)) == 0) {
+        memset(host, 0, first - at);
+        memset(memory->base + end, 0, at + size - end);
+    } else {
+        memset(host, 0, size);
+    }
+    ram_unmap(memory, host, size);
+    return true;
 }

@@ -49,9 +49,14 @@ static void interrupt_by_mprotect(void)
     assert(!failed);
 }
 
-void barrier_all_threads(void)
+void barrier_prepare(void)
 {
     pthread_once(&once, prepare);
+}
+
+void barrier_all_threads(void)
+{
+    barrier_prepare();
     atomic_thread_fence(memory_order_seq_cst);
     if (!has_membarrier || membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0) {
         interrupt_by_mprotect();

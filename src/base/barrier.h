@@ -8,6 +8,10 @@
  * barrier_light(), which keeps the compiler from reordering and costs nothing.
  */
 
+/* Optional, before the process has threads: the first use registers with the kernel,
+ * which takes 10 ms once there are several. */
+void barrier_prepare(void);
+
 /* Takes microseconds: it interrupts every processor that runs a thread of this process.
  */
 void barrier_all_threads(void);

@@ -272,19 +272,13 @@ int elf_note_find(const struct elf *elf, const struct image *image, const char *
     return -ENOENT;
 }
 
-/* Clears guest RAM; the range is inside one slot. */
+/* The range is inside one slot. */
 static int clear(struct memory *memory, gpa_t gpa, uint64_t size, struct error *err)
 {
-    if (size == 0) {
-        return 0;
-    }
-    void *host = ram_map(memory, gpa, size, true);
-    if (!host) {
+    if (!ram_clear(memory, gpa, size)) {
         return fail_plain(err, ENOMEM, "no guest memory at 0x%" PRIx64 "-0x%" PRIx64, gpa,
                           gpa + size);
     }
-    memset(host, 0, size);
-    ram_unmap(memory, host, size);
     return 0;
 }
 

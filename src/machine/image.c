@@ -115,19 +115,49 @@ int image_read(const struct image *image, uint64_t offset, void *buffer, uint64_
     return 0;
 }
 
+/* Read in pieces that stay in the processor's cache. */
+#define LOAD_CHUNK (256u << 10)
+
+static int load_file(const struct image *image, uint64_t offset, uint64_t size,
+                     struct memory *memory, gpa_t gpa, const char *what,
+                     struct error *err)
+{
+    SCOPE_FREE uint8_t *chunk = malloc(LOAD_CHUNK);
+    if (!chunk) {
+        return fail(err, ENOMEM, "cannot load %s", what);
+    }
+    int result = 0;
+    while (result == 0 && size > 0) {
+        uint64_t part = size < LOAD_CHUNK ? size : LOAD_CHUNK;
+        result = image_read(image, offset, chunk, part, what, err);
+        if (result == 0) {
+            ram_fill(memory, gpa, chunk, part);
+        }
+        offset += part;
+        gpa += part;
+        size -= part;
+    }
+    return result;
+}
+
 int image_load(const struct image *image, uint64_t offset, uint64_t size,
                struct memory *memory, gpa_t gpa, const char *what, struct error *err)
 {
     if (size == 0) {
         return 0;
     }
-    void *host = ram_map(memory, gpa, size, true);
-    if (!host) {
+    if (!ram_map(memory, gpa, size, true)) {
         return fail_plain(err, ENOMEM,
                           "no guest memory for %s at 0x%" PRIx64 "-0x%" PRIx64, what, gpa,
                           gpa + size);
     }
-    int result = image_read(image, offset, host, size, what, err);
-    ram_unmap(memory, host, size);
-    return result;
+    if (image->fd >= 0) {
+        return load_file(image, offset, size, memory, gpa, what, err);
+    }
+    if (!image_contains(image, offset, size)) {
+        return image_read(image, offset, NULL, size, what,
+                          err); /* says what is missing */
+    }
+    ram_fill(memory, gpa, image->data + offset, size);
+    return 0;
 }

@@ -76,6 +76,38 @@ static void test_written_pages_are_marked_and_others_not(void **unused)
     assert_int_equal(dirty, 0x8);
 }
 
+static void test_filling_and_clearing_leave_the_rest(void **unused)
+{
+    uint8_t text[2 * FRAME_SIZE];
+    uint64_t dirty;
+    memset(text, 0x5a, sizeof(text));
+    memset(memory_host(memory, 0), 0xff, RAM_SIZE);
+    memory_dirty_start(memory);
+    assert_true(ram_fill(memory, FRAME_SIZE + 8, text, sizeof(text)));
+    assert_int_equal(memory_host(memory, 1)[7], 0xff);
+    assert_memory_equal(memory_host(memory, 1) + 8, text, sizeof(text));
+    assert_int_equal(memory_host(memory, 3)[8], 0xff);
+    uint32_t version = memory_code_watch(memory, 5, 0, 64);
+    /* Parts of the pages at both ends, two whole ones between them. */
+    assert_true(ram_clear(memory, 4 * FRAME_SIZE + 16, 3 * FRAME_SIZE));
+    assert_int_equal(memory_host(memory, 4)[15], 0xff);
+    for (unsigned i = 16; i < 3 * FRAME_SIZE + 16; i++) {
+        assert_int_equal(memory_host(memory, 4)[i], 0);
+    }
+    assert_int_equal(memory_host(memory, 7)[16], 0xff);
+    assert_int_not_equal(FRAME_VERSION(memory->frame[5]), version);
+    memory_dirty_fetch(memory, 0, ALL_PAGES, &dirty);
+    assert_int_equal(dirty, 0xfe);
+    assert_true(ram_clear(memory, 9 * FRAME_SIZE + 1, 2));
+    assert_int_equal(memory_host(memory, 9)[0], 0xff);
+    assert_int_equal(memory_host(memory, 9)[2], 0);
+    assert_int_equal(memory_host(memory, 9)[3], 0xff);
+    assert_true(ram_clear(memory, 0, 0));
+    assert_false(ram_clear(memory, RAM_SIZE - 1, 2));
+    assert_false(ram_clear(memory, ROM_BASE, 1));
+    assert_false(ram_fill(memory, RAM_SIZE - 1, text, 2));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -83,6 +115,7 @@ int main(void)
         TEST(test_copies_cross_slots),
         TEST(test_copies_out_of_ram_copy_nothing),
         TEST(test_written_pages_are_marked_and_others_not),
+        TEST(test_filling_and_clearing_leave_the_rest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
