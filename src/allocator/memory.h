@@ -131,7 +131,7 @@ bool ram_read(struct memory *memory, gpa_t gpa, void *buffer, uint64_t size);
 bool ram_write(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t size);
 /*
  * The same for what fills untouched memory, as a kernel does: spares a page fault and a
- * clearing for each page, and what becomes zero by ram_clear costs no memory. Not for
+ * clearing for each page, and pages of zeros cost no memory. Not for
  * ranges that are mapped by a device meanwhile.
  */
 bool ram_fill(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t size);

@@ -118,25 +118,83 @@ static bool owns_file(const struct memory *memory)
     return memory->loader == NULL;
 }
 
+/* Through the file; by memory where that is refused. */
+static void write_file(struct memory *memory, uint8_t *host, const uint8_t *data,
+                       uint64_t size)
+{
+    uint64_t done = 0;
+    while (done < size) {
+        ssize_t part = pwrite(memory->fd, data + done, size - done,
+                              file_offset(memory, host + done));
+        if (part < 0 && errno == EINTR) {
+            continue;
+        }
+        if (part <= 0) {
+            memcpy(host + done, data + done, size - done);
+            return;
+        }
+        done += (uint64_t)part;
+    }
+}
+
+/* Whole pages become holes: they cost nothing until they are touched again. */
+static void clear_file(struct memory *memory, uint8_t *host, uint64_t size)
+{
+    uint64_t at = (uint64_t)file_offset(memory, host);
+    uint64_t first = (at + FRAME_SIZE - 1) & -(uint64_t)FRAME_SIZE;
+    uint64_t end = (at + size) & -(uint64_t)FRAME_SIZE;
+    if (first < end && fallocate(memory->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                 (off_t)first, (off_t)(end - first)) == 0) {
+        memset(host, 0, first - at);
+        memset(memory->base + end, 0, at + size - end);
+    } else {
+        memset(host, 0, size);
+    }
+}
+
+static bool is_zero(const uint8_t *data, uint64_t size)
+{
+    return data[0] == 0 && memcmp(data, data + 1, size - 1) == 0;
+}
+
+/* How much at the start of the data, by pages, is all zero or all not. */
+static uint64_t run_length(const uint8_t *host, const uint8_t *data, uint64_t size,
+                           bool *zero)
+{
+    uint64_t length = 0;
+    *zero = false;
+    while (length < size) {
+        uint64_t part = FRAME_SIZE - (uintptr_t)(host + length) % FRAME_SIZE;
+        if (part > size - length) {
+            part = size - length;
+        }
+        bool is_part_zero = is_zero(data + length, part);
+        if (length > 0 && is_part_zero != *zero) {
+            break;
+        }
+        *zero = is_part_zero;
+        length += part;
+    }
+    return length;
+}
+
 bool ram_fill(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t size)
 {
     uint8_t *host = ram_map(memory, gpa, size, true);
     if (!host || !owns_file(memory)) {
         return ram_write(memory, gpa, buffer, size);
     }
-    const uint8_t *next = buffer;
+    const uint8_t *data = buffer;
     uint64_t done = 0;
     while (done < size) {
-        ssize_t part = pwrite(memory->fd, next + done, size - done,
-                              file_offset(memory, host + done));
-        if (part < 0 && errno == EINTR) {
-            continue;
+        bool is_run_zero;
+        uint64_t part = run_length(host + done, data + done, size - done, &is_run_zero);
+        if (is_run_zero) {
+            clear_file(memory, host + done, part);
+        } else {
+            write_file(memory, host + done, data + done, part);
         }
-        if (part <= 0) {
-            memcpy(host + done, next + done, size - done);
-            break;
-        }
-        done += (uint64_t)part;
+        done += part;
     }
     ram_unmap(memory, host, size);
     return true;
@@ -148,14 +206,8 @@ bool ram_clear(struct memory *memory, gpa_t gpa, uint64_t size)
     if (!host) {
         return size == 0;
     }
-    uint64_t at = (uint64_t)file_offset(memory, host);
-    uint64_t first = (at + FRAME_SIZE - 1) & -(uint64_t)FRAME_SIZE;
-    uint64_t end = (at + size) & -(uint64_t)FRAME_SIZE;
-    if (first < end && owns_file(memory) &&
-        fallocate(memory->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)first,
-                  (off_t)(end - first)) == 0) {
-        memset(host, 0, first - at);
-        memset(memory->base + end, 0, at + size - end);
+    if (owns_file(memory)) {
+        clear_file(memory, host, size);
     } else {
         memset(host, 0, size);
     }

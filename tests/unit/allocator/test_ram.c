@@ -98,10 +98,14 @@ static void test_filling_and_clearing_leave_the_rest(void **unused)
     assert_int_not_equal(FRAME_VERSION(memory->frame[5]), version);
     memory_dirty_fetch(memory, 0, ALL_PAGES, &dirty);
     assert_int_equal(dirty, 0xfe);
-    assert_true(ram_clear(memory, 9 * FRAME_SIZE + 1, 2));
-    assert_int_equal(memory_host(memory, 9)[0], 0xff);
-    assert_int_equal(memory_host(memory, 9)[2], 0);
-    assert_int_equal(memory_host(memory, 9)[3], 0xff);
+    assert_true(ram_clear(memory, 12 * FRAME_SIZE + 1, 2));
+    assert_int_equal(memory_host(memory, 12)[0], 0xff);
+    assert_int_equal(memory_host(memory, 12)[2], 0);
+    assert_int_equal(memory_host(memory, 12)[3], 0xff);
+    memset(text, 0, FRAME_SIZE + 9);
+    assert_true(ram_fill(memory, 9 * FRAME_SIZE + 8, text, sizeof(text)));
+    assert_int_equal(memory_host(memory, 9)[7], 0xff);
+    assert_memory_equal(memory_host(memory, 9) + 8, text, sizeof(text));
     assert_true(ram_clear(memory, 0, 0));
     assert_false(ram_clear(memory, RAM_SIZE - 1, 2));
     assert_false(ram_clear(memory, ROM_BASE, 1));
