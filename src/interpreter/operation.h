@@ -54,3 +54,10 @@ static inline void operation_shadow(struct cpu *cpu, const struct insn *insn)
     cpu->state.interrupt_shadow = true;
     cpu->shadow_rip = operation_next_rip(cpu, insn);
 }
+
+/* After a load of SS a single-step trap does not come between either (SDM 3A 6.8.3). */
+static inline void operation_stack_shadow(struct cpu *cpu, const struct insn *insn)
+{
+    operation_shadow(cpu, insn);
+    cpu->hides_step = true;
+}

@@ -44,12 +44,13 @@ static bool step(struct cpu *cpu)
     bool was_tracing = cpu->state.rflags & X86_FLAG_TF;
     uint64_t faults = cpu->faults;
     cpu->single_step = true;
+    cpu->hides_step = false;
     cpu_update_mode(cpu);
     cpu_set_attention(cpu);
     bool is_done = run_block(cpu);
     cpu->single_step = false;
     cpu_update_mode(cpu);
-    if (is_done && was_tracing && cpu->faults == faults &&
+    if (is_done && was_tracing && !cpu->hides_step && cpu->faults == faults &&
         cpu->state.activity == X86_RUNNING) {
         deliver_single_step(cpu);
     }

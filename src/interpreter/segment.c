@@ -62,7 +62,7 @@ static const struct insn *exec_mov_to_segment(struct cpu *cpu, const struct insn
         return insn_fault(cpu, insn);
     }
     if (insn->dst == X86_SS) {
-        operation_shadow(cpu, insn);
+        operation_stack_shadow(cpu, insn);
     }
     return insn_leave(cpu, insn);
 }
@@ -73,7 +73,7 @@ static const struct insn *exec_pop_segment(struct cpu *cpu, const struct insn *i
         return insn_fault(cpu, insn);
     }
     if (insn->dst == X86_SS) {
-        operation_shadow(cpu, insn);
+        operation_stack_shadow(cpu, insn);
     }
     return insn_leave(cpu, insn);
 }

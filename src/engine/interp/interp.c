@@ -241,7 +241,11 @@ static void take_events(struct engine_vcpu *vcpu)
         if (cpu->rip == cpu->shadow_rip && cpu->state.activity == X86_RUNNING) {
             cpu_step(cpu); /* the instruction in the shadow; events are looked at again
                               behind it */
-            return;
+            if (cpu->state.activity != X86_HALTED) {
+                return;
+            }
+            /* STI, HLT: what was pending wakes it at once (SDM 2B, STI); nobody would
+             * kick for it again. */
         }
         cpu->state.interrupt_shadow = false;
     }
