@@ -1,0 +1,305 @@
+/*
+ * What may be cached about translations and what ends it (SDM 3A 4.10): INVLPG, MOV to
+ * CR3, global pages, PCIDs, all types of INVPCID, changes of size; A and D bits under
+ * other processors.
+ */
+#include "smp.h"
+
+#include "cpu.h"
+#include "guest.h"
+#include "page.h"
+#include "trap.h"
+
+#define BASE 0x10000000000ull
+
+extern char access_write[];
+
+static uint64_t *old_page, *new_page; /* say 1 and 2 */
+
+static uint64_t seen(uint64_t address)
+{
+    return *(volatile uint64_t *)address;
+}
+
+/* Maps to the old page, uses it, and changes the entry without telling. */
+static void change_behind(uint64_t address, uint64_t flags)
+{
+    page_map(address, (uint64_t)old_page, PTE_P | PTE_W | flags, 1);
+    ASSERT_EQ(seen(address), 1);
+    *page_entry(kernel_pml4, address, 1) = (uint64_t)new_page | PTE_P | PTE_W | flags;
+}
+
+static void invpcid(uint64_t type, uint64_t pcid, uint64_t address)
+{
+    struct {
+        uint64_t pcid, address;
+    } descriptor = {pcid, address};
+    __asm__ volatile("invpcid %0, %1" : : "m"(descriptor), "r"(type) : "memory");
+}
+
+static uint64_t bad_invpcid(uint64_t type)
+{
+    invpcid(type & 0xff, type >> 8, 1ull << 63);
+    return 0;
+}
+
+static void try_invalidation(void)
+{
+    case_begin("INVLPG");
+    change_behind(BASE, 0);
+    invlpg(BASE + 0xabc);
+    ASSERT_EQ(seen(BASE), 2);
+    change_behind(BASE, PTE_G);
+    invlpg(BASE);
+    ASSERT_EQ(seen(BASE), 2);
+    case_begin("INVLPG of a non-canonical address does nothing");
+    invlpg(1ull << 63);
+    case_begin("MOV to CR3");
+    change_behind(BASE, 0);
+    cr3_reload();
+    ASSERT_EQ(seen(BASE), 2);
+    case_begin("G without CR4.PGE means nothing");
+    change_behind(BASE, PTE_G);
+    cr3_reload();
+    ASSERT_EQ(seen(BASE), 2);
+    case_begin("a change of CR4.PGE ends global translations");
+    cr4_write(cr4_read() | CR4_PGE);
+    change_behind(BASE, PTE_G);
+    cr4_write(cr4_read() & ~CR4_PGE);
+    ASSERT_EQ(seen(BASE), 2);
+    cr4_write(cr4_read() | CR4_PGE);
+    change_behind(BASE, PTE_G);
+    cr3_reload(); /* may keep it */
+    ASSERT(seen(BASE) == 1 || seen(BASE) == 2);
+    invlpg(BASE);
+    ASSERT_EQ(seen(BASE), 2);
+    case_begin("not present is never cached");
+    page_map(BASE, 0, 0, 1);
+    ASSERT(trap_try(seen, BASE));
+    *page_entry(kernel_pml4, BASE, 1) = (uint64_t)new_page | PTE_P;
+    ASSERT_EQ(seen(BASE), 2);
+    case_begin("a fault ends what was cached for its address");
+    page_map(BASE, (uint64_t)old_page, PTE_P, 1);
+    ASSERT_EQ(seen(BASE), 1);
+    *page_entry(kernel_pml4, BASE, 1) |= PTE_W;
+    /* At most one fault comes of the cached rights (SDM 3A 4.10.4.3). */
+    if (trap_try((trap_function *)(uintptr_t)access_write, BASE + 8)) {
+        ASSERT(!trap_try((trap_function *)(uintptr_t)access_write, BASE + 8));
+    }
+}
+
+static uint64_t mov_to_cr3(uint64_t value)
+{
+    cr3_write(value);
+    return 0;
+}
+
+static uint64_t set_pcide(uint64_t on)
+{
+    cr4_write(on ? cr4_read() | CR4_PCIDE : cr4_read() & ~CR4_PCIDE);
+    return 0;
+}
+
+static void use_pcid(uint64_t pcid, bool keep)
+{
+    cr3_write((uint64_t)kernel_pml4 | pcid | (keep ? 1ull << 63 : 0));
+}
+
+static void try_pcid(void)
+{
+    case_begin("CR4.PCIDE: only with CR3's low bits 0; bit 63 of CR3 only with it");
+    ASSERT(trap_try(mov_to_cr3, (uint64_t)kernel_pml4 | 1ull << 63));
+    ASSERT_EQ(cpu_self()->trap.vector, VECTOR_GP);
+    cr3_write((uint64_t)kernel_pml4 | 8);
+    ASSERT(trap_try(set_pcide, 1));
+    ASSERT_EQ(cpu_self()->trap.vector, VECTOR_GP);
+    cr3_write((uint64_t)kernel_pml4);
+    set_pcide(1);
+    cr3_write((uint64_t)kernel_pml4 | 5 | 1ull << 63);
+    ASSERT_EQ(cr3_read(), (uint64_t)kernel_pml4 | 5);
+
+    case_begin("MOV to CR3 without bit 63 ends the PCID's translations");
+    use_pcid(5, false);
+    change_behind(BASE, 0);
+    use_pcid(6, true);
+    use_pcid(5, false);
+    ASSERT_EQ(seen(BASE), 2);
+    case_begin("PCIDs are apart");
+    use_pcid(6, false);
+    use_pcid(5, false);
+    change_behind(BASE, 0);
+    use_pcid(6, true);
+    ASSERT_EQ(seen(BASE), 2);
+    case_begin("INVLPG is for the current PCID, and for global pages");
+    use_pcid(5, false);
+    change_behind(BASE, 0);
+    invlpg(BASE);
+    ASSERT_EQ(seen(BASE), 2);
+    change_behind(BASE, PTE_G);
+    use_pcid(6, true);
+    invlpg(BASE);
+    ASSERT_EQ(seen(BASE), 2);
+    use_pcid(5, true);
+    ASSERT_EQ(seen(BASE), 2);
+
+    case_begin("INVPCID: one address of another PCID");
+    use_pcid(5, false);
+    change_behind(BASE, 0);
+    use_pcid(6, true);
+    invpcid(0, 5, BASE);
+    use_pcid(5, true);
+    ASSERT_EQ(seen(BASE), 2);
+    case_begin("INVPCID: all of another PCID");
+    change_behind(BASE, 0);
+    use_pcid(6, true);
+    invpcid(1, 5, 0);
+    use_pcid(5, true);
+    ASSERT_EQ(seen(BASE), 2);
+    case_begin("INVPCID: everything, global too");
+    change_behind(BASE, PTE_G);
+    use_pcid(6, true);
+    invpcid(2, 0, 0);
+    ASSERT_EQ(seen(BASE), 2);
+    case_begin("INVPCID: everything that is not global");
+    use_pcid(5, false);
+    change_behind(BASE, 0);
+    use_pcid(6, true);
+    invpcid(3, 0, 0);
+    use_pcid(5, true);
+    ASSERT_EQ(seen(BASE), 2);
+    case_begin("INVPCID: invalid operands");
+    ASSERT(trap_try(bad_invpcid, 4));
+    ASSERT_EQ(cpu_self()->trap.vector, VECTOR_GP);
+    ASSERT(trap_try(bad_invpcid, 1 << 8)); /* type 0, address not canonical */
+    ASSERT_EQ(cpu_self()->trap.vector, VECTOR_GP);
+    ASSERT(trap_try(bad_invpcid, 0x1000 << 8 | 1)); /* PCID of 13 bits */
+    ASSERT_EQ(cpu_self()->trap.vector, VECTOR_GP);
+    case_begin("clearing CR4.PCIDE ends everything");
+    change_behind(BASE, PTE_G);
+    use_pcid(0, true);
+    change_behind(BASE, PTE_G);
+    set_pcide(0);
+    ASSERT_EQ(seen(BASE), 2);
+    ASSERT_EQ(cr3_read(), (uint64_t)kernel_pml4);
+}
+
+/* A 2M page is split into 4K pages of other frames, and joined again. */
+static void try_split(void)
+{
+    uint64_t large = (uint64_t)page_new_run(PAGE_2M), address = BASE + PAGE_1G;
+    uint64_t *table = page_new(), *entry;
+
+    case_begin("a large page is split and joined");
+    for (uint64_t i = 0; i < 512; i++) {
+        *(uint64_t *)(large + i * PAGE_SIZE) = i;
+        table[i] = (large + (511 - i) * PAGE_SIZE) | PTE_P | PTE_W;
+    }
+    for (unsigned round = 0; round < 3; round++) {
+        page_map(address, large, PTE_P | PTE_W, 2);
+        for (uint64_t i = 0; i < 512; i++) {
+            ASSERT_EQ(seen(address + i * PAGE_SIZE), i);
+        }
+        entry = page_entry(kernel_pml4, address, 2);
+        *entry = (uint64_t)table | PTE_P | PTE_W;
+        invlpg(address + 7 * PAGE_SIZE + 123); /* any address of it ends all of it */
+        for (uint64_t i = 0; i < 512; i++) {
+            ASSERT_EQ(seen(address + i * PAGE_SIZE), 511 - i);
+        }
+        *entry = 0;
+        cr3_reload();
+        ASSERT(trap_try(seen, address + 3 * PAGE_SIZE));
+    }
+}
+
+static volatile uint32_t stop;
+
+/* Sets and clears an ignored bit of the entry, atomically, while the walks set A and D.
+ */
+static void toggle(void *entry)
+{
+    while (!stop) {
+        __asm__ volatile("lock btsq $9, %0; lock btrq $9, %0"
+                         : "+m"(*(volatile uint64_t *)entry)
+                         :
+                         : "memory", "cc");
+    }
+}
+
+static void try_marks(void)
+{
+    uint64_t *entry = page_entry(kernel_pml4, BASE, 1);
+
+    case_begin("A and D are set with LOCK, under %u processors that change the entry",
+               smp_count());
+    *entry = (uint64_t)old_page | PTE_P | PTE_W;
+    for (unsigned i = 1; i < smp_count(); i++) {
+        smp_call(i, toggle, entry);
+    }
+    for (uint64_t i = 0; i < 5000; i++) {
+        uint64_t value;
+        __atomic_fetch_and(entry, ~(PTE_A | PTE_D), __ATOMIC_SEQ_CST);
+        invlpg(BASE);
+        (void)seen(BASE);
+        value = READ_ONCE(*entry);
+        ASSERT_EQ(value & (PTE_A | PTE_D), PTE_A);
+        ASSERT_EQ(value & PTE_ADDRESS, (uint64_t)old_page);
+        *(volatile uint64_t *)(BASE + 8) = i;
+        value = READ_ONCE(*entry);
+        ASSERT_EQ(value & (PTE_A | PTE_D), PTE_A | PTE_D);
+        ASSERT_EQ(old_page[1], i);
+    }
+    stop = 1;
+    for (unsigned i = 1; i < smp_count(); i++) {
+        smp_wait(i);
+    }
+    ASSERT_EQ(*entry & 1 << 9, 0);
+}
+
+static volatile uint64_t flushed;
+
+static void flush(void *argument)
+{
+    (void)argument;
+    invlpg(BASE);
+    flushed = seen(BASE);
+}
+
+static void prime(void *argument)
+{
+    (void)argument;
+    flushed = seen(BASE);
+}
+
+static void try_shootdown(void)
+{
+    case_begin("invalidation by message");
+    for (unsigned i = 1; i < smp_count(); i++) {
+        for (unsigned round = 0; round < 20; round++) {
+            page_map(BASE, (uint64_t)old_page, PTE_P | PTE_W, 1);
+            smp_call(i, flush, NULL);
+            smp_wait(i);
+            ASSERT_EQ(flushed, 1);
+            smp_call(i, prime, NULL);
+            smp_wait(i);
+            ASSERT_EQ(flushed, 1);
+            page_map(BASE, (uint64_t)new_page, PTE_P | PTE_W, 1);
+            smp_call(i, flush, NULL);
+            smp_wait(i);
+            ASSERT_EQ(flushed, 2);
+        }
+    }
+}
+
+void guest_test(void)
+{
+    old_page = page_new();
+    new_page = page_new();
+    *old_page = 1;
+    *new_page = 2;
+    try_invalidation();
+    try_pcid();
+    try_split();
+    smp_start(true);
+    try_marks();
+    try_shootdown();
+}
