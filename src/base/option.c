@@ -255,3 +255,25 @@ int option_parse(const struct option_spec *table, int argc, char **argv, void *t
     }
     return 0;
 }
+
+const struct option_spec *option_find(const struct option_spec *table, const char *name)
+{
+    return spec_find(table, name, strlen(name));
+}
+
+int option_store(const struct option_spec *spec, const char *value, void *target,
+                 struct error *err)
+{
+    switch (spec->kind) {
+    case OPTION_LATER:
+        return fail_plain(err, EINVAL, "--%s is not available in this version",
+                          spec->name);
+    case OPTION_FLAG:
+        *(bool *)((char *)target + spec->offset) = strcmp(value, "true") == 0;
+        return 0;
+    case OPTION_COUNT:
+        return parse_unsigned(spec, value, (char *)target + spec->offset, err);
+    default:
+        return store_value(spec, value, target, err);
+    }
+}

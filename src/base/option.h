@@ -52,3 +52,10 @@ struct option_result {
  */
 int option_parse(const struct option_spec *table, int argc, char **argv, void *target,
                  struct option_result *result, struct error *err);
+
+/* The row of that name, or NULL. */
+const struct option_spec *option_find(const struct option_spec *table, const char *name);
+/* Stores one value that has been given as text, as the row's kind reads it; a flag's is
+ * "true" or "false", a count's a number. For other sources than a command line. */
+int option_store(const struct option_spec *spec, const char *value, void *target,
+                 struct error *err);
