@@ -76,15 +76,20 @@ static uint64_t wall_ns(const struct vm *vm)
     return (stopped_ns ? stopped_ns : clock_host_ns()) - started_ns;
 }
 
-static char *stats_text(const struct vm *vm)
+struct json_t *vm_exit_stats(const struct vm *vm)
 {
     json_t *vcpus = json_array();
     for (unsigned i = 0; i < vm->cpu_count; i++) {
         json_array_append_new(vcpus, vcpu_json(vm, vm->vcpu[i]));
     }
-    json_t *root = json_pack("{s:i, s:s, s:I, s:o, s:o}", "version", 1, "engine",
-                             vm->engine_ops->name, "wall_ns", (json_int_t)wall_ns(vm),
-                             "vcpus", vcpus, "totals", totals_json(vm));
+    return json_pack("{s:i, s:s, s:I, s:o, s:o}", "version", 1, "engine",
+                     vm->engine_ops->name, "wall_ns", (json_int_t)wall_ns(vm), "vcpus",
+                     vcpus, "totals", totals_json(vm));
+}
+
+static char *stats_text(const struct vm *vm)
+{
+    json_t *root = vm_exit_stats(vm);
     char *text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
     json_decref(root);
     return text;

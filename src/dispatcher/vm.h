@@ -181,3 +181,6 @@ void vm_exit_totals(const struct vm *vm, enum exit_reason reason, uint64_t *coun
  * asleep. "retired" is null if the engine does not count instructions.
  */
 int vm_write_exit_stats(const struct vm *vm, int fd, struct error *err);
+/* The same as a jansson object; NULL when memory is short. The caller ends it with
+ * json_decref. */
+struct json_t *vm_exit_stats(const struct vm *vm);

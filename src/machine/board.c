@@ -159,6 +159,11 @@ struct uart16550 *board_serial(struct board *board)
     return board->serial;
 }
 
+struct acpi_pm *board_pm(struct board *board)
+{
+    return board->pm;
+}
+
 struct machine_config board_config(const struct board *board)
 {
     return (struct machine_config){

@@ -8,6 +8,7 @@
 #include <sys/sysinfo.h>
 
 #include "base/size.h"
+#include "device/pc/acpi_pm.h"
 #include "device/pc/uart16550.h"
 #include "machine/board.h"
 #include "machine/board_disk.h"
@@ -184,6 +185,11 @@ unsigned machine_console_input(struct vm *vm, const uint8_t *data, unsigned size
 void machine_console_ready(struct vm *vm)
 {
     uart16550_ready(board_serial(board_find(vm)));
+}
+
+void machine_power_button(struct vm *vm)
+{
+    acpi_pm_power_button(board_pm(board_find(vm)));
 }
 
 /* --- Description --- */
