@@ -1,0 +1,233 @@
+/* Doppel's own operations, under /doppel/. */
+
+#include <errno.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "control/control_internal.h"
+#include "machine/machine.h"
+
+struct json_t *control_inspect(struct control *control)
+{
+    const struct machine_config *machine = control->config.machine;
+    json_t *object =
+        json_pack("{s:s, s:i, s:s, s:s, s:i, s:I, s:i}", "name", control->name, "pid",
+                  (int)getpid(), "state", control_state(control), "engine",
+                  control->vm ? control->vm->engine_ops->name : machine->engine, "cpus",
+                  (int)machine->cpus, "memory", (json_int_t)machine->memory,
+                  "console_clients", (int)hub_clients(control->hub));
+    if (!object) {
+        return NULL;
+    }
+    if (control->vm) {
+        json_object_set_new(object, "started", json_integer(control->started_s));
+        json_object_set_new(object, "guest_ns",
+                            json_integer((json_int_t)clock_now(&control->vm->clock)));
+    }
+    json_object_set_new(object, "machine",
+                        control->machine ? json_incref(control->machine) : json_null());
+    return object;
+}
+
+static int handle_inspect(struct control *control, const struct call *call,
+                          struct answer *answer, struct error *err)
+{
+    answer->json = control_inspect(control);
+    return 0;
+}
+
+static int handle_stats(struct control *control, const struct call *call,
+                        struct answer *answer, struct error *err)
+{
+    answer->json = stats_json(control);
+    return 0;
+}
+
+static int handle_metrics(struct control *control, const struct call *call,
+                          struct answer *answer, struct error *err)
+{
+    answer->text = metrics_text(control, &answer->length);
+    answer->type = "text/plain; version=0.0.4";
+    return 0;
+}
+
+static int handle_console(struct control *control, const struct call *call,
+                          struct answer *answer, struct error *err)
+{
+    if (!call->request->upgrades_to_console) {
+        answer->text = hub_copy(control->hub, &answer->length);
+        answer->type = "application/octet-stream";
+        return 0;
+    }
+    if (hub_clients(control->hub) >= HUB_CLIENTS_MAX) {
+        answer->status = 503;
+        return fail_plain(err, EBUSY, "%d clients are attached to this console already",
+                          HUB_CLIENTS_MAX);
+    }
+    answer->upgrades = true;
+    return 0;
+}
+
+static int handle_pause(struct control *control, const struct call *call,
+                        struct answer *answer, struct error *err)
+{
+    vm_pause(control->vm);
+    return 0;
+}
+
+static int handle_resume(struct control *control, const struct call *call,
+                         struct answer *answer, struct error *err)
+{
+    vm_resume(control->vm);
+    return 0;
+}
+
+struct stop_fields {
+    unsigned timeout;
+};
+
+static const struct stop_fields stop_defaults = {.timeout = 30};
+
+static const struct option_spec stop_options[] = {
+    {"timeout", "SECONDS",
+     "how long the guest may take before it is ended by force; 30 if not given",
+     OPTION_UNSIGNED, offsetof(struct stop_fields, timeout), 0, 86400},
+    {NULL},
+};
+
+static int handle_stop(struct control *control, const struct call *call,
+                       struct answer *answer, struct error *err)
+{
+    const struct stop_fields *fields = call->fields;
+    if (!control->vm || fields->timeout == 0) {
+        control->config.end(control->config.opaque, control->vm ? SIGKILL : 0);
+        return 0;
+    }
+    struct itimerspec when = {.it_value.tv_sec = (time_t)fields->timeout};
+    timerfd_settime(control->stop_fd, 0, &when, NULL);
+    vm_resume(control->vm);
+    machine_power_button(control->vm);
+    return 0;
+}
+
+static int handle_kill(struct control *control, const struct call *call,
+                       struct answer *answer, struct error *err)
+{
+    control->config.end(control->config.opaque, SIGKILL);
+    return 0;
+}
+
+const struct operation machine_operations[] = {
+    {
+        .name = "inspect",
+        .method = HTTP_GET,
+        .path = "/doppel/inspect",
+        .when = OPERATION_ANY,
+        .summary = "Tell what a machine is made of and how it is",
+        .description = "\"state\" is \"waiting\" (to be configured and started), "
+                       "\"running\" or \"paused\"; \"guest_ns\" is guest time, "
+                       "\"machine\" what `doppel run --dry-run` prints.",
+        .response = "`{\"name\": \"web\", \"pid\": 4711, \"state\": \"running\", "
+                    "\"engine\": \"interpreter\", \"cpus\": 1, \"memory\": 536870912, "
+                    "...}`",
+        .success = 200,
+        .handle = handle_inspect,
+    },
+    {
+        .name = "stats",
+        .method = HTTP_GET,
+        .path = "/doppel/stats",
+        .when = OPERATION_AFTER,
+        .summary = "Count a machine's exits, memory and processor time",
+        .description =
+            "\"exits\" is what `--exit-stats` writes: for every virtual processor and "
+            "in total, each reason with its count and the nanoseconds its handling "
+            "took. Memory is in bytes, the time of threads in nanoseconds.",
+        .response = "`{\"exits\": {...}, \"memory\": {\"configured\": 536870912, "
+                    "\"resident\": 73400320, \"process\": 81788928}, \"threads\": "
+                    "[{\"name\": \"cpu0\", \"ns\": 1200000000}, ...]}`",
+        .success = 200,
+        .handle = handle_stats,
+    },
+    {
+        .name = "metrics",
+        .method = HTTP_GET,
+        .path = "/doppel/metrics",
+        .when = OPERATION_AFTER,
+        .summary = "The same for Prometheus, as text",
+        .description = "",
+        .response = "lines such as `doppel_exits_total{vcpu=\"0\",reason=\"io\"} 1234`",
+        .success = 200,
+        .handle = handle_metrics,
+    },
+    {
+        .name = "console",
+        .method = HTTP_GET,
+        .path = "/doppel/console",
+        .when = OPERATION_ANY,
+        .summary = "Attach this terminal to a machine's console",
+        .description =
+            "With the headers `Connection: Upgrade` and `Upgrade: doppel-console` the "
+            "answer is 101, and from then on the connection carries the bytes of the "
+            "first serial port in both directions, beginning with the last 256 KiB of "
+            "output. Up to 16 may be attached; all see the same, all may type. One that "
+            "does not read misses output and is told how much. Without these headers the "
+            "answer is the kept output.",
+        .response = "the bytes",
+        .success = 200,
+        .handle = handle_console,
+    },
+    {
+        .name = "pause",
+        .method = HTTP_PUT,
+        .path = "/doppel/pause",
+        .when = OPERATION_AFTER,
+        .summary = "Stop a machine's processors and its time",
+        .description = "One that is paused stays so.",
+        .success = 204,
+        .handle = handle_pause,
+    },
+    {
+        .name = "resume",
+        .method = HTTP_PUT,
+        .path = "/doppel/resume",
+        .when = OPERATION_AFTER,
+        .summary = "Let a paused machine go on",
+        .description = "One that runs goes on.",
+        .success = 204,
+        .handle = handle_resume,
+    },
+    {
+        .name = "stop",
+        .method = HTTP_PUT,
+        .path = "/doppel/stop",
+        .when = OPERATION_ANY,
+        .summary = "Ask a machine's guest to power off; end it if it does not",
+        .description =
+            "Presses the ACPI power button, having resumed a machine that was paused; if "
+            "it still runs after the timeout it is ended as by kill. Pressed again the "
+            "timeout begins anew. The connection is closed when the machine has ended.",
+        .fields = stop_options,
+        .defaults = &stop_defaults,
+        .fields_size = sizeof(stop_defaults),
+        .request = "{\"timeout\": 60}",
+        .success = 202,
+        .handle = handle_stop,
+    },
+    {
+        .name = "kill",
+        .method = HTTP_PUT,
+        .path = "/doppel/kill",
+        .when = OPERATION_ANY,
+        .summary = "End a machine at once, as if its power was cut",
+        .description =
+            "`doppel run` then exits with status 137. The connection is closed "
+            "when the machine has ended.",
+        .success = 202,
+        .handle = handle_kill,
+    },
+    {NULL},
+};
