@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -155,15 +156,21 @@ static void log_failure(const struct disk_request *request, int result)
     pthread_mutex_lock(&lock);
     bool is_allowed = log_bucket_take(&bucket, clock_host_ns(), &suppressed);
     pthread_mutex_unlock(&lock);
-    if (is_allowed) {
-        struct error err;
-        fail(&err, -result, "a %s at byte %" PRIu64 " failed",
-             operation_name[request->operation],
-             request->range_count ? request->range[0].offset : request->offset);
-        log_warning("disk %.200s: %s; the guest gets an I/O error (%" PRIu64
-                    " more such errors not shown)",
-                    request->disk->path, err.message, suppressed);
+    if (!is_allowed) {
+        return;
     }
+    struct error err;
+    char place[32] = "", more[64] = "";
+    uint64_t offset = request->range_count ? request->range[0].offset : request->offset;
+    if (request->operation != DISK_FLUSH) {
+        snprintf(place, sizeof(place), " at byte %" PRIu64, offset);
+    }
+    if (suppressed) {
+        snprintf(more, sizeof(more), " (%" PRIu64 " more errors before)", suppressed);
+    }
+    fail(&err, -result, "%s%s failed", operation_name[request->operation], place);
+    log_warning("disk %.200s: %s; the guest gets an I/O error%s", request->disk->path,
+                err.message, more);
 }
 
 static int each_range(struct disk_request *request,
