@@ -218,11 +218,11 @@ void stream_free(struct stream *stream)
     *stream = (struct stream){0};
 }
 
-const struct stream_section *stream_find(const struct stream *stream, const char *kind,
-                                         const char *instance)
+static struct stream_section *find(const struct stream *stream, const char *kind,
+                                   const char *instance)
 {
     for (unsigned i = 0; i < stream->count; i++) {
-        const struct stream_section *section = &stream->section[i];
+        struct stream_section *section = &stream->section[i];
         if (strcmp(section->kind, kind) == 0 &&
             strcmp(section->instance, instance) == 0) {
             return section;
@@ -231,11 +231,17 @@ const struct stream_section *stream_find(const struct stream *stream, const char
     return NULL;
 }
 
-const struct stream_section *stream_need(const struct stream *stream, const char *kind,
+const struct stream_section *stream_find(const struct stream *stream, const char *kind,
+                                         const char *instance)
+{
+    return find(stream, kind, instance);
+}
+
+const struct stream_section *stream_need(struct stream *stream, const char *kind,
                                          const char *instance, uint32_t newest,
                                          struct error *err)
 {
-    const struct stream_section *section = stream_find(stream, kind, instance);
+    struct stream_section *section = find(stream, kind, instance);
     if (!section) {
         fail_plain(err, EINVAL, "has no section %s '%s'", kind, instance);
         return NULL;
@@ -248,7 +254,22 @@ const struct stream_section *stream_need(const struct stream *stream, const char
                    DOPPEL_VERSION, newest);
         return NULL;
     }
+    section->is_known = true;
     return section;
+}
+
+int stream_check_known(const struct stream *stream, struct error *err)
+{
+    for (unsigned i = 0; i < stream->count; i++) {
+        const struct stream_section *section = &stream->section[i];
+        if (!section->is_known && section->flags & STREAM_REQUIRED) {
+            return fail_plain(err, ENOTSUP,
+                              "has section %s '%s', which Doppel %s does not know or "
+                              "this machine does not have",
+                              section->kind, section->instance, DOPPEL_VERSION);
+        }
+    }
+    return 0;
 }
 
 bool section_next(const struct stream_section *section, size_t *at,
@@ -367,11 +388,19 @@ static int check_shapes(const struct stream_section *section,
                 section->kind, section->instance, row->name, field.count, row->count);
         }
     }
-    return check_unknown(section, fields, err);
+    return 0;
 }
 
 int section_fields(const struct stream_section *section,
                    const struct device_field *fields, void *object, struct error *err)
+{
+    int result = check_unknown(section, fields, err);
+    return result < 0 ? result : section_fields_some(section, fields, object, err);
+}
+
+int section_fields_some(const struct stream_section *section,
+                        const struct device_field *fields, void *object,
+                        struct error *err)
 {
     int result = check_shapes(section, fields, err);
     if (result < 0) {
@@ -389,7 +418,10 @@ int section_fields(const struct stream_section *section,
 int section_flat(const struct stream_section *section, const struct device_field *fields,
                  uint8_t *flat, struct error *err)
 {
-    int result = check_shapes(section, fields, err);
+    int result = check_unknown(section, fields, err);
+    if (result >= 0) {
+        result = check_shapes(section, fields, err);
+    }
     if (result < 0) {
         return result;
     }

@@ -73,6 +73,7 @@ struct stream_section {
     uint32_t flags;
     const uint8_t *data;
     size_t length;
+    bool is_known; /* a reader has asked for it */
 };
 
 struct stream {
@@ -90,10 +91,13 @@ void stream_free(struct stream *stream);
 /* The section, or NULL. */
 const struct stream_section *stream_find(const struct stream *stream, const char *kind,
                                          const char *instance);
-/* The same, but its absence, or a version above newest, is an error. */
-const struct stream_section *stream_need(const struct stream *stream, const char *kind,
+/* The same, but its absence, or a version above newest, is an error. From then on it is
+ * known. */
+const struct stream_section *stream_need(struct stream *stream, const char *kind,
                                          const char *instance, uint32_t newest,
                                          struct error *err);
+/* After the readers: a required section that none has asked for is an error. */
+int stream_check_known(const struct stream *stream, struct error *err);
 
 /* Goes through a section's fields: *at starts at 0. False behind the last. */
 bool section_next(const struct stream_section *section, size_t *at,
@@ -112,6 +116,11 @@ int section_text(const struct stream_section *section, const char *name, char **
  */
 int section_fields(const struct stream_section *section,
                    const struct device_field *fields, void *object, struct error *err);
-/* The same into the flat form that device_load takes, of device_state_size bytes. */
+/* The same for a section that has other fields besides. */
+int section_fields_some(const struct stream_section *section,
+                        const struct device_field *fields, void *object,
+                        struct error *err);
+/* The same as section_fields, into the flat form that device_load takes, of
+ * device_state_size bytes. */
 int section_flat(const struct stream_section *section, const struct device_field *fields,
                  uint8_t *flat, struct error *err);

@@ -7,8 +7,9 @@
 #include "base/nearest.h"
 
 const struct command *const command_table[] = {
-    &run_command,     &doctor_command,     &help_command,
-    &version_command, &completion_command, NULL,
+    &run_command,  &restore_command, &doctor_command,
+    &help_command, &version_command, &completion_command,
+    NULL,
 };
 
 const struct command *command_find(const char *name)

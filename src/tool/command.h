@@ -44,8 +44,8 @@ const struct command *command_find(const char *name);
 /* Names in order, NULL after the last: a choice function. */
 const char *command_name(unsigned index);
 
-extern const struct command run_command, doctor_command, help_command, version_command,
-    completion_command;
+extern const struct command run_command, restore_command, doctor_command, help_command,
+    version_command, completion_command;
 
 /*
  * Parses a command's arguments into target. Returns the number of operands, which are

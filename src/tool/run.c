@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "machine/machine.h"
 #include "tool/command.h"
+#include "tool/run.h"
 #include "tool/session.h"
 
 struct run_options {
@@ -27,7 +28,7 @@ static const char *machine_choice(unsigned index)
     return machine_table[index] ? machine_table[index]->name : NULL;
 }
 
-static const char *engine_choice(unsigned index)
+const char *engine_choice(unsigned index)
 {
     if (index == 0) {
         return "auto";
@@ -35,14 +36,14 @@ static const char *engine_choice(unsigned index)
     return engine_table[index - 1] ? engine_table[index - 1]->name : NULL;
 }
 
-static const char *console_choice(unsigned index)
+const char *console_choice(unsigned index)
 {
     static const char *const names[] = {"stdio", "none", "pty", "socket=", NULL};
     return names[index];
 }
 
-static int parse_console(const struct option_spec *spec, const char *value, void *target,
-                         struct error *err)
+int parse_console(const struct option_spec *spec, const char *value, void *target,
+                  struct error *err)
 {
     struct machine_config *config = container_of(target, struct machine_config, console);
     if (strncmp(value, "socket=", 7) == 0 && value[7]) {
