@@ -183,7 +183,8 @@ struct cpu {
     bool wants_window; /* an interrupt is pending but masked: look again when IF is set */
     uint64_t shadow_rip; /* with state.interrupt_shadow: the instruction that is not
                             interrupted */
-    bool hides_step; /* SS was loaded since the last step began: no single-step trap */
+    bool hides_step; /* this step ends without a single-step trap: it loaded SS, or is a
+                        SYSCALL that masked TF */
 
     struct x86_state state;
     struct tlb_context *tlb_context;  /* current one of tlb_contexts */

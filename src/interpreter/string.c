@@ -66,7 +66,8 @@ static uint64_t run_fit(const struct cpu *cpu, const struct run *run,
                         enum x86_segment_register reg, uint64_t offset, uint64_t linear,
                         bool is_write)
 {
-    if (run->is_backward) {
+    /* A single-step trap follows each iteration (SDM 3B 18.3.1.4). */
+    if (run->is_backward || cpu->state.rflags & X86_FLAG_TF) {
         return 0;
     }
     uint64_t bytes = FRAME_SIZE - (linear & (FRAME_SIZE - 1));

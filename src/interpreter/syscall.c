@@ -48,6 +48,9 @@ OPERATION(syscall)
     }
     enter_level(cpu, cs, (uint16_t)(cs + 8), 0, cpu->is_long);
     cpu_set_rflags(cpu, flags);
+    /* A TF that was masked does not trap the kernel's first instruction (AMD APM 3,
+     * SYSCALL). */
+    cpu->hides_step = !(flags & X86_FLAG_TF);
     return true;
 }
 
