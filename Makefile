@@ -8,7 +8,7 @@ PREFIX ?= /usr/local
 .PHONY: all help deps demo test check-style bench clean install
 
 all: $(BUILD)/build.ninja
-	@ninja -C $(BUILD)
+	@ninja -C $(BUILD) doppel
 
 $(BUILD)/build.ninja:
 	@command -v meson >/dev/null && command -v ninja >/dev/null || \
@@ -17,7 +17,7 @@ $(BUILD)/build.ninja:
 	    { echo "make: the build could not be set up; run make deps" >&2; exit 1; }
 
 help:
-	@echo "make            builds $(BUILD)/doppel"
+	@echo "make            builds $(BUILD)/doppel (the tests are built by make test)"
 	@echo "make deps       installs the build dependencies (apt)"
 	@echo "make demo       boots a stock Debian kernel to a shell; KERNEL=PACKAGE picks another"
 	@echo "make test       installs what the tests need, builds, runs them all"
