@@ -9,6 +9,7 @@ import subprocess
 import termios
 import time
 
+CONTROL_SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*([A-Za-z]|$)|$)")
 running = set()
 
 
@@ -63,7 +64,9 @@ class Doppel:
 
     @property
     def text(self):
-        return self.output.decode(errors="replace").replace("\r\n", "\n")
+        """The output without a terminal's control sequences, also without half a one."""
+        text = CONTROL_SEQUENCE.sub("", self.output.decode(errors="replace"))
+        return re.sub("\r+\n", "\n", text)
 
     @property
     def messages(self):
