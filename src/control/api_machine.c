@@ -9,6 +9,7 @@
 
 #include "control/control_internal.h"
 #include "machine/machine.h"
+#include "state/snapshot.h"
 
 struct json_t *control_inspect(struct control *control)
 {
@@ -85,13 +86,9 @@ static int handle_resume(struct control *control, const struct call *call,
     return 0;
 }
 
-struct stop_fields {
-    unsigned timeout;
-};
+const struct stop_fields stop_defaults = {.timeout = 30};
 
-static const struct stop_fields stop_defaults = {.timeout = 30};
-
-static const struct option_spec stop_options[] = {
+const struct option_spec stop_options[] = {
     {"timeout", "SECONDS",
      "how long the guest may take before it is ended by force; 30 if not given",
      OPTION_UNSIGNED, offsetof(struct stop_fields, timeout), 0, 86400},
@@ -118,6 +115,22 @@ static int handle_kill(struct control *control, const struct call *call,
 {
     control->config.end(control->config.opaque, SIGKILL);
     return 0;
+}
+
+const struct option_spec snapshot_options[] = {
+    {"directory", NULL, "where to put it: an absolute path; must be given", OPTION_FILE,
+     offsetof(struct snapshot_fields, directory)},
+    {NULL},
+};
+
+static int handle_snapshot(struct control *control, const struct call *call,
+                           struct answer *answer, struct error *err)
+{
+    const struct snapshot_fields *fields = call->fields;
+    if (!fields->directory || *fields->directory != '/') {
+        return fail_plain(err, EINVAL, "directory must be given, as an absolute path");
+    }
+    return vm_snapshot(control->vm, fields->directory, err);
 }
 
 const struct operation machine_operations[] = {
@@ -228,6 +241,21 @@ const struct operation machine_operations[] = {
             "when the machine has ended.",
         .success = 202,
         .handle = handle_kill,
+    },
+    {
+        .name = "snapshot",
+        .method = HTTP_PUT,
+        .path = "/doppel/snapshot",
+        .when = OPERATION_AFTER,
+        .summary = "Save a machine's whole state into a directory",
+        .description = "`doppel restore` goes on from there. The machine stands still "
+                       "meanwhile, and then goes on if it was running; nothing else is "
+                       "answered before it is saved.",
+        .fields = snapshot_options,
+        .fields_size = sizeof(struct snapshot_fields),
+        .request = "{\"directory\": \"/var/tmp/saved\"}",
+        .success = 204,
+        .handle = handle_snapshot,
     },
     {NULL},
 };

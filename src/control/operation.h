@@ -66,6 +66,19 @@ struct operation {
 extern const struct operation *const operation_tables[];
 extern const struct operation firecracker_operations[], machine_operations[];
 
+/* The fields of stop, also its command's options. */
+struct stop_fields {
+    unsigned timeout; /* seconds */
+};
+extern const struct option_spec stop_options[];
+extern const struct stop_fields stop_defaults;
+
+/* The fields of snapshot. */
+struct snapshot_fields {
+    const char *directory;
+};
+extern const struct option_spec snapshot_options[];
+
 /* By name; NULL if there is none. */
 const struct operation *operation_find(const char *name);
 /* By method and path; copies what stands for {...} into id. NULL if there is none;

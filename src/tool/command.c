@@ -5,12 +5,33 @@
 
 #include "base/log.h"
 #include "base/nearest.h"
+#include "control/operation.h"
 
+/* clang-format off */
 const struct command *const command_table[] = {
-    &run_command,  &restore_command, &doctor_command,
-    &help_command, &version_command, &completion_command,
+    &run_command,
+    &ps_command,
+    &inspect_command,
+    &stats_command,
+    &console_command,
+    &pause_command,
+    &resume_command,
+    &stop_command,
+    &kill_command,
+    &snapshot_command,
+    &restore_command,
+    &doctor_command,
+    &help_command,
+    &version_command,
+    &completion_command,
     NULL,
 };
+/* clang-format on */
+
+const char *command_summary(const struct command *command)
+{
+    return command->summary ? command->summary : operation_find(command->name)->summary;
+}
 
 const struct command *command_find(const char *name)
 {

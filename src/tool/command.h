@@ -29,7 +29,8 @@ struct command {
     const char *name;
     const char *operands; /* after the name in the usage line; "" for none */
     unsigned operands_max;
-    const char *summary;     /* one line; no full stop */
+    /* One line, no full stop; NULL: that of the control operation of the same name. */
+    const char *summary;
     const char *description; /* paragraphs, wrapped at 80 columns; may be "" */
     const struct command_example *examples; /* ends with line NULL */
     const struct option_spec *options;
@@ -44,8 +45,12 @@ const struct command *command_find(const char *name);
 /* Names in order, NULL after the last: a choice function. */
 const char *command_name(unsigned index);
 
-extern const struct command run_command, restore_command, doctor_command, help_command,
-    version_command, completion_command;
+extern const struct command run_command, ps_command, inspect_command, stats_command,
+    console_command, pause_command, resume_command, stop_command, kill_command,
+    snapshot_command, restore_command, doctor_command, help_command, version_command,
+    completion_command;
+
+const char *command_summary(const struct command *command);
 
 /*
  * Parses a command's arguments into target. Returns the number of operands, which are

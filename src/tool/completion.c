@@ -116,7 +116,7 @@ static void print_zsh(FILE *out)
           out);
     for (unsigned i = 0; command_table[i]; i++) {
         fprintf(out, "            '%s:", command_table[i]->name);
-        print_quoted(out, command_table[i]->summary, ":");
+        print_quoted(out, command_summary(command_table[i]), ":");
         fputs("'\n", out);
     }
     fputs("        )\n        _describe command commands\n        return\n    fi\n"
@@ -168,7 +168,7 @@ static void print_fish(FILE *out)
         const struct command *command = command_table[i];
         fprintf(out, "complete -c doppel -n __fish_use_subcommand -a %s -d '",
                 command->name);
-        print_quoted(out, command->summary, "");
+        print_quoted(out, command_summary(command), "");
         fputs("'\n", out);
         for (const struct option_spec *spec = command->options; spec->name; spec++) {
             if (is_shown(spec)) {

@@ -16,6 +16,9 @@ enum escape_action escape_filter(struct escape *escape, const uint8_t *data,
             continue;
         }
         escape->is_pending = false;
+        if (escape->takes_d && (byte == 'd' || byte == 'D')) {
+            return ESCAPE_QUIT;
+        }
         switch (byte) {
         case 'x':
         case 'X':

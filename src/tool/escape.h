@@ -1,5 +1,5 @@
 #pragma once
-/* The escape key of the terminal console: Ctrl-A X, Ctrl-A H, Ctrl-A Ctrl-A. */
+/* The escape key of the terminal console: Ctrl-A X (or D), Ctrl-A H, Ctrl-A Ctrl-A. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,6 +12,7 @@ enum escape_action {
 
 struct escape {
     bool is_pending; /* Ctrl-A was the last byte */
+    bool takes_d;    /* Ctrl-A D is ESCAPE_QUIT too */
 };
 
 #define ESCAPE_KEY 0x01 /* Ctrl-A */

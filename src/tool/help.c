@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "control/operation.h"
 #include "tool/command.h"
 
 #define TEXT_COLUMN 26
@@ -64,7 +65,7 @@ void help_program(FILE *out)
           "alone\nwhere the host offers no hardware virtualization.\n\ncommands:\n",
           out);
     for (unsigned i = 0; command_table[i]; i++) {
-        print_row(out, command_table[i]->name, command_table[i]->summary);
+        print_row(out, command_table[i]->name, command_summary(command_table[i]));
     }
     fputs("\ndoppel help COMMAND explains one; doppel --version names the version.\n",
           out);
@@ -75,7 +76,7 @@ void help_command_print(const struct command *command, FILE *out)
     bool has_options = command->options[0].name;
     fprintf(out, "usage: doppel %s%s%s%s\n\n%s\n", command->name,
             has_options ? " [OPTIONS]" : "", *command->operands ? " " : "",
-            command->operands, command->summary);
+            command->operands, command_summary(command));
     if (*command->description) {
         fprintf(out, "\n%s\n", command->description);
     }
@@ -107,7 +108,8 @@ static void markdown_cell(FILE *out, const char *text)
 
 static void markdown_command(const struct command *command, FILE *out)
 {
-    fprintf(out, "\n## doppel %s\n\n%s.\n\n```\n", command->name, command->summary);
+    fprintf(out, "\n## doppel %s\n\n%s.\n\n```\n", command->name,
+            command_summary(command));
     fprintf(out, "doppel %s%s%s%s\n```\n", command->name,
             command->options[0].name ? " [OPTIONS]" : "", *command->operands ? " " : "",
             command->operands);
@@ -153,12 +155,14 @@ void help_markdown(FILE *out)
 }
 
 struct help_options {
-    bool markdown;
+    bool markdown, api;
 };
 
 static const struct option_spec help_options[] = {
     {"markdown", NULL, "write docs/cli.md: every command as one Markdown document",
      OPTION_FLAG, offsetof(struct help_options, markdown)},
+    {"api", NULL, "write docs/api.md: every operation of the control socket", OPTION_FLAG,
+     offsetof(struct help_options, api)},
     {NULL},
 };
 
@@ -172,6 +176,10 @@ static int help_run(const struct command *command, int argc, char **argv)
     }
     if (options.markdown) {
         help_markdown(stdout);
+        return STATUS_OK;
+    }
+    if (options.api) {
+        operation_markdown(stdout);
         return STATUS_OK;
     }
     if (operands == 0) {

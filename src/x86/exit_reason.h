@@ -35,3 +35,5 @@ enum exit_reason {
 
 /* "io", "mmio", ...: the names used in --exit-stats and metrics. */
 const char *exit_reason_name(enum exit_reason reason);
+/* "port I/O", "MMIO, EPT violation": the same for people. */
+const char *exit_reason_title(enum exit_reason reason);

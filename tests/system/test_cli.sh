@@ -103,4 +103,8 @@ done
 diff -u "$source/docs/cli.md" "$work/cli.md" >"$work/out"
 verdict $? "docs/cli.md is what help --markdown writes"
 
+"$doppel" help --api >"$work/api.md"
+diff -u "$source/docs/api.md" "$work/api.md" >"$work/out"
+verdict $? "docs/api.md is what help --api writes"
+
 echo "1..$number"

@@ -198,9 +198,13 @@ static bool take_interrupt(struct engine_vcpu *vcpu)
 {
     struct cpu *cpu = vcpu->cpu;
     int pending = lapic_pending(cpu->lapic);
+    bool has_waited = cpu->wants_window;
     cpu->wants_window = pending != LAPIC_NONE;
     if (pending == LAPIC_NONE || !(cpu->state.rflags & X86_FLAG_IF)) {
         return false;
+    }
+    if (has_waited) {
+        processor_count(&vcpu->processor, EXIT_INTERRUPT_WINDOW);
     }
     int vector = processor_acknowledge(&vcpu->processor, pending);
     if (vector < 0) {

@@ -11,6 +11,7 @@ static void test_every_reason_has_a_name_of_its_own(void **state)
 {
     for (unsigned i = 0; i < EXIT_REASON_COUNT; i++) {
         assert_non_null(exit_reason_name(i));
+        assert_non_null(exit_reason_title(i));
         for (unsigned j = 0; j < i; j++) {
             assert_string_not_equal(exit_reason_name(i), exit_reason_name(j));
         }

@@ -54,10 +54,23 @@ static void test_sequence_split_between_reads(void **state)
     assert_memory_equal(out, "\001b", 2);
 }
 
+static void test_detaching_is_asked_for(void **state)
+{
+    uint8_t out[4];
+    unsigned used, kept;
+    struct escape runs = {0}, attaches = {.takes_d = true};
+    const uint8_t *typed = (const uint8_t *)"\001d";
+    assert_int_equal(escape_filter(&runs, typed, 2, &used, out, &kept), ESCAPE_NONE);
+    assert_memory_equal(out, "\001d", 2);
+    assert_int_equal(escape_filter(&attaches, typed, 2, &used, out, &kept), ESCAPE_QUIT);
+    assert_int_equal(kept, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_filter),
+        cmocka_unit_test(test_detaching_is_asked_for),
         cmocka_unit_test(test_sequence_split_between_reads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
