@@ -11,6 +11,13 @@
 
 #include "base/barrier.h"
 
+static void tell_engine(struct memory *memory, bool is_on)
+{
+    if (memory->listener && memory->listener->log) {
+        memory->listener->log(memory->engine_opaque, is_on);
+    }
+}
+
 void memory_dirty_start(struct memory *memory)
 {
     pthread_mutex_lock(&memory->lock);
@@ -23,6 +30,7 @@ void memory_dirty_start(struct memory *memory)
         atomic_fetch_or(&memory->frame[frame], FRAME_WATCH_DIRTY);
     }
     pthread_mutex_unlock(&memory->lock);
+    tell_engine(memory, true);
     /* Stores that missed the arming are visible to whoever copies the memory from now. */
     barrier_all_threads();
 }
@@ -35,6 +43,21 @@ void memory_dirty_stop(struct memory *memory)
         atomic_fetch_and(&memory->frame[frame], ~FRAME_WATCH_DIRTY);
     }
     pthread_mutex_unlock(&memory->lock);
+    tell_engine(memory, false);
+}
+
+/* Frames that were marked stay armed: a further report changes nothing. */
+void memory_dirty_mark(struct memory *memory, frame_t first, frame_t count,
+                       const uint64_t *bitmap)
+{
+    for (frame_t i = 0; i < count; i++) {
+        if (bitmap && i % 64 == 0 && bitmap[i / 64] == 0) {
+            i += 63;
+        } else if (!bitmap || bitmap[i / 64] >> (i % 64) & 1) {
+            frame_t frame = first + i;
+            atomic_fetch_or(&memory->dirty[frame / 64], 1ull << (frame % 64));
+        }
+    }
 }
 
 void memory_dirty_add_locked(struct memory *memory, frame_t first)
@@ -66,6 +89,9 @@ void memory_dirty_fetch(struct memory *memory, frame_t first, frame_t count,
     memset(bitmap, 0, (count + 63ull) / 64 * sizeof(*bitmap));
     if (count == 0) {
         return;
+    }
+    if (memory->listener && memory->listener->collect) {
+        memory->listener->collect(memory->engine_opaque);
     }
     bool armed = false;
     uint64_t last = ((uint64_t)first + count - 1) / 64;

@@ -188,6 +188,13 @@ void memory_free(struct memory *memory)
     free(memory);
 }
 
+void memory_set_engine(struct memory *memory, const struct memory_listener *listener,
+                       void *opaque)
+{
+    memory->listener = listener;
+    memory->engine_opaque = opaque;
+}
+
 int64_t memory_add_frames(struct memory *memory, uint64_t size, struct error *err)
 {
     char text[SIZE_TEXT];

@@ -64,6 +64,8 @@ struct slot_table {
 
 #define MEMORY_CODE_LOCKS 64
 
+struct memory_listener;
+
 struct memory {
     pthread_mutex_t lock; /* whoever adds frames or replaces the slot table */
     int fd;               /* the memfd */
@@ -82,11 +84,24 @@ struct memory {
     struct slot_table *retired;
     /* Brings in a saved VM's pages as they are touched; NULL: all are there. */
     struct memory_loader *loader;
-    /* Called after the slot table changed, so that engines drop what they cached. No lock
-     * is held. */
-    void (*changed)(void *opaque);
-    void *changed_opaque;
+    const struct memory_listener *listener; /* NULL: none */
+    void *engine_opaque;
 };
+
+/* What an engine hears of its VM's memory; functions that it does not need are NULL. No
+ * lock is held. */
+struct memory_listener {
+    /* The slot table changed. */
+    void (*changed)(void *opaque);
+    /* For engines that do not look at frame entries when the guest stores: the dirty log
+     * starts or stops; and before it is fetched, to mark what was stored to since. */
+    void (*log)(void *opaque, bool is_on);
+    void (*collect)(void *opaque);
+};
+
+/* One engine at a time, NULL: none; before guest code runs, or after. */
+void memory_set_engine(struct memory *memory, const struct memory_listener *listener,
+                       void *opaque);
 
 /*
  * Makes an address space with room for up to limit bytes of frames (RAM and ROM
@@ -160,6 +175,9 @@ void memory_dirty_start(struct memory *memory);
 void memory_dirty_stop(struct memory *memory);
 void memory_dirty_fetch(struct memory *memory, frame_t first, frame_t count,
                         uint64_t *bitmap);
+/* Marks the frames whose bits are set in the bitmap, bit 0 being first's; NULL: all. */
+void memory_dirty_mark(struct memory *memory, frame_t first, frame_t count,
+                       const uint64_t *bitmap);
 /* For memory_add_frames: while logging, frames from first on begin as dirty. */
 void memory_dirty_add_locked(struct memory *memory, frame_t first);
 

@@ -129,8 +129,8 @@ static int replace_table(struct memory *memory, const struct slot *added, gpa_t 
     pthread_mutex_unlock(&memory->lock);
     if (result < 0) {
         free(table);
-    } else if (memory->changed) {
-        memory->changed(memory->changed_opaque);
+    } else if (memory->listener && memory->listener->changed) {
+        memory->listener->changed(memory->engine_opaque);
     }
     return result;
 }

@@ -73,8 +73,8 @@ static void count_call(void *opaque)
 static void test_slots_come_and_go_and_are_told(void **unused)
 {
     int calls = 0;
-    memory->changed = count_call;
-    memory->changed_opaque = &calls;
+    static const struct memory_listener listener = {.changed = count_call};
+    memory_set_engine(memory, &listener, &calls);
     /* An alias: the same frame at a second address. */
     assert_int_equal(memory_map(memory, RAM_SIZE, FRAME_SIZE, 3, SLOT_RAM, NULL), 0);
     assert_int_equal(memory_frame(memory, RAM_SIZE, NULL), 3);
