@@ -209,6 +209,10 @@ static bool find_span(struct cpu *cpu, enum tlb_view view, gva_t gva, unsigned s
     if (unlikely(cpu->debug)) {
         debug_note_access(cpu, gva, size, access == X86_WRITE);
     }
+    /* #GP for the second page comes before #PF for the first. */
+    if (span->size[1] && !check_canonical(cpu, next_page(cpu, gva))) {
+        return false;
+    }
     return find_place(cpu, view, gva, access, &span->place[0]) &&
            (!span->size[1] ||
             find_place(cpu, view, next_page(cpu, gva), access, &span->place[1]));

@@ -18,6 +18,8 @@
 /* SF ZF AF PF CF from AH; OF is lost, for instructions that write or preserve none of it.
  */
 #define ALU_LOAD_FLAGS "sahf\n\t"
+/* All of them: 127 + OF overflows if OF was set. */
+#define ALU_LOAD_ALL   "add $127, %%al\n\tsahf\n\t"
 #define ALU_LOAD_CARRY "bt $8, %%eax\n\t"
 
 #define ALU_BINARY_(bits, type, suffix, modifier, name, mnemonic)                    \

@@ -173,12 +173,14 @@ static bool bind_bit(struct binding *binding, const struct insn_row *row,
     return insn->exec != NULL;
 }
 
-/* BSF and BSR: the host decides what a source of 0 leaves in the destination. */
+/* BSF and BSR: the host decides what a source of 0 leaves in the destination, and what
+ * becomes of the flags that are undefined. */
 #define SCAN_PRIMITIVE(bits, type, suffix, modifier, name)                            \
     static inline uint64_t alu_##name##bits(uint64_t old, type value, arith_t *flags) \
     {                                                                                 \
-        __asm__(#name suffix " %" modifier "[v], %" modifier "[r]" ALU_SAVE_FLAGS     \
-                : [r] "+r"(old), "=&a"(*flags)                                        \
+        __asm__(ALU_LOAD_ALL #name suffix " %" modifier "[v], %" modifier             \
+                                          "[r]" ALU_SAVE_FLAGS                        \
+                : [r] "+r"(old), "+&a"(*flags)                                        \
                 : [v] "r"(value)                                                      \
                 : "cc");                                                              \
         return old;                                                                   \
@@ -192,7 +194,7 @@ static bool bind_bit(struct binding *binding, const struct insn_row *row,
         if (unlikely(!value.ok)) {                                              \
             return insn_fault(cpu, insn);                                       \
         }                                                                       \
-        arith_t flags;                                                          \
+        arith_t flags = cpu->arith;                                             \
         REG64(cpu, insn->dst) =                                                 \
             alu_##name##bits(REG64(cpu, insn->dst), (type)value.value, &flags); \
         cpu->arith = flags;                                                     \

@@ -62,6 +62,15 @@ struct block_cache *block_cache_new(const struct cpuid_policy *cpuid, struct err
                      ZYDIS_STACK_WIDTH_32);
     ZydisDecoderInit(&cache->decoder[2], ZYDIS_MACHINE_MODE_LONG_64,
                      ZYDIS_STACK_WIDTH_64);
+    /* Without MPX and CET their encodings are NOPs (SDM 2B "NOP", table A-3). */
+    for (unsigned i = 0; i < 3; i++) {
+        ZydisDecoderEnableMode(&cache->decoder[i], ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+        ZydisDecoderEnableMode(&cache->decoder[i], ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+    }
+    if (cpuid->vendor == CPU_VENDOR_AMD) {
+        ZydisDecoderEnableMode(&cache->decoder[2], ZYDIS_DECODER_MODE_AMD_BRANCHES,
+                               ZYAN_TRUE);
+    }
     return cache;
 }
 
@@ -333,7 +342,8 @@ static const struct block *find_crossing(struct cpu *cpu)
     block->insn[1].ordinal = 1;
     crossing->rip = cpu->rip;
     crossing->mode = cpu->code_mode;
-    crossing->length = block->insn[0].length;
+    /* Of what is undefined every byte counts. */
+    crossing->length = block->insn[0].length ? block->insn[0].length : (uint8_t)size;
     memcpy(crossing->bytes, bytes, sizeof(bytes));
     crossing->block = block;
     return block;

@@ -13,7 +13,24 @@ static bool target_is_valid(struct cpu *cpu, uint64_t rip)
     return rip <= cpu->state.seg[X86_CS].limit || cpu_raise(cpu, X86_GP, 0);
 }
 
-/* aux of direct branches: operand size in bytes, to which the target is truncated. */
+/* Operand size in bytes, to which a target is truncated. In 64-bit mode it is 8; on AMD's
+ * processors a 66 prefix makes it 2 (APM 3 "JMP (Near)"), Intel's ignore it (SDM 2A
+ * "JMP"). */
+static uint8_t operand_bytes(const struct binding *binding)
+{
+    const ZydisDecodedInstruction *decoded = binding->decoded;
+    if (!binding->cpu->is_long64) {
+        return (uint8_t)(decoded->operand_width / 8);
+    }
+    bool is_short = false;
+    for (unsigned i = 0; i < decoded->raw.prefix_count; i++) {
+        is_short |= decoded->raw.prefixes[i].value == 0x66;
+    }
+    bool is_amd = binding->cpu->cpuid->vendor == CPU_VENDOR_AMD;
+    return is_amd && is_short && !decoded->raw.rex.W ? 2 : 8;
+}
+
+/* aux of direct branches: the operand size. */
 static inline uint64_t direct_target(struct cpu *cpu, const struct insn *insn)
 {
     uint64_t rip = insn_next_rip(cpu, insn) + (uint64_t)(int64_t)insn->disp;
@@ -71,8 +88,7 @@ static bool bind_direct(struct binding *binding, struct insn *insn)
 {
     const ZydisDecodedOperand *operand = &binding->operand[0];
     insn->disp = (int32_t)operand->imm.value.s;
-    insn->aux =
-        binding->cpu->is_long64 ? 8 : (uint8_t)(binding->decoded->operand_width / 8);
+    insn->aux = operand_bytes(binding);
     int64_t target = insn->offset + binding->decoded->length + (int64_t)insn->disp;
     bool is_whole = insn->offset + binding->decoded->length <= (int64_t)FRAME_SIZE;
     bool is_checked = insn->aux != 8 || binding->cpu->code_mode & CODE_MODE_SINGLE;
@@ -197,8 +213,7 @@ static bool bind_indirect(struct binding *binding, const struct insn_row *row,
         return false;
     }
     bind_simple(binding, row, insn);
-    insn->aux =
-        binding->cpu->is_long64 ? 8 : (uint8_t)(binding->decoded->operand_width / 8);
+    insn->aux = operand_bytes(binding);
     insn->exec = row->exec[binding->operand[0].type == ZYDIS_OPERAND_TYPE_MEMORY];
     return true;
 }
@@ -243,8 +258,7 @@ static bool bind_ret(struct binding *binding, const struct insn_row *row,
     if (binding->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         insn->imm = binding->operand[0].imm.value.u & 0xffff;
     }
-    insn->aux =
-        binding->cpu->is_long64 ? 8 : (uint8_t)(binding->decoded->operand_width / 8);
+    insn->aux = operand_bytes(binding);
     insn->exec = row->exec[insn->aux == 8];
     return true;
 }

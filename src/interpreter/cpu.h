@@ -163,7 +163,7 @@ struct cpu {
     uint64_t code_key; /* generation and mode that cached block look-ups must match */
     uint64_t rip;      /* next instruction; valid between blocks only */
     uint64_t retired;
-    uint64_t faults; /* exceptions raised by instructions so far */
+    uint64_t faults; /* exceptions and software interrupts by instructions so far */
 
     /* Mode, derived from state by cpu_update_mode. */
     uint8_t cpl;

@@ -333,6 +333,9 @@ void event_deliver(struct cpu *cpu, const struct x86_event *event, gva_t fault_a
         cpu->has_fault = false;
         cpu->fault_noncanonical = false;
         if (deliver_once(cpu, &current)) {
+            /* SDM 3B 18.3.1.4: INT n, INT3 and INTO clear TF without a trap behind them.
+             */
+            cpu->faults += current.length != 0;
             return;
         }
 

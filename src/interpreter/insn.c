@@ -114,11 +114,21 @@ bool bind_displacement_fits(const ZydisDecodedOperand *operand)
     return operand->mem.disp.value == (int32_t)operand->mem.disp.value;
 }
 
+bool bind_has_no_base(const ZydisDecodedInstruction *decoded)
+{
+    return decoded->raw.sib.offset && decoded->raw.modrm.mod == 0 &&
+           decoded->raw.sib.base == 5;
+}
+
 void bind_memory(struct binding *binding, struct insn *insn,
                  const ZydisDecodedOperand *operand)
 {
     int64_t disp = operand->mem.disp.value;
     ZydisRegister base = operand->mem.base;
+    if (bind_has_no_base(binding->decoded)) {
+        base = ZYDIS_REGISTER_NONE;
+        disp = binding->decoded->raw.disp.value;
+    }
     if (base == ZYDIS_REGISTER_RIP || base == ZYDIS_REGISTER_EIP) {
         insn->base = REG_OFFSET(REG_CODE_BASE);
         disp += insn->offset + binding->decoded->length;

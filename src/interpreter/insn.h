@@ -142,6 +142,9 @@ uint8_t bind_register(ZydisRegister reg);
  * LEA-like ones: AGEN). */
 void bind_memory(struct binding *binding, struct insn *insn,
                  const ZydisDecodedOperand *operand);
+/* SDM 2A table 2-3: SIB.base 5 with ModRM.mod 0 means a displacement and no base; the
+ * decoder shows R13D where REX.B is set and addresses have 32 bits. */
+bool bind_has_no_base(const ZydisDecodedInstruction *decoded);
 /* Width of a value operand as 0..3 for 1, 2, 4, 8 bytes. */
 unsigned bind_log2_size(unsigned bits);
 

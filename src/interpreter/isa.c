@@ -99,6 +99,11 @@ bool native_isa_offered(const struct cpuid_policy *policy,
         decoded->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) {
         return false;
     }
+    /* APM 3 "PREFETCH": memory only; Intel's have a NOP there. */
+    if (policy->vendor == CPU_VENDOR_AMD && decoded->opcode == 0x0d &&
+        decoded->opcode_map == ZYDIS_OPCODE_MAP_0F && decoded->raw.modrm.mod == 3) {
+        return false;
+    }
     switch (decoded->mnemonic) {
     case ZYDIS_MNEMONIC_ENDBR32: /* SDM 1 17.3.8: NOPs without CET */
     case ZYDIS_MNEMONIC_ENDBR64:

@@ -242,6 +242,22 @@ static bool bind_xchg(struct binding *binding, const struct insn_row *row,
     return true;
 }
 
+/* F3 90 with REX.B is no PAUSE: the register is R8, and the prefix means nothing (SDM 2B
+ * "XCHG", APM 3 1.2.6). */
+static bool bind_xchg_r8(struct binding *binding, const struct insn_row *row,
+                         struct insn *insn)
+{
+    const ZydisDecodedInstruction *decoded = binding->decoded;
+    if (!decoded->raw.rex.B) {
+        return false;
+    }
+    insn->dst = REG_OFFSET(X86_R8);
+    insn->src = REG_OFFSET(X86_RAX);
+    bool is_short = decoded->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE;
+    insn->exec = row->exec[decoded->raw.rex.W ? 3 : is_short ? 1 : 2];
+    return true;
+}
+
 /* CMOVcc: the load happens, and a 32-bit destination is zero-extended, whether or not the
  * condition holds. */
 
@@ -352,49 +368,27 @@ static insn_exec *const exec_cdq[] = {cdq};
 static insn_exec *const exec_cqo[] = {cqo};
 
 const struct insn_row insn_rows_move[] = {
-    ROW(MOV, bind_mov, exec_mov),
-    ROW(MOVZX, bind_extend, exec_movzx),
-    ROW(MOVSX, bind_extend, exec_movsx),
-    ROW(MOVSXD, bind_extend, exec_movsx),
-    ROW(LEA, bind_sized, exec_lea),
-    ROW(XCHG, bind_xchg, exec_xchg),
-    ROW(CBW, bind_plain, exec_cbw),
-    ROW(CWDE, bind_plain, exec_cwde),
-    ROW(CDQE, bind_plain, exec_cdqe),
-    ROW(CWD, bind_plain, exec_cwd),
-    ROW(CDQ, bind_plain, exec_cdq),
-    ROW(CQO, bind_plain, exec_cqo),
-    ROW(CMOVO, bind_from, exec_cmovo),
-    ROW(CMOVNO, bind_from, exec_cmovno),
-    ROW(CMOVB, bind_from, exec_cmovb),
-    ROW(CMOVNB, bind_from, exec_cmovnb),
-    ROW(CMOVZ, bind_from, exec_cmovz),
-    ROW(CMOVNZ, bind_from, exec_cmovnz),
-    ROW(CMOVBE, bind_from, exec_cmovbe),
-    ROW(CMOVNBE, bind_from, exec_cmovnbe),
-    ROW(CMOVS, bind_from, exec_cmovs),
-    ROW(CMOVNS, bind_from, exec_cmovns),
-    ROW(CMOVP, bind_from, exec_cmovp),
-    ROW(CMOVNP, bind_from, exec_cmovnp),
-    ROW(CMOVL, bind_from, exec_cmovl),
-    ROW(CMOVNL, bind_from, exec_cmovnl),
-    ROW(CMOVLE, bind_from, exec_cmovle),
-    ROW(CMOVNLE, bind_from, exec_cmovnle),
-    ROW(SETO, bind_set, exec_seto),
-    ROW(SETNO, bind_set, exec_setno),
-    ROW(SETB, bind_set, exec_setb),
-    ROW(SETNB, bind_set, exec_setnb),
-    ROW(SETZ, bind_set, exec_setz),
-    ROW(SETNZ, bind_set, exec_setnz),
-    ROW(SETBE, bind_set, exec_setbe),
-    ROW(SETNBE, bind_set, exec_setnbe),
-    ROW(SETS, bind_set, exec_sets),
-    ROW(SETNS, bind_set, exec_setns),
-    ROW(SETP, bind_set, exec_setp),
-    ROW(SETNP, bind_set, exec_setnp),
-    ROW(SETL, bind_set, exec_setl),
-    ROW(SETNL, bind_set, exec_setnl),
-    ROW(SETLE, bind_set, exec_setle),
-    ROW(SETNLE, bind_set, exec_setnle),
-    {0},
+    ROW(MOV, bind_mov, exec_mov),          ROW(MOVZX, bind_extend, exec_movzx),
+    ROW(MOVSX, bind_extend, exec_movsx),   ROW(MOVSXD, bind_extend, exec_movsx),
+    ROW(LEA, bind_sized, exec_lea),        ROW(XCHG, bind_xchg, exec_xchg),
+    ROW(PAUSE, bind_xchg_r8, exec_xchg),   ROW(CBW, bind_plain, exec_cbw),
+    ROW(CWDE, bind_plain, exec_cwde),      ROW(CDQE, bind_plain, exec_cdqe),
+    ROW(CWD, bind_plain, exec_cwd),        ROW(CDQ, bind_plain, exec_cdq),
+    ROW(CQO, bind_plain, exec_cqo),        ROW(CMOVO, bind_from, exec_cmovo),
+    ROW(CMOVNO, bind_from, exec_cmovno),   ROW(CMOVB, bind_from, exec_cmovb),
+    ROW(CMOVNB, bind_from, exec_cmovnb),   ROW(CMOVZ, bind_from, exec_cmovz),
+    ROW(CMOVNZ, bind_from, exec_cmovnz),   ROW(CMOVBE, bind_from, exec_cmovbe),
+    ROW(CMOVNBE, bind_from, exec_cmovnbe), ROW(CMOVS, bind_from, exec_cmovs),
+    ROW(CMOVNS, bind_from, exec_cmovns),   ROW(CMOVP, bind_from, exec_cmovp),
+    ROW(CMOVNP, bind_from, exec_cmovnp),   ROW(CMOVL, bind_from, exec_cmovl),
+    ROW(CMOVNL, bind_from, exec_cmovnl),   ROW(CMOVLE, bind_from, exec_cmovle),
+    ROW(CMOVNLE, bind_from, exec_cmovnle), ROW(SETO, bind_set, exec_seto),
+    ROW(SETNO, bind_set, exec_setno),      ROW(SETB, bind_set, exec_setb),
+    ROW(SETNB, bind_set, exec_setnb),      ROW(SETZ, bind_set, exec_setz),
+    ROW(SETNZ, bind_set, exec_setnz),      ROW(SETBE, bind_set, exec_setbe),
+    ROW(SETNBE, bind_set, exec_setnbe),    ROW(SETS, bind_set, exec_sets),
+    ROW(SETNS, bind_set, exec_setns),      ROW(SETP, bind_set, exec_setp),
+    ROW(SETNP, bind_set, exec_setnp),      ROW(SETL, bind_set, exec_setl),
+    ROW(SETNL, bind_set, exec_setnl),      ROW(SETLE, bind_set, exec_setle),
+    ROW(SETNLE, bind_set, exec_setnle),    {0},
 };

@@ -20,29 +20,34 @@ static inline struct loaded source_value(struct cpu *cpu, const struct insn *ins
     return (struct loaded){reg_read(cpu, insn->dst, size), true};
 }
 
-/* One-operand multiplication: the double-width product to AX, or to (R|E)DX:(R|E)AX. */
-#define MULTIPLY_WIDE(bits, type, suffix, modifier, name, mnemonic)                     \
-    static inline void multiply_##name##bits(struct cpu *cpu, type value,               \
-                                             arith_t *flags)                            \
-    {                                                                                   \
-        uint64_t low = cpu->reg[X86_RAX], high = 0, made;                               \
-        __asm__(mnemonic suffix " %" modifier "[v]\n\tmov %%rax, %[low]" ALU_SAVE_FLAGS \
-                : "=&a"(made), "=&d"(high), [low] "=&r"(low)                            \
-                : [v] "r"(value), "0"(low)                                              \
-                : "cc");                                                                \
-        *flags = (arith_t)made;                                                         \
-        reg_write(cpu, REG_OFFSET(X86_RAX), sizeof(type), low);                         \
-        reg_write(cpu, REG_OFFSET(X86_RDX), sizeof(type), high);                        \
+/*
+ * One-operand multiplication: the double-width product to AX, or to (R|E)DX:(R|E)AX. The
+ * flags before are loaded, since the host decides which of them it leaves alone.
+ */
+#define MULTIPLY_WIDE(bits, type, suffix, modifier, name, mnemonic)                  \
+    static inline void multiply_##name##bits(struct cpu *cpu, type value,            \
+                                             arith_t *flags)                         \
+    {                                                                                \
+        uint64_t low = cpu->reg[X86_RAX], high, made = *flags;                       \
+        __asm__(ALU_LOAD_FLAGS "mov %[low], %%rax\n\t" mnemonic suffix " %" modifier \
+                               "[v]\n\tmov %%rax, %[low]" ALU_SAVE_FLAGS             \
+                : "+&a"(made), "=&d"(high), [low] "+&r"(low)                         \
+                : [v] "r"(value)                                                     \
+                : "cc");                                                             \
+        *flags = (arith_t)made;                                                      \
+        reg_write(cpu, REG_OFFSET(X86_RAX), sizeof(type), low);                      \
+        reg_write(cpu, REG_OFFSET(X86_RDX), sizeof(type), high);                     \
     }
 
 #define MULTIPLY_8(name, mnemonic)                                            \
     static inline void multiply_##name##8(struct cpu * cpu, uint8_t value,    \
                                           arith_t * flags)                    \
     {                                                                         \
-        uint64_t product = cpu->reg[X86_RAX], made;                           \
-        __asm__(mnemonic "b %b[v]\n\tmovzwl %%ax, %k[product]" ALU_SAVE_FLAGS \
-                : "=&a"(made), [product] "=&r"(product)                       \
-                : [v] "r"(value), "0"(product)                                \
+        uint64_t product = cpu->reg[X86_RAX], made = *flags;                  \
+        __asm__(ALU_LOAD_FLAGS "mov %[p], %%rax\n\t" mnemonic                 \
+                               "b %b[v]\n\tmovzwl %%ax, %k[p]" ALU_SAVE_FLAGS \
+                : "+&a"(made), [p] "+&r"(product)                             \
+                : [v] "r"(value)                                              \
                 : "cc");                                                      \
         *flags = (arith_t)made;                                               \
         reg_write(cpu, REG_OFFSET(X86_RAX), 2, product);                      \
@@ -65,7 +70,7 @@ MULTIPLY_WIDE(64, uint64_t, "q", "q", imul, "imul")
         if (unlikely(!value.ok)) {                                              \
             return insn_fault(cpu, insn);                                       \
         }                                                                       \
-        arith_t flags;                                                          \
+        arith_t flags = cpu->arith;                                             \
         multiply_##name##bits(cpu, (type)value.value, &flags);                  \
         cpu->arith = flags;                                                     \
         NEXT(cpu, insn);                                                        \
@@ -94,38 +99,33 @@ static inline u128 dividend(const struct cpu *cpu, unsigned bits)
     }
 }
 
-static inline void store_quotient(struct cpu *cpu, unsigned size, uint64_t quotient,
-                                  uint64_t remainder)
-{
-    if (size == 1) {
-        reg_write(cpu, REG_OFFSET(X86_RAX), 1, quotient);
-        reg_write(cpu, REG_OFFSET(X86_RAX) + 1, 1, remainder);
-        return;
+/* The division itself, known not to fault. All flags are undefined: loaded before and
+ * stored behind, they become what the host makes of them. */
+#define DIVISION(bits, type, suffix, modifier, name, mnemonic)                         \
+    static inline void name##bits(struct cpu *cpu, type value)                         \
+    {                                                                                  \
+        uint64_t low = cpu->reg[X86_RAX], high = cpu->reg[X86_RDX], made = cpu->arith; \
+        __asm__(ALU_LOAD_ALL "mov %[low], %%rax\n\t" mnemonic suffix " %" modifier     \
+                             "[v]\n\tmov %%rax, %[low]" ALU_SAVE_FLAGS                 \
+                : "+&a"(made), "+&d"(high), [low] "+&r"(low)                           \
+                : [v] "r"(value)                                                       \
+                : "cc");                                                               \
+        cpu->arith = (arith_t)made;                                                    \
+        if (sizeof(type) == 1) { /* quotient in AL, remainder in AH */                 \
+            reg_write(cpu, REG_OFFSET(X86_RAX), 2, low);                               \
+            return;                                                                    \
+        }                                                                              \
+        reg_write(cpu, REG_OFFSET(X86_RAX), sizeof(type), low);                        \
+        reg_write(cpu, REG_OFFSET(X86_RDX), sizeof(type), high);                       \
     }
-    reg_write(cpu, REG_OFFSET(X86_RAX), size, quotient);
-    reg_write(cpu, REG_OFFSET(X86_RDX), size, remainder);
-}
 
-/* The flags of a division are undefined; they stay as they are, as current processors do
- * it. */
-static inline bool divide_unsigned(struct cpu *cpu, unsigned bits, uint64_t divisor)
+ALU_SIZES(DIVISION, quotient_unsigned, "div")
+ALU_SIZES(DIVISION, quotient_signed, "idiv")
+
+/* A divisor of 0, or a quotient that does not fit: #DE. */
+static inline bool fits_unsigned(const struct cpu *cpu, unsigned bits, uint64_t divisor)
 {
-    u128 value = dividend(cpu, bits);
-    if (divisor == 0 || (value >> bits) >= divisor) {
-        return false; /* the quotient does not fit */
-    }
-    uint64_t quotient, remainder;
-    if (bits == 64) {
-        __asm__("divq %[d]"
-                : "=a"(quotient), "=d"(remainder)
-                : [d] "r"(divisor), "a"((uint64_t)value), "d"((uint64_t)(value >> 64))
-                : "cc");
-    } else {
-        quotient = (uint64_t)value / divisor;
-        remainder = (uint64_t)value % divisor;
-    }
-    store_quotient(cpu, bits / 8, quotient, remainder);
-    return true;
+    return divisor != 0 && (dividend(cpu, bits) >> bits) < divisor;
 }
 
 static inline int64_t sign_extend(uint64_t value, unsigned bits)
@@ -133,60 +133,43 @@ static inline int64_t sign_extend(uint64_t value, unsigned bits)
     return (int64_t)(value << (64 - bits)) >> (64 - bits);
 }
 
-static inline bool divide_signed(struct cpu *cpu, unsigned bits, uint64_t operand)
+static inline bool fits_signed(const struct cpu *cpu, unsigned bits, uint64_t operand)
 {
-    u128 raw = dividend(cpu, bits);
     int64_t divisor = sign_extend(operand, bits);
     unsigned spare = 128 - 2 * bits;
-    i128 value = (i128)(raw << spare) >> spare;
-    if (divisor == 0) {
-        return false;
-    }
+    i128 value = (i128)(dividend(cpu, bits) << spare) >> spare;
     u128 magnitude = value < 0 ? -(u128)value : (u128)value;
     uint64_t by = divisor < 0 ? -(uint64_t)divisor : (uint64_t)divisor;
-    if ((magnitude >> bits) >= by) {
+    if (by == 0 || (magnitude >> bits) >= by) {
         return false;
     }
-    uint64_t quotient, remainder;
-    if (bits == 64) {
-        __asm__("divq %[d]"
-                : "=a"(quotient), "=d"(remainder)
-                : [d] "r"(by), "a"((uint64_t)magnitude), "d"((uint64_t)(magnitude >> 64))
-                : "cc");
-    } else {
-        quotient = (uint64_t)magnitude / by;
-        remainder = (uint64_t)magnitude % by;
-    }
+    /* -2^(bits-1) to 2^(bits-1) - 1: limit * by is the first magnitude out of range. */
     bool is_negative = (value < 0) != (divisor < 0);
-    uint64_t limit = 1ull << (bits - 1);
-    if (quotient > limit || (quotient == limit && !is_negative)) {
-        return false;
-    }
-    store_quotient(cpu, bits / 8, is_negative ? -quotient : quotient,
-                   value < 0 ? -remainder : remainder);
-    return true;
+    uint64_t limit = (1ull << (bits - 1)) + is_negative;
+    return magnitude < (u128)limit * by;
 }
 
-#define DIVIDE_HANDLER(bits, type, name, form, is_memory)                       \
-    static const struct insn *name##_##form##bits(struct cpu *cpu,              \
-                                                  const struct insn *insn)      \
-    {                                                                           \
-        struct loaded value = source_value(cpu, insn, sizeof(type), is_memory); \
-        if (unlikely(!value.ok)) {                                              \
-            return insn_fault(cpu, insn);                                       \
-        }                                                                       \
-        if (unlikely(!name(cpu, bits, (type)value.value))) {                    \
-            return insn_raise(cpu, insn, X86_DE, 0);                            \
-        }                                                                       \
-        NEXT(cpu, insn);                                                        \
+#define DIVIDE_HANDLER(bits, type, name, form, is_memory)                           \
+    static const struct insn *divide_##name##_##form##bits(struct cpu *cpu,         \
+                                                           const struct insn *insn) \
+    {                                                                               \
+        struct loaded value = source_value(cpu, insn, sizeof(type), is_memory);     \
+        if (unlikely(!value.ok)) {                                                  \
+            return insn_fault(cpu, insn);                                           \
+        }                                                                           \
+        if (unlikely(!fits_##name(cpu, bits, (type)value.value))) {                 \
+            return insn_raise(cpu, insn, X86_DE, 0);                                \
+        }                                                                           \
+        quotient_##name##bits(cpu, (type)value.value);                              \
+        NEXT(cpu, insn);                                                            \
     }
 
 #define DIVIDE_HANDLERS(bits, type, suffix, modifier, name) \
     DIVIDE_HANDLER(bits, type, name, r, false)              \
     DIVIDE_HANDLER(bits, type, name, m, true)
 
-ALU_SIZES(DIVIDE_HANDLERS, divide_unsigned)
-ALU_SIZES(DIVIDE_HANDLERS, divide_signed)
+ALU_SIZES(DIVIDE_HANDLERS, unsigned)
+ALU_SIZES(DIVIDE_HANDLERS, signed)
 
 #define SOURCE_ROWS(name)                                                             \
     name##_r8, name##_r16, name##_r32, name##_r64, name##_m8, name##_m16, name##_m32, \
@@ -197,14 +180,15 @@ static insn_exec *const exec_div[] = {SOURCE_ROWS(divide_unsigned)};
 static insn_exec *const exec_idiv[] = {SOURCE_ROWS(divide_signed)};
 
 /* IMUL with two or three operands: dst = a * b, truncated. */
-#define IMUL_TRUNCATED(bits, type, suffix, modifier)                               \
-    static inline type multiply_truncated##bits(type a, type b, arith_t *flags)    \
-    {                                                                              \
-        __asm__("imul" suffix " %" modifier "[b], %" modifier "[a]" ALU_SAVE_FLAGS \
-                : [a] "+r"(a), "=&a"(*flags)                                       \
-                : [b] "r"(b)                                                       \
-                : "cc");                                                           \
-        return a;                                                                  \
+#define IMUL_TRUNCATED(bits, type, suffix, modifier)                            \
+    static inline type multiply_truncated##bits(type a, type b, arith_t *flags) \
+    {                                                                           \
+        __asm__(ALU_LOAD_FLAGS "imul" suffix " %" modifier "[b], %" modifier    \
+                               "[a]" ALU_SAVE_FLAGS                             \
+                : [a] "+r"(a), "+&a"(*flags)                                    \
+                : [b] "r"(b)                                                    \
+                : "cc");                                                        \
+        return a;                                                               \
     }
 
 IMUL_TRUNCATED(16, uint16_t, "w", "w")
@@ -220,7 +204,7 @@ IMUL_TRUNCATED(64, uint64_t, "q", "q")
         if (unlikely(!value.ok)) {                                                   \
             return insn_fault(cpu, insn);                                            \
         }                                                                            \
-        arith_t flags;                                                               \
+        arith_t flags = cpu->arith;                                                  \
         type product = multiply_truncated##bits((type)value.value, factor, &flags);  \
         cpu->arith = flags;                                                          \
         reg_write(cpu, insn->dst, sizeof(type), product);                            \

@@ -98,20 +98,27 @@ static bool check_alignment(struct cpu *cpu, const struct insn *insn, uint64_t e
     return cpu_raise(cpu, X86_GP, 0);
 }
 
-const struct insn *native_load_slow(struct cpu *cpu, const struct insn *insn, uint64_t ea)
+static const struct insn *load_slow(struct cpu *cpu, const struct insn *insn, uint64_t ea,
+                                    enum stub_gate gate)
 {
     if (!check_alignment(cpu, insn, ea) ||
         !access_read(cpu, ea, cpu->operand, insn->size)) {
         return insn_fault(cpu, insn);
     }
+    if (gate == STUB_MMX) {
+        native_enter_mmx(cpu); /* not before the last fault */
+    }
     return stub_of(insn)(cpu, insn, cpu->operand, NULL);
 }
 
-const struct insn *native_store_slow(struct cpu *cpu, const struct insn *insn,
-                                     uint64_t ea)
+static const struct insn *store_slow(struct cpu *cpu, const struct insn *insn,
+                                     uint64_t ea, enum stub_gate gate)
 {
     if (!check_alignment(cpu, insn, ea) || !access_probe(cpu, ea, insn->size, true)) {
         return insn_fault(cpu, insn);
+    }
+    if (gate == STUB_MMX) {
+        native_enter_mmx(cpu);
     }
     if (stub_of(insn)(cpu, insn, cpu->operand, NULL) == NULL) {
         return NULL;
@@ -122,23 +129,34 @@ const struct insn *native_store_slow(struct cpu *cpu, const struct insn *insn,
     NEXT(cpu, insn);
 }
 
+const struct insn *native_load_slow(struct cpu *cpu, const struct insn *insn, uint64_t ea)
+{
+    return load_slow(cpu, insn, ea, STUB_OPEN);
+}
+
+const struct insn *native_store_slow(struct cpu *cpu, const struct insn *insn,
+                                     uint64_t ea)
+{
+    return store_slow(cpu, insn, ea, STUB_OPEN);
+}
+
 static inline __attribute__((always_inline)) const struct insn *
 load(struct cpu *cpu, const struct insn *insn, enum stub_gate gate)
 {
     if (unlikely(!is_open(cpu, gate))) {
         return closed(cpu, insn, gate);
     }
-    if (gate == STUB_MMX) {
-        native_enter_mmx(cpu);
-    }
     uint64_t ea = insn_address(cpu, insn);
     const struct tlb_entry *entry = access_entry(cpu, ea);
     uint64_t offset = ea - entry->read;
     if (likely(offset <= FRAME_SIZE - insn->size &&
                !(ea & insn->aux & NATIVE_ALIGNMENT))) {
+        if (gate == STUB_MMX) {
+            native_enter_mmx(cpu);
+        }
         return stub_of(insn)(cpu, insn, entry->host + offset, NULL);
     }
-    return native_load_slow(cpu, insn, ea);
+    return load_slow(cpu, insn, ea, gate);
 }
 
 static inline __attribute__((always_inline)) const struct insn *
@@ -147,14 +165,14 @@ store(struct cpu *cpu, const struct insn *insn, enum stub_gate gate)
     if (unlikely(!is_open(cpu, gate))) {
         return closed(cpu, insn, gate);
     }
-    if (gate == STUB_MMX) {
-        native_enter_mmx(cpu);
-    }
     uint64_t ea = insn_address(cpu, insn);
     const struct tlb_entry *entry = access_entry(cpu, ea);
     uint64_t offset = ea - entry->write;
     if (unlikely(offset > FRAME_SIZE - insn->size || ea & insn->aux & NATIVE_ALIGNMENT)) {
-        return native_store_slow(cpu, insn, ea);
+        return store_slow(cpu, insn, ea, gate);
+    }
+    if (gate == STUB_MMX) {
+        native_enter_mmx(cpu);
     }
     if (unlikely(stub_of(insn)(cpu, insn, entry->host + offset, NULL) == NULL)) {
         return NULL;
@@ -287,6 +305,16 @@ static bool bind_operand(struct binding *binding, struct insn *insn, enum stub_g
     return true;
 }
 
+/* Outside 64-bit mode VEX.W is ignored in them by Intel's processors (SDM 2B "PEXTRD"),
+ * and undefined on AMD's. */
+static bool is_wide_element(const struct binding *binding)
+{
+    bool is_element = binding->decoded->mnemonic == ZYDIS_MNEMONIC_VPEXTRD ||
+                      binding->decoded->mnemonic == ZYDIS_MNEMONIC_VPINSRD;
+    return is_element && binding->decoded->raw.vex.W && !binding->cpu->is_long64 &&
+           binding->cpu->cpuid->vendor == CPU_VENDOR_AMD;
+}
+
 bool native_bind(struct binding *binding, const struct insn_row *row, struct insn *insn)
 {
     const ZydisDecodedInstruction *decoded = binding->decoded;
@@ -296,7 +324,8 @@ bool native_bind(struct binding *binding, const struct insn_row *row, struct ins
     }
     if (decoded->attributes & ZYDIS_ATTRIB_HAS_LOCK ||
         (decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX &&
-         !binding->cpu->is_protected)) {
+         !binding->cpu->is_protected) ||
+        is_wide_element(binding)) {
         return false;
     }
     enum stub_gate gate = native_stub_gate(binding);

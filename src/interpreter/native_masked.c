@@ -37,19 +37,26 @@ static bool is_chosen(const uint8_t *mask, unsigned element, unsigned i)
     return mask[i * element + element - 1] >> 7;
 }
 
+/* Addresses wrap around, and segments end, element by element. */
+static uint64_t element_address(struct cpu *cpu, const struct insn *insn,
+                                const struct masked *masked, unsigned i)
+{
+    uint64_t offset = insn_offset(cpu, insn) + i * masked->element;
+    return insn_linear(cpu, insn, offset, masked->element);
+}
+
 static const struct insn *masked_load(struct cpu *cpu, const struct insn *insn)
 {
     struct masked masked = masked_of(insn);
     if (!native_check_avx(cpu)) {
         return insn_fault(cpu, insn);
     }
-    uint64_t ea = insn_address(cpu, insn);
     const uint8_t *mask = cpu->state.vec[masked.mask].u8;
     union x86_vector result = {0};
     for (unsigned i = 0; i < masked.count; i++) {
         if (is_chosen(mask, masked.element, i)) {
             struct loaded loaded =
-                access_load(cpu, ea + i * masked.element, masked.element);
+                access_load(cpu, element_address(cpu, insn, &masked, i), masked.element);
             if (!loaded.ok) {
                 return insn_fault(cpu, insn);
             }
@@ -60,12 +67,14 @@ static const struct insn *masked_load(struct cpu *cpu, const struct insn *insn)
     NEXT(cpu, insn);
 }
 
-static bool store_chosen(struct cpu *cpu, uint64_t ea, const struct masked *masked,
-                         const uint8_t *mask, const uint8_t *data)
+static bool store_chosen(struct cpu *cpu, const struct insn *insn,
+                         const struct masked *masked, const uint8_t *mask,
+                         const uint8_t *data)
 {
     for (unsigned i = 0; i < masked->count; i++) {
         if (is_chosen(mask, masked->element, i) &&
-            !access_probe(cpu, ea + i * masked->element, masked->element, true)) {
+            !access_probe(cpu, element_address(cpu, insn, masked, i), masked->element,
+                          true)) {
             return false;
         }
     }
@@ -73,7 +82,8 @@ static bool store_chosen(struct cpu *cpu, uint64_t ea, const struct masked *mask
         uint64_t value = 0;
         memcpy(&value, data + i * masked->element, masked->element);
         if (is_chosen(mask, masked->element, i) &&
-            !access_store(cpu, ea + i * masked->element, masked->element, value)) {
+            !access_store(cpu, element_address(cpu, insn, masked, i), masked->element,
+                          value)) {
             return false;
         }
     }
@@ -93,14 +103,21 @@ static const struct insn *masked_store(struct cpu *cpu, const struct insn *insn)
         mask = cpu->state.fpu.st[masked.mask];
         data = cpu->state.fpu.st[masked.data];
     }
-    if (!store_chosen(cpu, insn_address(cpu, insn), &masked, mask, data)) {
+    /* SDM 2B "MASKMOVDQU": whether bytes that are masked out fault is the processor's
+     * choice. Those at hand let them. */
+    if (masked.element == 1 &&
+        (!access_probe(cpu, element_address(cpu, insn, &masked, 0), 1, true) ||
+         !access_probe(cpu, insn_address(cpu, insn), masked.count, true))) {
+        return insn_fault(cpu, insn);
+    }
+    if (!store_chosen(cpu, insn, &masked, mask, data)) {
         return insn_fault(cpu, insn);
     }
     NEXT(cpu, insn);
 }
 
-/* SDM 2C "VPGATHERDD": an element that has arrived has its mask cleared, so a fault in a
- * later one restarts behind it. */
+/* SDM 2C "VPGATHERDD": an element that has arrived, or is not wanted, has its mask
+ * cleared, so a fault in a later one restarts behind it. */
 static const struct insn *gather(struct cpu *cpu, const struct insn *insn)
 {
     struct masked masked = masked_of(insn);
@@ -123,8 +140,8 @@ static const struct insn *gather(struct cpu *cpu, const struct insn *insn)
                 return insn_fault(cpu, insn);
             }
             memcpy(data + i * size, &loaded.value, size);
-            memset(mask + i * size, 0, size);
         }
+        memset(mask + i * size, 0, size);
     }
     memset(data + masked.count * size, 0, 32 - masked.count * size);
     memset(mask, 0, 32);

@@ -95,6 +95,8 @@ static bool plan_ignores_w(const struct binding *binding, const struct stub_key 
     case ZYDIS_MNEMONIC_VMOVD:
     case ZYDIS_MNEMONIC_VPEXTRD:
     case ZYDIS_MNEMONIC_VPINSRD:
+    case ZYDIS_MNEMONIC_VPCMPESTRI:
+    case ZYDIS_MNEMONIC_VPCMPESTRM:
     case ZYDIS_MNEMONIC_VCVTSI2SD:
     case ZYDIS_MNEMONIC_VCVTSI2SS:
         return true;
@@ -234,6 +236,11 @@ static void plan_immediate(struct stub_plan *plan, const struct binding *binding
     assert(decoded->length - at <= sizeof(plan->key.imm));
     plan->key.imm_size = (uint8_t)(decoded->length - at);
     memcpy(plan->key.imm, binding->bytes + at, plan->key.imm_size);
+    bool has_register = decoded->operand_count_visible == 4 &&
+                        binding->operand[3].encoding == ZYDIS_OPERAND_ENCODING_IS4;
+    if (has_register && decoded->machine_mode != ZYDIS_MACHINE_MODE_LONG_64) {
+        plan->key.imm[0] &= 0x7f; /* SDM 2B "BLENDVPS": bit 7 is ignored */
+    }
 }
 
 void native_plan_init(struct stub_plan *plan, const struct binding *binding,

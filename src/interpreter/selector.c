@@ -165,8 +165,11 @@ OPERATION(verw)
 OPERATION(arpl)
 {
     uint16_t selector = 0;
+    struct insn reading =
+        *insn; /* the segment need be writable only for what is stored */
+    reading.special &= (uint8_t)~INSN_WRITES;
     if (!selector_require_protected(cpu) ||
-        !selector_read(cpu, insn, insn->dst, &selector)) {
+        !selector_read(cpu, &reading, insn->dst, &selector)) {
         return false;
     }
     unsigned rpl = REG16(cpu, insn->src) & 3;

@@ -70,9 +70,12 @@ static insn_exec *const leave_routines[] = {exec_leave};
 OPERATION(pusha)
 {
     struct transfer_stack stack = transfer_current_stack(cpu);
-    /* RAX, RCX, RDX, RBX, the old RSP, RBP, RSI, RDI. */
-    if (!transfer_push(cpu, &stack, cpu->reg, 8, insn->size)) {
-        return false;
+    /* RAX, RCX, RDX, RBX, the old RSP, RBP, RSI, RDI: each for itself, which shows when
+     * one faults. */
+    for (unsigned i = 0; i < 8; i++) {
+        if (!transfer_push(cpu, &stack, &cpu->reg[i], 1, insn->size)) {
+            return false;
+        }
     }
     transfer_set_rsp(cpu, stack.rsp, stack.bits);
     return true;
@@ -81,16 +84,17 @@ OPERATION(pusha)
 OPERATION(popa)
 {
     struct transfer_stack stack = transfer_current_stack(cpu);
-    uint64_t value[8];
-    if (!transfer_peek(cpu, &stack, value, 8, insn->size)) {
-        return false;
-    }
-    for (unsigned reg = 0; reg < 8; reg++) {
+    /* One by one: what was popped before a fault stays so. */
+    for (unsigned reg = 8; reg-- > 0; stack.rsp += insn->size) {
+        uint64_t value;
+        if (!transfer_peek(cpu, &stack, &value, 1, insn->size)) {
+            return false;
+        }
         if (reg != X86_RSP) {
-            reg_write(cpu, REG_OFFSET(reg), insn->size, value[7 - reg]);
+            reg_write(cpu, REG_OFFSET(reg), insn->size, value);
         }
     }
-    transfer_set_rsp(cpu, stack.rsp + 8u * insn->size, stack.bits);
+    transfer_set_rsp(cpu, stack.rsp, stack.bits);
     return true;
 }
 

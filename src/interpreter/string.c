@@ -234,12 +234,13 @@ static uint64_t cmps_chunk(struct cpu *cpu, struct run *run)
     const uint8_t *left = count > 1 ? string_host(cpu, left_linear, run->size) : NULL;
     const uint8_t *right = count > 1 ? string_host(cpu, right_linear, run->size) : NULL;
     if (!left || !right) {
-        struct loaded a = access_load(cpu, left_linear, run->size);
-        if (!a.ok) {
-            return 0;
-        }
+        /* Of two that fault, processors report the destination's. */
         struct loaded b = access_load(cpu, right_linear, run->size);
         if (!b.ok) {
+            return 0;
+        }
+        struct loaded a = access_load(cpu, left_linear, run->size);
+        if (!a.ok) {
             return 0;
         }
         compare_end(cpu, run, a.value, b.value);

@@ -107,13 +107,17 @@ OPERATION(sysexit)
 {
     struct x86_state *state = &cpu->state;
     bool is_64 = insn->size == 8;
+    /* The privilege counts first, also where the instruction does not exist. */
+    if (cpu->cpl > 0) {
+        return cpu_raise(cpu, X86_GP, 0);
+    }
     if (!sysenter_exists(cpu)) {
         return false;
     }
     uint16_t base = (uint16_t)state->sysenter_cs & ~3u;
     uint64_t rip = cpu->reg[X86_RDX];
     uint64_t rsp = cpu->reg[X86_RCX];
-    if (!cpu->is_protected || cpu->cpl > 0 || !base ||
+    if (!cpu->is_protected || !base ||
         (is_64 && (!x86_canonical(rip) || !x86_canonical(rsp)))) {
         return cpu_raise(cpu, X86_GP, 0);
     }

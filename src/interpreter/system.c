@@ -318,6 +318,15 @@ static bool bind_nothing(struct binding *binding, const struct insn_row *row,
     return true;
 }
 
+/* A cache line is named by one byte. */
+static bool bind_line(struct binding *binding, const struct insn_row *row,
+                      struct insn *insn)
+{
+    bind_simple(binding, row, insn);
+    insn->size = 1;
+    return true;
+}
+
 #define ROUTINE(name)    \
     (insn_exec *const[]) \
     {                    \
@@ -351,9 +360,9 @@ const struct insn_row insn_rows_system[] = {
      ROW_ENDS_BLOCK},
     {ZYDIS_MNEMONIC_WBINVD, INSN_PRIVILEGED, bind_nothing, wbinvd_routines, 0},
     {ZYDIS_MNEMONIC_INVD, INSN_PRIVILEGED, bind_nothing, wbinvd_routines, 0},
-    {ZYDIS_MNEMONIC_CLFLUSH, INSN_INNOCUOUS, bind_simple, ROUTINE(clflush), 0},
-    {ZYDIS_MNEMONIC_CLFLUSHOPT, INSN_INNOCUOUS, bind_simple, ROUTINE(clflush), 0},
-    {ZYDIS_MNEMONIC_CLWB, INSN_INNOCUOUS, bind_simple, ROUTINE(clflush), 0},
+    {ZYDIS_MNEMONIC_CLFLUSH, INSN_INNOCUOUS, bind_line, ROUTINE(clflush), 0},
+    {ZYDIS_MNEMONIC_CLFLUSHOPT, INSN_INNOCUOUS, bind_line, ROUTINE(clflush), 0},
+    {ZYDIS_MNEMONIC_CLWB, INSN_INNOCUOUS, bind_line, ROUTINE(clflush), 0},
     {ZYDIS_MNEMONIC_MFENCE, INSN_INNOCUOUS, bind_nothing, ROUTINE(mfence), 0},
     {ZYDIS_MNEMONIC_SFENCE, INSN_INNOCUOUS, bind_nothing, ROUTINE(sfence), 0},
     {ZYDIS_MNEMONIC_LFENCE, INSN_INNOCUOUS, bind_nothing, ROUTINE(lfence), 0},

@@ -97,11 +97,11 @@ static void set_pointers(struct cpu *cpu, const struct insn *insn, uint64_t offs
     struct x86_fpu *fpu = &cpu->state.fpu;
     fpu->fop = (uint16_t)((insn->src & 7) << 8 | insn->dst);
     fpu->fip = insn_rip(cpu, insn);
-    fpu->fcs = cpu->is_long64 ? 0 : cpu->state.seg[X86_CS].selector;
+    fpu->fcs = cpu->state.seg[X86_CS].selector;
     if (insn->aux & (RUN_LOADS | RUN_STORES)) {
         fpu->fdp = offset;
-        fpu->fds =
-            cpu->is_long64 ? 0 : cpu->state.seg[insn->special & INSN_SEGMENT].selector;
+        unsigned segment = insn->special ? insn->special & INSN_SEGMENT : X86_DS;
+        fpu->fds = cpu->state.seg[segment].selector;
     }
 }
 
@@ -133,9 +133,13 @@ static const struct insn *x87_run(struct cpu *cpu, const struct insn *insn)
     NEXT(cpu, insn);
 }
 
-static bool is_control(ZydisMnemonic mnemonic)
+/* Leaves the last instruction's pointers alone; AMD's processors count FNOP as one that
+ * sets them. */
+static bool is_control(const struct binding *binding)
 {
-    return mnemonic == ZYDIS_MNEMONIC_FLDCW || mnemonic == ZYDIS_MNEMONIC_FNOP;
+    return binding->decoded->mnemonic == ZYDIS_MNEMONIC_FLDCW ||
+           (binding->decoded->mnemonic == ZYDIS_MNEMONIC_FNOP &&
+            binding->cpu->cpuid->vendor != CPU_VENDOR_AMD);
 }
 
 static bool bind_run(struct binding *binding, const struct insn_row *row,
@@ -152,7 +156,7 @@ static bool bind_run(struct binding *binding, const struct insn_row *row,
             flags |= STUB_MEMORY;
         }
     }
-    insn->aux |= is_control(decoded->mnemonic) ? RUN_CONTROLS : 0;
+    insn->aux |= is_control(binding) ? RUN_CONTROLS : 0;
     insn->dst = binding->bytes[decoded->raw.modrm.offset];
     insn->src = decoded->opcode;
     insn->extra = (const void *)(uintptr_t)native_stub_find(binding, STUB_X87, flags);

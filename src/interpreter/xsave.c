@@ -31,8 +31,9 @@ uint32_t xsave_mxcsr_mask(const struct cpu *cpu)
 
 /* ---- components to and from an image ---------------------------------------------- */
 
-static void save_x87(const struct x86_fpu *fpu, bool is_wide, uint8_t *area)
+static void save_x87(const struct cpu *cpu, bool is_wide, uint8_t *area)
 {
+    const struct x86_fpu *fpu = &cpu->state.fpu;
     memcpy(area, &fpu->fcw, 2);
     memcpy(area + 2, &fpu->fsw, 2);
     area[4] = fpu->ftw;
@@ -44,6 +45,12 @@ static void save_x87(const struct x86_fpu *fpu, bool is_wide, uint8_t *area)
         uint32_t fcs = fpu->fcs, fds = fpu->fds;
         memcpy(area + AREA_FIP + 4, &fcs, 4);
         memcpy(area + AREA_FDP + 4, &fds, 4);
+    }
+    /* APM 2 11.4.4: AMD's processors save the error pointers of a pending exception
+     * only. */
+    if (cpu->cpuid->vendor == CPU_VENDOR_AMD && !(fpu->fsw & X87_FSW_ES)) {
+        memset(area + 6, 0, 2);
+        memset(area + AREA_FIP, 0, 16);
     }
     for (unsigned i = 0; i < 8; i++) {
         memcpy(area + AREA_ST + i * 16, fpu->st[i], 10);
@@ -143,12 +150,16 @@ static bool check_fxsave(struct cpu *cpu, uint64_t ea)
 const struct insn *xsave_fxsave(struct cpu *cpu, const struct insn *insn)
 {
     uint8_t area[AREA_LEGACY];
-    uint64_t ea = insn_address(cpu, insn);
+    uint64_t ea = insn_linear(cpu, insn, insn_offset(cpu, insn), AREA_LEGACY);
     if (cpu->has_fault || !check_fxsave(cpu, ea)) {
         return insn_fault(cpu, insn);
     }
+    /* The whole area must be writable, whatever is written. */
+    if (!access_probe(cpu, ea, AREA_LEGACY, true)) {
+        return insn_fault(cpu, insn);
+    }
     unsigned size = AREA_XMM;
-    save_x87(&cpu->state.fpu, insn->aux & X87_WIDE, area);
+    save_x87(cpu, insn->aux & X87_WIDE, area);
     save_mxcsr(cpu, area);
     if (cpu->state.cr4 & X86_CR4_OSFXSR) {
         save_half(cpu, 0, area + AREA_XMM);
@@ -175,7 +186,7 @@ static uint32_t mxcsr_of(const uint8_t *area)
 const struct insn *xsave_fxrstor(struct cpu *cpu, const struct insn *insn)
 {
     uint8_t area[AREA_LEGACY];
-    uint64_t ea = insn_address(cpu, insn);
+    uint64_t ea = insn_linear(cpu, insn, insn_offset(cpu, insn), AREA_LEGACY);
     bool has_sse = cpu->state.cr4 & X86_CR4_OSFXSR;
     if (cpu->has_fault || !check_fxsave(cpu, ea) ||
         !access_read(cpu, ea, area, sizeof(area)) ||
@@ -217,7 +228,7 @@ static bool write_components(struct cpu *cpu, uint64_t ea, uint64_t which,
     uint8_t area[AREA_TOTAL];
     unsigned vectors = vector_count(cpu) * 16;
     if (which & X86_XCR0_X87) {
-        save_x87(&cpu->state.fpu, is_wide, area);
+        save_x87(cpu, is_wide, area);
         if (!access_write(cpu, ea, area, AREA_MXCSR) ||
             !access_write(cpu, ea + AREA_ST, area + AREA_ST, AREA_XMM - AREA_ST)) {
             return false;

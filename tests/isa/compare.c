@@ -40,16 +40,27 @@ static bool has_equal_vectors(const struct isa_vector *a, const struct isa_vecto
            memcmp(a->ymm_high, b->ymm_high, sizeof(a->ymm_high)) == 0;
 }
 
-/* The manuals do not say which byte of an operand longer than a vector is touched
- * first. */
-static bool has_equal_address(const struct isa_result *native,
-                              const struct isa_result *ours)
+/* A page fault on such an operand: its address and error code may be another byte's. */
+static bool is_image_fault(const struct isa_case *test, const struct isa_result *native,
+                           const struct isa_result *ours)
 {
-    uint64_t distance = native->address - ours->address;
+    return native->vector == X86_PF && ours->vector == X86_PF &&
+           compare_has_image(test) && native->address - ours->address + 512 < 1024;
+}
 
-    return native->vector != X86_PF || distance == 0 ||
-           (native->address / ISA_PAGE == ours->address / ISA_PAGE && distance < 512 &&
-            distance > 31);
+static bool has_equal_fault(const struct isa_case *test, const struct isa_result *native,
+                            const struct isa_result *ours)
+{
+    /* A misaligned operand beyond its segment's limit has two faults, whose order SDM 3A
+     * table 6-2 leaves open. */
+    if (test->bits == 32 && native->vector == X86_GP && ours->vector == X86_SS_FAULT) {
+        return true;
+    }
+    if (native->vector != ours->vector || is_image_fault(test, native, ours)) {
+        return native->vector == ours->vector;
+    }
+    return visible_error(native) == visible_error(ours) &&
+           (native->vector != X86_PF || native->address == ours->address);
 }
 
 bool compare_equal(const struct isa_case *test, const struct isa_result *native,
@@ -57,16 +68,12 @@ bool compare_equal(const struct isa_case *test, const struct isa_result *native,
 {
     uint64_t undefined = compare_undefined_flags(test);
 
-    if (native->end != ours->end) {
-        return false;
+    if (native->end != ISA_EXCEPTION || native->end != ours->end) {
+        return native->end == ours->end;
     }
-    if (native->end != ISA_EXCEPTION) {
-        return true;
-    }
-    return native->vector == ours->vector &&
-           visible_error(native) == visible_error(ours) && native->rip == ours->rip &&
+    return has_equal_fault(test, native, ours) && native->rip == ours->rip &&
            !((native->flags ^ ours->flags) & ~undefined) &&
-           has_equal_address(native, ours) && native->memory == ours->memory &&
+           native->memory == ours->memory &&
            memcmp(native->gpr, ours->gpr, sizeof(native->gpr)) == 0 &&
            has_equal_x87(&native->state, &ours->state) &&
            has_equal_vectors(&native->state, &ours->state);
@@ -74,8 +81,11 @@ bool compare_equal(const struct isa_case *test, const struct isa_result *native,
 
 bool compare_is_void(const struct isa_result *native)
 {
+    /* Alignment checks are not part of the processor yet. */
+    bool is_alignment = native->end == ISA_EXCEPTION && native->vector == X86_AC_FAULT;
+
     return native->end == ISA_SYSCALL || native->end == ISA_DIED ||
-           native->end == ISA_NOT_RUN;
+           native->end == ISA_NOT_RUN || is_alignment;
 }
 
 /* ---- Printing ---- */

@@ -7,6 +7,9 @@
 
 /* Flags that the case's instructions leave undefined, of which processors differ. */
 uint32_t compare_undefined_flags(const struct isa_case *test);
+/* Does it move an environment or a whole state? In which order the bytes of these are
+ * accessed, and so which of several pages faults first, no manual says. */
+bool compare_has_image(const struct isa_case *test);
 /* The host's answer says nothing: the code reached its kernel, or killed the child. */
 bool compare_is_void(const struct isa_result *native);
 

@@ -283,7 +283,7 @@ static bool has_row(ZydisMnemonic row)
 
 int main(int argc, char **argv)
 {
-    struct run run = {.options = {.seed = 1, .cases = 400000, .failures_max = 20}};
+    struct run run = {.options = {.seed = 1, .cases = 500000, .failures_max = 20}};
 
     if (!parse(argc, argv, &run.options)) {
         fprintf(stderr,

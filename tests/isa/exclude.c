@@ -5,6 +5,7 @@
 #define ENVIRONMENT "reads the machine that it runs on"
 #define KERNEL      "enters the host's kernel"
 #define DESCRIPTOR  "depends on the host kernel's descriptors"
+#define HYPERVISOR  "a hypervisor below the host may report another address"
 #define EMULATED    "a host kernel may answer it in the processor's place"
 
 static const struct {
@@ -22,16 +23,16 @@ static const struct {
     {ZYDIS_MNEMONIC_VMCALL, ENVIRONMENT},   {ZYDIS_MNEMONIC_VMMCALL, ENVIRONMENT},
     {ZYDIS_MNEMONIC_SYSCALL, KERNEL},       {ZYDIS_MNEMONIC_SYSENTER, KERNEL},
     {ZYDIS_MNEMONIC_INT, KERNEL},           {ZYDIS_MNEMONIC_INTO, KERNEL},
-    {ZYDIS_MNEMONIC_IRET, DESCRIPTOR},      {ZYDIS_MNEMONIC_IRETD, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_IRETQ, DESCRIPTOR},     {ZYDIS_MNEMONIC_LAR, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_LSL, DESCRIPTOR},       {ZYDIS_MNEMONIC_VERR, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_VERW, DESCRIPTOR},      {ZYDIS_MNEMONIC_LDS, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_LES, DESCRIPTOR},       {ZYDIS_MNEMONIC_LFS, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_LGS, DESCRIPTOR},       {ZYDIS_MNEMONIC_LSS, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_WRFSBASE, DESCRIPTOR},  {ZYDIS_MNEMONIC_WRGSBASE, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_SGDT, EMULATED},        {ZYDIS_MNEMONIC_SIDT, EMULATED},
-    {ZYDIS_MNEMONIC_SLDT, EMULATED},        {ZYDIS_MNEMONIC_SMSW, EMULATED},
-    {ZYDIS_MNEMONIC_STR, EMULATED},
+    {ZYDIS_MNEMONIC_INT1, HYPERVISOR},      {ZYDIS_MNEMONIC_IRET, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_IRETD, DESCRIPTOR},     {ZYDIS_MNEMONIC_IRETQ, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_LAR, DESCRIPTOR},       {ZYDIS_MNEMONIC_LSL, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_VERR, DESCRIPTOR},      {ZYDIS_MNEMONIC_VERW, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_LDS, DESCRIPTOR},       {ZYDIS_MNEMONIC_LES, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_LFS, DESCRIPTOR},       {ZYDIS_MNEMONIC_LGS, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_LSS, DESCRIPTOR},       {ZYDIS_MNEMONIC_WRFSBASE, DESCRIPTOR},
+    {ZYDIS_MNEMONIC_WRGSBASE, DESCRIPTOR},  {ZYDIS_MNEMONIC_SGDT, EMULATED},
+    {ZYDIS_MNEMONIC_SIDT, EMULATED},        {ZYDIS_MNEMONIC_SLDT, EMULATED},
+    {ZYDIS_MNEMONIC_SMSW, EMULATED},        {ZYDIS_MNEMONIC_STR, EMULATED},
 };
 
 const char *form_excluded(ZydisMnemonic mnemonic)
@@ -53,10 +54,12 @@ static const struct {
     {ZYDIS_MNEMONIC_INVALID, 0},
 };
 
-uint32_t compare_undefined_flags(const struct isa_case *test)
+/* Calls visit for each instruction of the case; true if it ever said so. */
+static bool any_instruction(const struct isa_case *test,
+                            bool (*visit)(ZydisMnemonic, void *), void *opaque)
 {
-    uint32_t flags = 0;
     ZydisDecodedInstruction decoded;
+    bool result = false;
 
     for (unsigned at = 0; at < test->code_length; at += decoded.length) {
         if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
@@ -64,9 +67,46 @@ uint32_t compare_undefined_flags(const struct isa_case *test)
                 &decoded))) {
             break;
         }
-        for (unsigned i = 0; i < sizeof(undefined) / sizeof(undefined[0]); i++) {
-            flags |= undefined[i].mnemonic == decoded.mnemonic ? undefined[i].flags : 0;
+        result |= visit(decoded.mnemonic, opaque);
+    }
+    return result;
+}
+
+static bool is_image(ZydisMnemonic mnemonic, void *opaque)
+{
+    static const ZydisMnemonic images[] = {
+        ZYDIS_MNEMONIC_FLDENV, ZYDIS_MNEMONIC_FNSAVE,   ZYDIS_MNEMONIC_FNSTENV,
+        ZYDIS_MNEMONIC_FRSTOR, ZYDIS_MNEMONIC_FXRSTOR,  ZYDIS_MNEMONIC_FXRSTOR64,
+        ZYDIS_MNEMONIC_FXSAVE, ZYDIS_MNEMONIC_FXSAVE64,
+    };
+
+    for (unsigned i = 0; i < sizeof(images) / sizeof(images[0]); i++) {
+        if (images[i] == mnemonic) {
+            return true;
         }
     }
+    return false;
+}
+
+bool compare_has_image(const struct isa_case *test)
+{
+    return any_instruction(test, is_image, NULL);
+}
+
+static bool add_undefined(ZydisMnemonic mnemonic, void *opaque)
+{
+    uint32_t *flags = opaque;
+
+    for (unsigned i = 0; i < sizeof(undefined) / sizeof(undefined[0]); i++) {
+        *flags |= undefined[i].mnemonic == mnemonic ? undefined[i].flags : 0;
+    }
+    return false;
+}
+
+uint32_t compare_undefined_flags(const struct isa_case *test)
+{
+    uint32_t flags = 0;
+
+    any_instruction(test, add_undefined, &flags);
     return flags;
 }

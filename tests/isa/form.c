@@ -357,6 +357,14 @@ bool form_init(const struct cpuid_policy *policy, bool has_compat)
     insn_index_rows();
     ZydisDecoderInit(&decoder64, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     ZydisDecoderInit(&decoder32, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
+    ZydisDecoder *const decoders[] = {&decoder64, &decoder32};
+    for (unsigned i = 0; i < 2; i++) {
+        ZydisDecoderEnableMode(decoders[i], ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+        ZydisDecoderEnableMode(decoders[i], ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+    }
+    if (policy->vendor == CPU_VENDOR_AMD) {
+        ZydisDecoderEnableMode(&decoder64, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
+    }
     return try_all(policy, 64) && (!has_compat || try_all(policy, 32)) && make_groups();
 }
 

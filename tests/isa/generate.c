@@ -73,6 +73,13 @@ static uint16_t status_word(uint64_t *random, uint16_t fcw)
     return fsw & ~fcw & 0x3f ? fsw | 0x8080 : fsw;
 }
 
+static void narrow(struct isa_case *test)
+{
+    for (unsigned i = 0; i < 16 && test->bits == 32; i++) {
+        test->gpr[i] = i < 8 ? (uint32_t)test->gpr[i] : 0;
+    }
+}
+
 static void make_state(uint64_t *random, struct isa_case *test)
 {
     for (unsigned i = 0; i < 16; i++) {
@@ -96,11 +103,7 @@ static void make_state(uint64_t *random, struct isa_case *test)
     test->vector_seed = isa_random(random);
     test->image = (uint8_t)pick(random, ISA_IMAGE_COUNT);
     test->is_stepped = one_in(random, 8);
-    if (test->bits == 32) {
-        for (unsigned i = 0; i < 8; i++) {
-            test->gpr[i] = (uint32_t)test->gpr[i];
-        }
-    }
+    narrow(test);
 }
 
 static void place_code(uint64_t *random, struct isa_case *test)
@@ -128,8 +131,22 @@ static void place_code(uint64_t *random, struct isa_case *test)
 
 /* ---- Operands ---- */
 
+/* SDM 2A 2.1.1: repeat prefixes are reserved there. (AMD's processors let them decide
+ * whether LOOPE or LOOPNE is meant.) */
+static bool has_reserved_prefix(const struct form_code *code)
+{
+    bool is_loop = code->decoded.mnemonic == ZYDIS_MNEMONIC_LOOPE ||
+                   code->decoded.mnemonic == ZYDIS_MNEMONIC_LOOPNE;
+
+    return is_loop && (memchr(code->bytes, 0xf2, code->decoded.raw.prefix_count) ||
+                       memchr(code->bytes, 0xf3, code->decoded.raw.prefix_count));
+}
+
 static bool is_comparable(const struct form_code *code)
 {
+    if (has_reserved_prefix(code)) {
+        return false;
+    }
     if (form_excluded(code->decoded.mnemonic) ||
         code->decoded.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
         return false;
@@ -173,6 +190,10 @@ static void aim(uint64_t *random, const ZydisDecodedOperand *operand, uint64_t r
     uint64_t wanted = target(random) - segment_base(operand);
     uint64_t disp = (uint64_t)operand->mem.disp.value;
     ZydisRegister base = operand->mem.base, index = operand->mem.index;
+    if (bind_has_no_base(&code->decoded)) {
+        base = ZYDIS_REGISTER_NONE;
+        disp = (uint64_t)code->decoded.raw.disp.value;
+    }
     bool is_vsib = operand->mem.type == ZYDIS_MEMOP_TYPE_VSIB;
     uint64_t scaled = 0;
 
@@ -210,14 +231,16 @@ static void aim(uint64_t *random, const ZydisDecodedOperand *operand, uint64_t r
     test->gpr[number_of(base)] = wanted - disp - scaled;
 }
 
-/* Branches go a few bytes ahead: into the code, or the breakpoints behind it. */
+/* Branches go to the next instruction, or to the breakpoints behind the last. */
 static void aim_branch(uint64_t *random, struct form_code *code, struct isa_case *test,
                        uint32_t *claimed)
 {
     const ZydisDecodedOperand *operand = &code->operand[0];
 
-    if (code->decoded.raw.imm[0].is_relative && !one_in(random, 32)) {
-        uint64_t distance = pick(random, 60);
+    bool is_short = code->decoded.raw.imm[0].size == 8; /* back into a loop, perhaps */
+    if (code->decoded.raw.imm[0].is_relative && (is_short || !one_in(random, 32))) {
+        uint64_t distance =
+            one_in(random, 4) ? 0 : 120 + pick(random, 8); /* behind all */
         memcpy(code->bytes + code->decoded.raw.imm[0].offset, &distance,
                code->decoded.raw.imm[0].size / 8);
     }
@@ -276,6 +299,10 @@ static bool append(uint64_t *random, const struct form *form, struct isa_case *t
     }
     for (unsigned i = 0; i < code.decoded.operand_count_visible; i++) {
         if (code.operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+            if (code.operand[i].mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
+                test->flags &=
+                    ~X86_FLAG_TF; /* SDM 2C: a trap between elements may come */
+            }
             aim(random, &code.operand[i], rip, &code, test, claimed);
         }
     }
@@ -284,6 +311,7 @@ static bool append(uint64_t *random, const struct form *form, struct isa_case *t
     if (!form_decode(form, &code)) {
         return false;
     }
+    narrow(test);
     memcpy(test->code + test->code_length, code.bytes, code.decoded.length);
     test->code_length = (uint8_t)(test->code_length + code.decoded.length);
     return true;

@@ -1,5 +1,6 @@
 #include "guest.h"
 
+#include <cpuid.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -210,6 +211,16 @@ static const struct cpu_hooks hooks = {
     .exclusive_end = hook_exclusive,
 };
 
+/* What CPU models leave out, but the host's MXCSR_MASK shows. */
+static void offer_host_only(struct cpuid_policy *policy)
+{
+    unsigned eax, ebx, ecx, edx;
+
+    if (__get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx) && ecx >> 7 & 1) {
+        policy->features[CPU_MISALIGNSSE / 64] |= 1ull << CPU_MISALIGNSSE % 64;
+    }
+}
+
 struct guest *guest_new(void)
 {
     struct guest *guest = calloc(1, sizeof(*guest));
@@ -221,6 +232,7 @@ struct guest *guest_new(void)
         free(guest);
         return NULL;
     }
+    offer_host_only(&guest->policy);
     guest->memory = memory_new(RAM, &err);
     if (!guest->memory || memory_add_frames(guest->memory, RAM, &err) < 0 ||
         memory_map(guest->memory, 0, RAM, 0, SLOT_RAM, &err) < 0) {
