@@ -279,6 +279,18 @@ void vm_report_shutdown(struct vcpu *vcpu)
     vm_request_end(vm, VM_END_CRASH, 0, message);
 }
 
+void vm_report_failure(struct vcpu *vcpu)
+{
+    struct vm *vm = vcpu->vm;
+    struct error err = {0};
+    struct x86_state state;
+    vm->engine_ops->failure(vcpu->engine, &err);
+    vm->engine_ops->get_state(vcpu->engine, &state);
+    log_state(&state);
+    fail_within(&err, "engine %s", vm->engine_ops->name);
+    vm_request_end(vm, VM_END_ERROR, 0, err.message);
+}
+
 void vm_set_debugger(struct vm *vm, void (*stopped)(void *opaque), void *opaque)
 {
     pthread_mutex_lock(&vm->lock);

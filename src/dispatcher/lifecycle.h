@@ -11,6 +11,8 @@ bool vm_gate_pass(struct vcpu *vcpu);
 void vm_report_shutdown(struct vcpu *vcpu);
 /* The vCPU's engine stopped for the debugger: it is held, and the debugger told. */
 void vm_report_debug(struct vcpu *vcpu);
+/* The vCPU's engine cannot go on: its registers are logged, and the VM ends. */
+void vm_report_failure(struct vcpu *vcpu);
 /* Ends the VM, whatever it is doing; its threads are joined when this returns. Not from a
  * vCPU's thread. */
 void vm_stop(struct vm *vm);

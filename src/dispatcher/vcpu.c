@@ -202,6 +202,9 @@ static void *vcpu_thread(void *opaque)
         case RUN_HALTED:
             vcpu_sleep(vcpu, sequence);
             break;
+        case RUN_FAILED:
+            vm_report_failure(vcpu);
+            break;
         case RUN_SHUTDOWN:
             vcpu_count(vcpu, EXIT_TRIPLE_FAULT, 0);
             vm_report_shutdown(vcpu);

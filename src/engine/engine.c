@@ -2,11 +2,14 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "engine/interp/interp.h"
+#include "engine/kvm/kvm.h"
 
 const struct engine_ops *const engine_table[] = {
+    &engine_kvm,
     &engine_interp,
     NULL,
 };
@@ -21,14 +24,28 @@ const struct engine_ops *engine_find(const char *name)
     return NULL;
 }
 
-const struct engine_ops *engine_choose(struct error *err)
+/* Appends "name: why" to the reason. */
+static void explain(char reason[ENGINE_REASON_SIZE], const char *name, const char *why)
 {
-    struct error reason = {.message = "this build has none"};
+    size_t length = strlen(reason);
+    snprintf(reason + length, ENGINE_REASON_SIZE - length, "%s%s: %.180s",
+             length ? "; " : "", name, why);
+}
+
+const struct engine_ops *engine_choose(char reason[ENGINE_REASON_SIZE], struct error *err)
+{
+    reason[0] = '\0';
     for (unsigned i = 0; engine_table[i]; i++) {
-        if (engine_table[i]->probe(&reason) >= 0) {
-            return engine_table[i];
+        const struct engine_ops *engine = engine_table[i];
+        struct error failure = {0};
+        char why[200] = "works here";
+        bool works = engine->probe(&failure) >= 0;
+        bool is_fast = works && (!engine->is_fast || engine->is_fast(why, sizeof(why)));
+        explain(reason, engine->name, works ? why : failure.message);
+        if (is_fast) {
+            return engine;
         }
     }
-    fail_plain(err, ENOTSUP, "no engine works on this host: %s", reason.message);
+    fail_plain(err, ENOTSUP, "no engine works on this host: %s", reason);
     return NULL;
 }

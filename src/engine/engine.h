@@ -98,6 +98,7 @@ enum run_result {
     RUN_HALTED, /* HLT or waiting for SIPI, nothing pending: run again after a kick or the
                    APIC deadline */
     RUN_SHUTDOWN, /* triple fault; the state shows where */
+    RUN_FAILED,   /* the host's fault, for good: see failure */
     RUN_DEBUG,    /* a breakpoint, a watchpoint, or the end of a step: see debug_stop */
 };
 
@@ -111,6 +112,11 @@ struct engine_ops {
 
     /* Can it work on this host? 0, or an error that says why not. */
     int (*probe)(struct error *err);
+
+    /* Is it the fastest here, so that `auto` takes it? Says why, or why not, with the
+     * numbers that decide; takes some milliseconds at most. Only after a good probe.
+     * NULL: it is, among those that follow it in the table. */
+    bool (*is_fast)(char *reason, size_t size);
 
     struct engine *(*open)(const struct engine_config *config, struct error *err);
     void (*close)(struct engine *engine);
@@ -146,6 +152,9 @@ struct engine_ops {
      */
     int (*debug)(struct engine_vcpu *vcpu, const struct debug_control *control,
                  struct error *err);
+    /* After RUN_FAILED: why. NULL if run() never returns it. */
+    void (*failure)(struct engine_vcpu *vcpu, struct error *err);
+
     /* After RUN_DEBUG: why. */
     void (*debug_stop)(struct engine_vcpu *vcpu, struct debug_stop *stop);
 };
@@ -154,5 +163,8 @@ struct engine_ops {
 extern const struct engine_ops *const engine_table[];
 
 const struct engine_ops *engine_find(const char *name);
-/* What --engine auto means here: the first whose probe succeeds. */
-const struct engine_ops *engine_choose(struct error *err);
+#define ENGINE_REASON_SIZE 400
+/* What --engine auto means here: the first that works and is fast. reason says why it,
+ * and why none before it. */
+const struct engine_ops *engine_choose(char reason[ENGINE_REASON_SIZE],
+                                       struct error *err);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/sysinfo.h>
 
+#include "base/log.h"
 #include "base/size.h"
 #include "device/pc/acpi_pm.h"
 #include "device/pc/uart16550.h"
@@ -36,6 +37,7 @@ const struct machine_type *machine_find(const char *name)
 struct resolved {
     const struct machine_type *type;
     const struct engine_ops *engine;
+    char engine_reason[ENGINE_REASON_SIZE]; /* why it */
     struct cpuid_policy cpuid;
 };
 
@@ -78,20 +80,20 @@ static int check_address_space(uint64_t memory, unsigned physical_bits, struct e
     return 0;
 }
 
-static int find_engine(const char *name, const struct engine_ops **engine,
-                       struct error *err)
+static int find_engine(const char *name, struct resolved *resolved, struct error *err)
 {
     if (!name || strcmp(name, "auto") == 0) {
-        *engine = engine_choose(err);
-        return *engine ? 0 : -err->code;
+        resolved->engine = engine_choose(resolved->engine_reason, err);
+        return resolved->engine ? 0 : -err->code;
     }
-    *engine = engine_find(name);
-    if (!*engine) {
+    resolved->engine = engine_find(name);
+    if (!resolved->engine) {
         return fail_plain(err, EINVAL, "--engine %.64s: there is no such engine", name);
     }
-    if ((*engine)->probe(err) < 0) {
+    if (resolved->engine->probe(err) < 0) {
         return fail_within(err, "--engine %s", name);
     }
+    snprintf(resolved->engine_reason, sizeof(resolved->engine_reason), "asked for");
     return 0;
 }
 
@@ -144,7 +146,7 @@ static int resolve(struct resolved *resolved, const struct machine_config *confi
                           "nothing to boot: give a kernel with --kernel FILE (a Linux "
                           "bzImage or vmlinux, or a PVH ELF image)");
     }
-    result = find_engine(config->engine, &resolved->engine, err);
+    result = find_engine(config->engine, resolved, err);
     if (result < 0) {
         return result;
     }
@@ -162,6 +164,7 @@ struct vm *machine_new(const struct machine_config *config,
     if (resolve(&resolved, config, err) < 0) {
         return NULL;
     }
+    log_info("engine %s; %s", resolved.engine->name, resolved.engine_reason);
     const struct vm_config vm_config = {
         .memory_limit = board_memory_size(config->memory),
         .cpus = config->cpus,
@@ -330,15 +333,16 @@ char *machine_describe(const struct machine_config *config, struct error *err)
         return NULL;
     }
     json_t *all = json_pack(
-        "{s:s?, s:s, s:s, s:i, s:s, s:o, s:I, s:o, s:o, s:s, s:s?, s:b, s:b, s:o, s:o}",
+        "{s:s?, s:s, s:s, s:s, s:i, s:s, s:o, s:I, s:o, s:o, s:s, s:s?, s:b, s:b, s:o, "
+        "s:o}",
         "name", config->name, "machine", resolved.type->name, "engine",
-        resolved.engine->name, "cpus", (int)config->cpus, "cpu",
-        config->cpu_model ? config->cpu_model : "host", "paravirt",
-        describe_paravirt(resolved.cpuid.paravirt), "memory", (json_int_t)config->memory,
-        "boot", boot, "disks", disks, "console", console_name(config->console),
-        "console_path", config->console_path, "debug_exit", config->debug_exit,
-        "no_reboot", config->no_reboot, "memory_map", describe_memory_map(config->memory),
-        "devices", describe_devices(config));
+        resolved.engine->name, "engine_reason", resolved.engine_reason, "cpus",
+        (int)config->cpus, "cpu", config->cpu_model ? config->cpu_model : "host",
+        "paravirt", describe_paravirt(resolved.cpuid.paravirt), "memory",
+        (json_int_t)config->memory, "boot", boot, "disks", disks, "console",
+        console_name(config->console), "console_path", config->console_path, "debug_exit",
+        config->debug_exit, "no_reboot", config->no_reboot, "memory_map",
+        describe_memory_map(config->memory), "devices", describe_devices(config));
     char *text = all ? json_dumps(all, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
     json_decref(all);
     if (!text) {

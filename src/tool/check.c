@@ -21,6 +21,8 @@
 
 #include "base/scope.h"
 #include "base/size.h"
+#include "engine/kvm/kvm.h"
+#include "engine/kvm/speed.h"
 
 __attribute__((format(printf, 3, 4))) static void
 found(struct finding *finding, enum check_state state, const char *format, ...)
@@ -123,17 +125,71 @@ static void probe_processors(struct finding *finding)
     found(finding, CHECK_OK, "%ld on line", sysconf(_SC_NPROCESSORS_ONLN));
 }
 
+/* What is in the way of /dev/kvm, and what to do about it. */
+static bool find_kvm(struct finding *finding)
+{
+    if (access("/dev/kvm", F_OK) < 0) {
+        found(finding, CHECK_OK, "absent");
+        remedy(finding, "for speed: enable virtualization in the firmware (or nested "
+                        "virtualization in the outer hypervisor), modprobe kvm_intel or "
+                        "kvm_amd");
+        return false;
+    }
+    if (access("/dev/kvm", R_OK | W_OK) < 0) {
+        found(finding, CHECK_WARNING, "present, no permission");
+        remedy(finding, "usermod -aG kvm USER and log in again; in a container: pass the "
+                        "device in");
+        return false;
+    }
+    return true;
+}
+
 static void probe_kvm(struct finding *finding)
 {
-    struct stat status;
-    if (stat("/dev/kvm", &status) < 0) {
-        found(finding, CHECK_OK, "absent");
-        remedy(finding, "none needed: guests are executed by software");
-    } else if (access("/dev/kvm", R_OK | W_OK) < 0) {
-        found(finding, CHECK_OK, "present, no permission");
-        remedy(finding, "none needed: this version does not use it");
-    } else {
-        found(finding, CHECK_OK, "present; this version does not use it");
+    struct kvm_speed speed;
+    struct error err;
+    char text[120];
+    if (!find_kvm(finding)) {
+        return;
+    }
+    if (engine_kvm.probe(&err) < 0 || kvm_speed_find(&speed, &err) < 0) {
+        found(finding, CHECK_WARNING, "unusable");
+        remedy(finding, "%.190s", err.message);
+        return;
+    }
+    kvm_speed_describe(&speed, text, sizeof(text));
+    bool is_interpreting = kvm_speed_is_interpreting(&speed);
+    found(finding, is_interpreting ? CHECK_WARNING : CHECK_OK, "%s%s", text,
+          speed.is_nested ? "; nested" : "");
+    if (is_interpreting) {
+        remedy(finding, "kernels run faster under Doppel's own engines here; hardware "
+                        "virtualization needs another host or a setting of the outer "
+                        "hypervisor");
+    } else if (speed.is_nested) {
+        remedy(finding, "exits pass through the outer hypervisor and are slow; a host "
+                        "that is not itself a guest is faster");
+    }
+}
+
+/* Compared with the CPU model that guests get by default. */
+static void probe_kvm_features(struct finding *finding)
+{
+    struct cpuid_policy policy;
+    struct error err;
+    const struct cpuid_config config = {.cpus = 1};
+    char names[120];
+    if (engine_kvm.probe(&err) < 0 || cpuid_policy_init(&policy, &config, &err) < 0) {
+        found(finding, CHECK_OK, "not looked at: KVM cannot be used");
+        return;
+    }
+    unsigned count = kvm_cpuid_missing(&policy, names, sizeof(names));
+    bool is_cut = strlen(names) == sizeof(names) - 1;
+    found(finding, CHECK_OK, "%s%s", count ? names : "nothing", is_cut ? "..." : "");
+    if (count) {
+        remedy(finding,
+               "guests of the engine kvm do not see these %u features of the processor, "
+               "which the other engines offer",
+               count);
     }
 }
 
@@ -344,6 +400,8 @@ const struct check check_table[] = {
     {"processors", "virtual processors beyond this number share them", true,
      probe_processors},
     {"/dev/kvm", "hardware virtualization", false, probe_kvm},
+    {"kvm lacks", "features of the processor model that KVM cannot give", false,
+     probe_kvm_features},
     {"memfd", "holds guest memory", true, probe_memfd},
     {"membarrier", "makes waking a virtual processor cheap", false, probe_membarrier},
     {"userfaultfd", "will serve lazy restore and migration", false, probe_userfaultfd},

@@ -24,6 +24,7 @@ static const struct option_spec doctor_options[] = {
 /* What --engine auto would take, or why there is none. */
 struct choice {
     const struct engine_ops *engine;
+    char reason[ENGINE_REASON_SIZE];
     struct error why_not;
 };
 
@@ -53,8 +54,8 @@ static void print_finding(const struct check *check, const struct finding *findi
 static void print_choice(const struct choice *choice, bool can_run)
 {
     if (choice->engine) {
-        printf("\nengine: %s (%s), the fastest of this version that works here\n",
-               choice->engine->name, choice->engine->summary);
+        printf("\nengine: %s (%s)\n        %s\n", choice->engine->name,
+               choice->engine->summary, choice->reason);
     } else {
         printf("\nengine: none; %s\n", choice->why_not.message);
     }
@@ -73,9 +74,9 @@ static json_t *finding_json(const struct check *check, const struct finding *fin
 static int print_json(json_t *checks, const struct choice *choice, bool can_run)
 {
     json_t *engine =
-        choice->engine ? json_pack("{s:s, s:s}", "name", choice->engine->name, "why",
-                                   "the fastest of this version that works here")
-                       : json_pack("{s:n, s:s}", "name", "why", choice->why_not.message);
+        choice->engine
+            ? json_pack("{s:s, s:s}", "name", choice->engine->name, "why", choice->reason)
+            : json_pack("{s:n, s:s}", "name", "why", choice->why_not.message);
     json_t *report = json_pack("{s:b, s:o, s:o}", "can_run", can_run, "engine", engine,
                                "checks", checks);
     SCOPE_FREE char *text = report ? json_dumps(report, JSON_INDENT(2)) : NULL;
@@ -96,7 +97,7 @@ static int doctor_run(const struct command *command, int argc, char **argv)
         return status;
     }
     struct choice choice = {0};
-    choice.engine = engine_choose(&choice.why_not);
+    choice.engine = engine_choose(choice.reason, &choice.why_not);
     bool can_run = choice.engine;
     json_t *checks = json_array();
     for (const struct check *check = check_table; check->name; check++) {

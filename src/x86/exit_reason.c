@@ -29,6 +29,7 @@ static const struct {
     [EXIT_WRMSR] = {"wrmsr", "WRMSR"},
     [EXIT_PAUSE] = {"pause", "PAUSE"},
     [EXIT_INVLPG] = {"invlpg", "INVLPG"},
+    [EXIT_EMULATED] = {"emulated", "emulated instruction"},
     [EXIT_TRIPLE_FAULT] = {"triple_fault", "triple fault"},
 };
 

@@ -29,6 +29,7 @@ enum exit_reason {
     EXIT_WRMSR,
     EXIT_PAUSE,
     EXIT_INVLPG,
+    EXIT_EMULATED, /* an instruction that hardware or KVM left to the interpreter */
     EXIT_TRIPLE_FAULT,
     EXIT_REASON_COUNT,
 };

@@ -32,9 +32,11 @@ static void test_finds_every_engine_by_name(void **state)
 static void test_chooses_an_engine_that_works(void **state)
 {
     struct error err = {0};
-    const struct engine_ops *engine = engine_choose(&err);
+    char reason[ENGINE_REASON_SIZE];
+    const struct engine_ops *engine = engine_choose(reason, &err);
     if (engine) {
         assert_int_equal(engine->probe(&err), 0);
+        assert_non_null(strstr(reason, engine->name));
     } else {
         assert_true(err.message[0] != '\0');
     }

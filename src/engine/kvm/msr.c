@@ -1,0 +1,110 @@
+/*
+ * MSRs. KVM keeps the few that are hot or part of its own state; every other access
+ * leaves KVM and is answered by the policy that all engines share.
+ */
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/scope.h"
+#include "engine/kvm/vcpu.h"
+#include "x86/msr.h"
+
+#define FIELD(msr, name)                             \
+    {                                                \
+        msr, offsetof(struct x86_state, name), #name \
+    }
+
+const struct kvm_msr_field kvm_msr_list[] = {
+    FIELD(MSR_SYSENTER_CS, sysenter_cs),
+    FIELD(MSR_SYSENTER_ESP, sysenter_esp),
+    FIELD(MSR_SYSENTER_EIP, sysenter_eip),
+    FIELD(MSR_PAT, pat),
+    FIELD(MSR_STAR, star),
+    FIELD(MSR_LSTAR, lstar),
+    FIELD(MSR_CSTAR, cstar),
+    FIELD(MSR_SFMASK, sfmask),
+    FIELD(MSR_KERNEL_GS_BASE, kernel_gs_base),
+    FIELD(MSR_TSC_AUX, tsc_aux),
+    {0},
+};
+
+/* Those above, EFER and the bases of FS and GS; of the TSC only reads, since a write
+ * moves it against the clock. */
+static const struct {
+    uint32_t first, count, flags;
+} passed[] = {
+    {MSR_TSC, 1, KVM_MSR_FILTER_READ},
+    {MSR_SYSENTER_CS, 3, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
+    {MSR_PAT, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
+    {MSR_EFER, MSR_SFMASK - MSR_EFER + 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
+    {MSR_FS_BASE, MSR_TSC_AUX - MSR_FS_BASE + 1,
+     KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
+};
+
+int kvm_msr_init(struct engine *engine, struct error *err)
+{
+    struct kvm_enable_cap exits = {
+        .cap = KVM_CAP_X86_USER_SPACE_MSR,
+        .args = {KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL |
+                 KVM_MSR_EXIT_REASON_FILTER},
+    };
+    if (kvm_ioctl_pointer(engine->fd, KVM_ENABLE_CAP, &exits) < 0) {
+        return fail(err, errno,
+                    "KVM_CAP_X86_USER_SPACE_MSR (the host needs Linux 5.10 or later)");
+    }
+    uint8_t all[] = {0xff};
+    struct kvm_msr_filter filter = {.flags = KVM_MSR_FILTER_DEFAULT_DENY};
+    for (unsigned i = 0; i < array_size(passed); i++) {
+        filter.ranges[i] = (struct kvm_msr_filter_range){
+            .flags = passed[i].flags,
+            .base = passed[i].first,
+            .nmsrs = passed[i].count,
+            .bitmap = all,
+        };
+    }
+    if (kvm_ioctl_pointer(engine->fd, KVM_X86_SET_MSR_FILTER, &filter) < 0) {
+        return fail(err, errno, "KVM_X86_SET_MSR_FILTER");
+    }
+    return 0;
+}
+
+static bool is_passed(uint32_t index)
+{
+    for (unsigned i = 0; i < array_size(passed); i++) {
+        if (index - passed[i].first < passed[i].count) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void kvm_msr_exit(struct engine_vcpu *vcpu)
+{
+    struct kvm_run *run = vcpu->run;
+    bool is_write = run->exit_reason == KVM_EXIT_X86_WRMSR;
+    uint32_t index = run->msr.index;
+    processor_count(&vcpu->processor, is_write ? EXIT_WRMSR : EXIT_RDMSR);
+    vcpu->must_settle = true;
+    /* KVM has the register and refused the access: it is the guest's fault. */
+    if (is_passed(index) && !(is_write && index == MSR_TSC)) {
+        run->msr.error = 1;
+        return;
+    }
+    if (!is_write) {
+        uint64_t value = 0;
+        run->msr.error =
+            !processor_msr_read(&vcpu->processor, &vcpu->state, index, &value);
+        run->msr.data = value;
+        return;
+    }
+    uint64_t base = vcpu->state.apic_base;
+    unsigned effects;
+    run->msr.error = !processor_msr_write(&vcpu->processor, &vcpu->state, index,
+                                          run->msr.data, &effects);
+    if (effects & MSR_EFFECT_TSC) {
+        kvm_tsc_sync(vcpu);
+    }
+    vcpu->must_set_base |= vcpu->state.apic_base != base;
+}

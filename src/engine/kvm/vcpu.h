@@ -1,0 +1,113 @@
+#pragma once
+/* What the parts of the engine share: the VM and its vCPUs. */
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "engine/kvm/host.h"
+#include "engine/kvm/kvm.h"
+#include "engine/processor.h"
+
+#define KVM_VCPUS_MAX 64
+
+/* A slot as KVM has it. */
+struct kvm_slot {
+    bool is_used;
+    struct slot slot;
+};
+
+struct engine {
+    struct engine_config config;
+    int device; /* /dev/kvm */
+    int fd;     /* the VM */
+    size_t run_size;
+    struct kvm_cpuid2 *cpuid; /* what every vCPU gets, but for its APIC ID */
+    struct engine_vcpu *vcpu[KVM_VCPUS_MAX];
+
+    pthread_mutex_t memory_lock; /* the slots below, and whether they are logged */
+    struct kvm_slot slot[SLOTS_MAX];
+    bool is_logging;
+    struct error memory_failure; /* code 0: none */
+
+    pthread_mutex_t tsc_lock;
+    bool has_tsc_base;
+    uint64_t tsc_synced_ns;    /* clock.offset_ns when tsc_base was computed */
+    _Atomic uint64_t tsc_base; /* clock's TSC = host's TSC at the guest's rate + this */
+    uint32_t host_tsc_khz;
+    bool is_tsc_scaled;
+};
+
+struct engine_vcpu {
+    struct engine *engine;
+    struct processor processor;
+    int fd;
+    struct kvm_run *run;
+    /*
+     * KVM has the truth about registers, segments, control and debug registers, vector
+     * state and the MSRs of kvm_msr_list while the guest runs; here it is stale then.
+     * The rest (activity, MTRRs and other rare MSRs, TSC offset) lives here alone.
+     */
+    struct x86_state state;
+    struct cpu *cpu;  /* the interpreter, for what KVM cannot emulate; made when needed */
+    bool must_settle; /* an exit was answered, and KVM has not completed it yet */
+    bool can_inject;  /* an external interrupt could be delivered now */
+    bool must_set_base; /* IA32_APIC_BASE changed: KVM shows it in CPUID */
+    bool has_tsc_offset;
+    uint64_t tsc_offset; /* what KVM was told */
+    struct error failure;
+
+    int thread;             /* that last called run(); its kick signal is unblocked */
+    _Atomic bool is_inside; /* in KVM_RUN, or about to be */
+    _Atomic bool return_requested;
+};
+
+/* memory.c: slots and dirty log. */
+void kvm_memory_changed(void *opaque);
+void kvm_memory_log(void *opaque, bool is_on);
+void kvm_memory_collect(void *opaque);
+
+/* state.c: between vcpu->state and KVM. Failures go to vcpu->failure. */
+void kvm_state_save(struct engine_vcpu *vcpu);
+void kvm_state_load(struct engine_vcpu *vcpu);
+
+/* cpuid.c */
+int kvm_cpuid_init(struct engine *engine, struct error *err);
+int kvm_cpuid_set(struct engine_vcpu *vcpu, struct error *err);
+
+/* msr.c */
+int kvm_msr_init(struct engine *engine, struct error *err);
+struct kvm_msr_field {
+    uint32_t index;
+    size_t offset; /* in struct x86_state */
+    const char *name;
+};
+extern const struct kvm_msr_field kvm_msr_list[]; /* index 0 ends it */
+/* KVM_EXIT_X86_RDMSR and WRMSR. */
+void kvm_msr_exit(struct engine_vcpu *vcpu);
+
+/* tsc.c: the guest's TSC follows the guest's clock. */
+int kvm_tsc_init(struct engine *engine, struct error *err);
+int kvm_tsc_set_rate(struct engine_vcpu *vcpu, struct error *err);
+uint64_t kvm_tsc_now(const struct processor *processor, uint64_t now_ns);
+void kvm_tsc_sync(struct engine_vcpu *vcpu);
+
+/* emulate.c: one instruction (or the delivery of one event) by the interpreter. */
+void kvm_emulate(struct engine_vcpu *vcpu);
+void kvm_emulate_fini(struct engine_vcpu *vcpu);
+
+/* run.c */
+enum run_result kvm_run(struct engine_vcpu *vcpu);
+void kvm_kick(struct engine_vcpu *vcpu, bool return_to_caller);
+/* Lets KVM complete what it began, so that state can be read and written. */
+void kvm_settle(struct engine_vcpu *vcpu);
+/* The signal that makes KVM_RUN return; its handler does nothing. */
+int kvm_kick_init(struct error *err);
+
+/* exit.c: answers one exit. */
+void kvm_exit_handle(struct engine_vcpu *vcpu);
+const char *kvm_exit_name(uint32_t reason);
+
+/* Notes the first failure; run() then returns RUN_FAILED. */
+void kvm_fail(struct engine_vcpu *vcpu, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
