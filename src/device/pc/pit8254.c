@@ -280,7 +280,11 @@ static void pit_loaded(struct device *device)
     if (channel->switches != PIT_NEVER && channel->switches > horizon) {
         channel->switches = PIT_NEVER;
     }
-    irq_set(&pit->irq, channel->mode != 0 || pit_counter_out(channel, now_ticks(pit)));
+    /* The level that was driven last: in mode 0 high once its edge was delivered, which a
+     * counter that ran out just now still waits for. */
+    bool is_delivered = pit->edge == PIT_NEVER && pit->owed == 0;
+    irq_set(&pit->irq, channel->mode != 0 ||
+                           (is_delivered && pit_counter_out(channel, now_ticks(pit))));
     timer_set(&pit->timer, pit->owed > 0            ? now_ns(pit)
                            : pit->edge == PIT_NEVER ? TIMER_NEVER
                                                     : tick_ns(pit->edge));

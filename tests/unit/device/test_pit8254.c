@@ -320,6 +320,33 @@ static void test_refresh_toggles(void **state)
     assert_int_equal(in_port_b(f) & 0x10, 0);
 }
 
+/* Saved when the count had run out and nobody had noticed yet. */
+static void test_loading_delivers_an_edge_once(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t saved[1024];
+    struct device *device = pit8254_device(f->pit);
+    size_t size = device_state_size(device->type);
+    assert_in_range(size, 1, sizeof(saved));
+    out(f, 3, 0x30); /* channel 0, both bytes, mode 0 */
+    write_count(f, 0, 1000);
+    go_to_tick(f, 5000);
+    device_save(device, saved);
+    device_reset(device);
+    f->level = 0;
+    f->edges = 0;
+    assert_int_equal(device_load(device, saved, size, NULL), 0);
+    assert_int_equal(f->level, 0);
+    timer_queue_run(f->timers);
+    assert_int_equal(f->edges, 1);
+    assert_int_equal(f->level, 1);
+    device_save(device, saved);
+    assert_int_equal(device_load(device, saved, size, NULL), 0);
+    assert_int_equal(f->level, 1);
+    timer_queue_run(f->timers);
+    assert_int_equal(f->edges, 1);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -339,6 +366,7 @@ int main(void)
         TEST(test_one_shot_by_gate),
         TEST(test_calibration_by_channel_2),
         TEST(test_refresh_toggles),
+        TEST(test_loading_delivers_an_edge_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
