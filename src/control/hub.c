@@ -9,14 +9,12 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 
 #define INPUT_SIZE 4096u
-#define RETRY_MS   4 /* the guest's receive buffer is full: when to offer again */
 #define SEND_MAX   16384u
 #define LAST_NS    NS_PER_SECOND
 
@@ -38,7 +36,7 @@ struct hub {
     unsigned (*input)(void *opaque, const uint8_t *data, unsigned size);
     void *opaque;
     int event_fd; /* output came */
-    int retry_fd; /* input waits */
+    int room_fd;  /* the guest takes input again */
     unsigned client_count;
     struct client *clients;
 
@@ -59,8 +57,8 @@ struct hub *hub_new(const struct console_port *inner, struct error *err)
     hub->inner = *inner;
     pthread_mutex_init(&hub->lock, NULL);
     hub->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    hub->retry_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    if (hub->event_fd < 0 || hub->retry_fd < 0) {
+    hub->room_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (hub->event_fd < 0 || hub->room_fd < 0) {
         fail(err, errno, "cannot make the console's memory");
         hub_free(hub);
         return NULL;
@@ -69,6 +67,12 @@ struct hub *hub_new(const struct console_port *inner, struct error *err)
 }
 
 /* --- Output: on a vCPU's thread, with the serial port's lock --- */
+
+static void tell(int fd)
+{
+    const uint64_t one = 1;
+    (void)!write(fd, &one, sizeof(one));
+}
 
 static void keep_locked(struct hub *hub, const uint8_t *data, unsigned size)
 {
@@ -91,15 +95,21 @@ static unsigned port_write(void *opaque, const uint8_t *data, unsigned size)
     hub->is_told |= tells;
     pthread_mutex_unlock(&hub->lock);
     if (tells) {
-        uint64_t one = 1;
-        (void)!write(hub->event_fd, &one, sizeof(one));
+        tell(hub->event_fd);
     }
     return taken;
 }
 
+static void port_room(void *opaque)
+{
+    struct hub *hub = opaque;
+    hub->inner.room(hub->inner.opaque);
+    tell(hub->room_fd);
+}
+
 struct console_port hub_port(struct hub *hub)
 {
-    return (struct console_port){.write = port_write, .opaque = hub};
+    return (struct console_port){port_write, port_room, hub};
 }
 
 /* Copies up to size bytes from *position on, which moves to the oldest that is kept if it
@@ -224,12 +234,7 @@ static bool client_output(struct client *client)
     return true;
 }
 
-static void retry_later(struct hub *hub)
-{
-    struct itimerspec when = {.it_value.tv_nsec = RETRY_MS * 1000000};
-    timerfd_settime(hub->retry_fd, 0, &when, NULL);
-}
-
+/* What the guest has no room for waits until it says that it has (port_room). */
 static void client_deliver(struct client *client)
 {
     struct hub *hub = client->hub;
@@ -240,8 +245,6 @@ static void client_deliver(struct client *client)
                                    client->in_end - client->in_start);
     if (client->in_start == client->in_end) {
         client->in_start = client->in_end = 0;
-    } else {
-        retry_later(hub);
     }
 }
 
@@ -290,11 +293,11 @@ static void on_output(void *opaque, int fd, uint32_t events)
     }
 }
 
-static void on_retry(void *opaque, int fd, uint32_t events)
+static void on_room(void *opaque, int fd, uint32_t events)
 {
     struct hub *hub = opaque;
-    uint64_t expirations;
-    (void)!read(fd, &expirations, sizeof(expirations));
+    uint64_t count;
+    (void)!read(fd, &count, sizeof(count));
     for (struct client *client = hub->clients; client; client = client->next) {
         client_deliver(client);
         client_watch(client, client->events & EPOLLOUT);
@@ -347,7 +350,7 @@ int hub_start(struct hub *hub, struct loop *loop,
     if (result < 0) {
         return result;
     }
-    result = loop_add(loop, hub->retry_fd, EPOLLIN, on_retry, hub, err);
+    result = loop_add(loop, hub->room_fd, EPOLLIN, on_room, hub, err);
     if (result < 0) {
         loop_remove(loop, hub->event_fd);
         return result;
@@ -379,7 +382,7 @@ void hub_stop(struct hub *hub)
         return;
     }
     loop_remove(hub->loop, hub->event_fd);
-    loop_remove(hub->loop, hub->retry_fd);
+    loop_remove(hub->loop, hub->room_fd);
     uint64_t deadline_ns = clock_host_ns() + LAST_NS;
     while (hub->clients) {
         client_finish(hub->clients, deadline_ns);
@@ -397,8 +400,8 @@ void hub_free(struct hub *hub)
     if (hub->event_fd >= 0) {
         close(hub->event_fd);
     }
-    if (hub->retry_fd >= 0) {
-        close(hub->retry_fd);
+    if (hub->room_fd >= 0) {
+        close(hub->room_fd);
     }
     pthread_mutex_destroy(&hub->lock);
     free(hub);

@@ -256,6 +256,12 @@ static unsigned serial_write(void *opaque, const uint8_t *data, unsigned size)
     return board->console.write(board->console.opaque, data, size);
 }
 
+static void serial_room(void *opaque)
+{
+    struct board *board = opaque;
+    board->console.room(board->console.opaque);
+}
+
 /* The debug console has no flow control: a byte that finds no room is lost. */
 static void debug_console_write(void *opaque, uint8_t byte)
 {
@@ -388,7 +394,8 @@ static int add_keyboard_controller(struct board *board, struct error *err)
 static int add_serial_port(struct board *board, struct error *err)
 {
     struct vm *vm = board->vm;
-    const struct uart16550_sink sink = {.write = serial_write, .opaque = board};
+    const struct uart16550_sink sink = {serial_write,
+                                        board->console.room ? serial_room : NULL, board};
     struct uart16550 *serial =
         uart16550_new("serial0", vm->timers, vm_gsi(vm, GSI_SERIAL), &sink, err);
     if (!serial) {

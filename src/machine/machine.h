@@ -8,13 +8,15 @@
 #include "dispatcher/vm.h"
 #include "machine/config.h"
 
-/* Where the machine's first serial port sends and gets bytes. write never blocks the
- * device: it takes what it can and returns how many; writable is called (by the console)
- * when there is room again. */
+/* Where the machine's first serial port sends and gets bytes. Both are called on any
+ * thread with the port's lock held: neither may block or call the machine. */
 struct console_port {
-    /* Takes up to size bytes; returns the number taken (0: full, call console_ready
-     * later). */
+    /* Takes up to size bytes and returns how many; after a short answer
+     * machine_console_ready has to be called. */
     unsigned (*write)(void *opaque, const uint8_t *data, unsigned size);
+    /* There is room again after machine_console_input took less than it was given. May be
+     * NULL. */
+    void (*room)(void *opaque);
     void *opaque;
 };
 

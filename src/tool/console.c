@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -22,10 +22,7 @@
 #define READ_SIZE  4096u
 /* Reads in one go before other descriptors get their turn. */
 #define READS_PER_TURN 16
-/* The guest's receive buffer is full: when to offer again. */
-#define RETRY_MIN_MS 1
-#define RETRY_MAX_MS 16
-#define PATIENCE_MS  1000
+#define PATIENCE_MS    1000
 
 static const char help_text[] = "\ndoppel: Ctrl-A X  ends the virtual machine\n"
                                 "doppel: Ctrl-A H  shows this help\n"
@@ -41,18 +38,15 @@ struct console {
     int in_fd; /* watched for input; -1: none, or it has ended */
     bool is_terminal;
     struct escape escape;
-    int timer_fd; /* offers input again */
-    unsigned retry_ms;
+    int wake_fd; /* has input moved: the guest has room, or there is more to read */
     unsigned in_start, in_end; /* input[in_start..in_end) waits for the guest */
     uint8_t input[INPUT_SIZE + 1];
 };
 
-static void console_retry(struct console *console, unsigned ms)
+static void console_wake(struct console *console)
 {
-    struct itimerspec when = {
-        .it_value.tv_nsec = ms ? (long)ms * 1000000 : 1,
-    };
-    timerfd_settime(console->timer_fd, 0, &when, NULL);
+    const uint64_t one = 1;
+    (void)!write(console->wake_fd, &one, sizeof(one));
 }
 
 static bool is_pending(const struct console *console)
@@ -71,11 +65,6 @@ static void console_deliver(struct console *console)
     console->in_start += taken;
     if (!is_pending(console)) {
         console->in_start = console->in_end = 0;
-    }
-    if (taken) {
-        console->retry_ms = RETRY_MIN_MS;
-    } else if (console->retry_ms < RETRY_MAX_MS) {
-        console->retry_ms *= 2;
     }
 }
 
@@ -153,7 +142,8 @@ static void console_read(struct console *console)
     }
 }
 
-/* Everything that can be moved now; arranges to be called again if there is more. */
+/* Everything that can be moved now. What the guest has no room for waits until it says
+ * that it has (port_room); what there was no time for follows in the next turn. */
 static void console_pump(struct console *console)
 {
     unsigned reads = 0;
@@ -163,10 +153,8 @@ static void console_pump(struct console *console)
         console_deliver(console);
         reads++;
     }
-    if (is_pending(console)) {
-        console_retry(console, console->retry_ms);
-    } else if (reads == READS_PER_TURN) {
-        console_retry(console, 0);
+    if (reads == READS_PER_TURN) {
+        console_wake(console);
     }
 }
 
@@ -175,10 +163,10 @@ static void on_input(void *opaque, int fd, uint32_t events)
     console_pump(opaque);
 }
 
-static void on_retry(void *opaque, int fd, uint32_t events)
+static void on_wake(void *opaque, int fd, uint32_t events)
 {
-    uint64_t expirations;
-    (void)!read(fd, &expirations, sizeof(expirations));
+    uint64_t count;
+    (void)!read(fd, &count, sizeof(count));
     console_pump(opaque);
 }
 
@@ -193,7 +181,7 @@ static int console_watch(struct console *console, int fd, struct error *err)
         return result;
     }
     console->in_fd = fd;
-    console_retry(console, 0);
+    console_wake(console);
     return 0;
 }
 
@@ -242,10 +230,9 @@ struct console *console_open(enum console_kind kind, const char *path, struct er
     }
     console->kind = kind;
     console->in_fd = -1;
-    console->retry_ms = RETRY_MIN_MS;
     endpoint_init(&console->endpoint);
-    console->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    if (console->timer_fd < 0) {
+    console->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (console->wake_fd < 0) {
         fail(err, errno, "cannot make the console");
         console_close(console);
         return NULL;
@@ -272,9 +259,14 @@ static unsigned port_write(void *opaque, const uint8_t *data, unsigned size)
     return console->writer ? writer_put(console->writer, data, size) : size;
 }
 
+static void port_room(void *opaque)
+{
+    console_wake(opaque);
+}
+
 struct console_port console_port(struct console *console)
 {
-    return (struct console_port){.write = port_write, .opaque = console};
+    return (struct console_port){port_write, port_room, console};
 }
 
 static int attach_stdio(struct console *console, struct error *err)
@@ -305,7 +297,7 @@ int console_attach(struct console *console, struct loop *loop,
     if (!console->writer) {
         return -err->code;
     }
-    int result = loop_add(loop, console->timer_fd, EPOLLIN, on_retry, console, err);
+    int result = loop_add(loop, console->wake_fd, EPOLLIN, on_wake, console, err);
     if (result < 0) {
         return result;
     }
@@ -348,7 +340,7 @@ void console_detach(struct console *console)
     if (console->endpoint.listen_fd >= 0) {
         loop_remove(console->loop, console->endpoint.listen_fd);
     }
-    loop_remove(console->loop, console->timer_fd);
+    loop_remove(console->loop, console->wake_fd);
     console->loop = NULL;
     terminal_leave();
 }
@@ -375,8 +367,8 @@ void console_close(struct console *console)
     }
     console_stop(console);
     endpoint_fini(&console->endpoint);
-    if (console->timer_fd >= 0) {
-        close(console->timer_fd);
+    if (console->wake_fd >= 0) {
+        close(console->wake_fd);
     }
     free(console);
 }

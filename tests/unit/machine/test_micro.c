@@ -24,7 +24,7 @@ static char kernel_path[] = "/tmp/doppel-micro-XXXXXX";
 static struct machine_config config;
 static struct vm *vm;
 static char output[256];
-static unsigned output_size;
+static unsigned output_size, rooms;
 static struct error err;
 
 static unsigned console_write(void *opaque, const uint8_t *data, unsigned size)
@@ -33,6 +33,11 @@ static unsigned console_write(void *opaque, const uint8_t *data, unsigned size)
     memcpy(output + output_size, data, size);
     output_size += size;
     return size;
+}
+
+static void console_room(void *opaque)
+{
+    rooms++;
 }
 
 /* The smallest kernel: an ELF file that fills 4 bytes at 2M. */
@@ -55,7 +60,7 @@ static int setup(void **state)
 {
     config = (struct machine_config){
         .cpus = 2, .memory = RAM, .kernel = kernel_path, .debug_exit = true};
-    output_size = 0;
+    output_size = rooms = 0;
     err = (struct error){0};
     return make_kernel();
 }
@@ -70,7 +75,7 @@ static int teardown(void **state)
 
 static void build(void)
 {
-    const struct console_port console = {.write = console_write};
+    const struct console_port console = {console_write, console_room, NULL};
     struct vm_config vm_config = {.memory_limit = RAM,
                                   .cpus = config.cpus,
                                   .engine = &engine_script,
@@ -111,6 +116,24 @@ static void test_serial_output_reaches_the_console(void **state)
     assert_int_equal(end.value, 7);
     assert_int_equal(output_size, 3);
     assert_memory_equal(output, "hi!", 3);
+}
+
+static void type_two(void *opaque, struct engine_vcpu *vcpu)
+{
+    assert_int_equal(machine_console_input(vm, (const uint8_t *)"ab", 2), 1);
+    assert_int_equal(rooms, 0);
+}
+
+static void test_console_hears_that_the_serial_port_has_room(void **state)
+{
+    const struct script_step steps[] = {
+        {.op = SCRIPT_CALL, .function = type_two},
+        SCRIPT_IN(0x3f8, 1, 'a'),
+        SCRIPT_OUT(0xf4, 1, 1),
+        {.op = SCRIPT_END},
+    };
+    run(steps);
+    assert_int_equal(rooms, 1);
 }
 
 static void test_soft_off_by_the_value_of_s5(void **state)
@@ -207,6 +230,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         MICRO_TEST(test_serial_output_reaches_the_console),
+        MICRO_TEST(test_console_hears_that_the_serial_port_has_room),
         MICRO_TEST(test_soft_off_by_the_value_of_s5),
         MICRO_TEST(test_reset_loads_the_kernel_again),
         MICRO_TEST(test_pci_probing_does_not_reset),
