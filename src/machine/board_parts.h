@@ -1,0 +1,42 @@
+#pragma once
+/* The parts of struct board, for the files that make it: board.c (its life and memory),
+ * board_devices.c (devices and wires), board_ports.c (what nothing stands behind),
+ * board_boot.c (the firmware's part). */
+
+#include "machine/board.h"
+#include "machine/board_disk.h"
+
+/*
+ * The board is a device too: it answers the ports that every PC has and that nothing
+ * stands behind here, and it owns what a reboot needs. The kernel and the initrd stay
+ * open, so that a reboot finds them even if the files have been replaced.
+ */
+struct board {
+    struct device device;
+    struct vm *vm;
+    uint64_t ram;
+    char *name, *machine, *cpu_model,
+        *paravirt; /* of the configuration; owned, may be NULL */
+    bool has_debug_exit;
+    char *kernel_path, *initrd_path; /* for messages; owned */
+    char *command_line;
+    struct image kernel, initrd;
+    struct console_port console;
+    struct board_disks disks;
+    struct uart16550 *serial;
+    struct pic8259 *pic;
+    struct ioapic *ioapic;
+    struct acpi_pm *pm;
+    struct region reset; /* acpi_pm's port, inside of PCI's configuration address */
+};
+
+/* Adds the devices and wires them up; nothing is undone on failure, for the VM owns them.
+ */
+int board_add_devices(struct board *board, const struct machine_config *config,
+                      struct error *err);
+/* Adds the ports and addresses that answer with all ones without a message. */
+int board_add_quiet_ranges(struct board *board, struct error *err);
+/* PCI's configuration address, in the midst of which is the reset register. */
+struct region board_pci_address_region(struct board *board);
+/* The boot hook, opaque being the board: tables, kernel, entry state. */
+int board_boot(void *opaque, struct vm *vm, struct error *err);
