@@ -103,7 +103,9 @@ static unsigned port_write(void *opaque, const uint8_t *data, unsigned size)
 static void port_room(void *opaque)
 {
     struct hub *hub = opaque;
-    hub->inner.room(hub->inner.opaque);
+    if (hub->inner.room) {
+        hub->inner.room(hub->inner.opaque);
+    }
     tell(hub->room_fd);
 }
 
