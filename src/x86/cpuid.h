@@ -162,6 +162,6 @@ void cpuid_execute(const struct cpuid_policy *policy, const struct x86_state *st
                    uint32_t apic_id, uint32_t leaf, uint32_t subleaf,
                    uint32_t out[4] /* eax, ebx, ecx, edx */);
 
-/* Rate of the host's TSC in kHz: from CPUID where it tells, else measured for half a millisecond.
- * Cached. */
+/* Rate of the host's TSC in kHz: from CPUID where it tells, else measured for half a
+ * millisecond. Cached. */
 uint32_t cpuid_host_tsc_khz(void);

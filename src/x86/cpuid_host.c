@@ -88,8 +88,9 @@ static struct instant sample(void)
     return best;
 }
 
-/* Half a millisecond tells the rate within some 100 ppm: nothing is timed by it, since the
- * software engines make the guest's TSC from its clock, and KVM knows the rate itself. */
+/* Half a millisecond tells the rate within some 100 ppm: nothing is timed by it, since
+ * the software engines make the guest's TSC from its clock, and KVM knows the rate
+ * itself. */
 static uint32_t khz_measured(void)
 {
     const struct timespec wait = {.tv_nsec = 500000};
