@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/scope.h"
 
 /* The next entry that is not the directory or its parent. */
@@ -140,6 +141,15 @@ static int flush_parent(const char *path, struct error *err)
     return 0;
 }
 
+/* What may not outlive a crash does not appear. If even this fails, a whole snapshot is
+ * left, which harms nobody. */
+static void take_back(struct directory *directory)
+{
+    if (rename(directory->path, directory->filled) < 0) {
+        log_warning("cannot take back %s: %s", directory->path, strerror(errno));
+    }
+}
+
 int directory_commit(struct directory *directory, struct error *err)
 {
     int result = flush_files(directory, err);
@@ -153,9 +163,14 @@ int directory_commit(struct directory *directory, struct error *err)
         return fail(err, errno, "cannot rename %s to %s", directory->filled,
                     directory->path);
     }
+    result = flush_parent(directory->path, err);
+    if (result < 0) {
+        take_back(directory);
+        return result;
+    }
     free(directory->filled);
     directory->filled = NULL;
-    return flush_parent(directory->path, err);
+    return 0;
 }
 
 static void remove_filled(struct directory *directory)
