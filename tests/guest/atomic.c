@@ -310,7 +310,7 @@ void guest_test(void)
     smp_start(true);
     for (unsigned i = 0; i < COUNT_OF(table); i++) {
         case_begin("%s, %u processors", table[i].name, count);
-        try_lock(&table[i], BASE + 0x100, 2000);
+        try_lock(&table[i], BASE + 0x100, 100000);
         if (!table[i].is_aligned) {
             try_lock(&table[i], BASE + 0x13d, 200);
             for (unsigned offset = 1; offset < 8; offset += 2) {
