@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <x86intrin.h>
 
+#include "base/log.h"
 #include "base/scope.h"
 #include "engine/kvm/vcpu.h"
 
@@ -81,6 +82,24 @@ uint64_t kvm_tsc_now(const struct processor *processor, uint64_t now_ns)
     return guest_rate_tsc(engine) + engine->tsc_base;
 }
 
+static uint64_t read_tsc(struct engine_vcpu *vcpu)
+{
+    struct {
+        struct kvm_msrs header;
+        struct kvm_msr_entry entry;
+    } msrs = {.header.nmsrs = 1, .entry = {.index = MSR_TSC}};
+    return kvm_ioctl_pointer(vcpu->fd, KVM_GET_MSRS, &msrs) == 1 ? msrs.entry.data : 0;
+}
+
+/* There are hosts that take the offset and do not apply it. */
+static bool is_moved(struct engine_vcpu *vcpu, uint64_t offset)
+{
+    uint64_t expected = guest_rate_tsc(vcpu->engine) + offset;
+    uint64_t found = read_tsc(vcpu);
+    uint64_t difference = found > expected ? found - expected : expected - found;
+    return difference < vcpu->engine->config.cpuid->tsc_khz * 10ull; /* 10 ms */
+}
+
 /* Before Linux 5.16, by writing the register. */
 static int write_tsc(struct engine_vcpu *vcpu, uint64_t offset)
 {
@@ -94,22 +113,49 @@ static int write_tsc(struct engine_vcpu *vcpu, uint64_t offset)
     return kvm_ioctl_pointer(vcpu->fd, KVM_SET_MSRS, &msrs) == 1 ? 0 : -1;
 }
 
-void kvm_tsc_sync(struct engine_vcpu *vcpu)
+static int set_offset(struct engine_vcpu *vcpu, uint64_t offset)
 {
-    update_base(vcpu->engine);
-    uint64_t offset = vcpu->engine->tsc_base + vcpu->state.tsc_offset;
-    if (vcpu->has_tsc_offset && vcpu->tsc_offset == offset) {
-        return;
-    }
     struct kvm_device_attr attribute = {
         .group = KVM_VCPU_TSC_CTRL,
         .attr = KVM_VCPU_TSC_OFFSET,
         .addr = (uintptr_t)&offset,
     };
-    if (kvm_ioctl_pointer(vcpu->fd, KVM_SET_DEVICE_ATTR, &attribute) < 0 &&
-        write_tsc(vcpu, offset) < 0) {
+    int result = kvm_ioctl_pointer(vcpu->fd, KVM_SET_DEVICE_ATTR, &attribute);
+    return result < 0 ? write_tsc(vcpu, offset) : result;
+}
+
+/* The guest sees the host's TSC and nothing else: to everybody who asks, the guest has
+ * moved its TSC to just there. */
+static void accept_host_tsc(struct engine_vcpu *vcpu)
+{
+    uint64_t offset = 0 - vcpu->engine->tsc_base;
+    if (vcpu->state.tsc_offset != offset) {
+        vcpu->state.tsc_offset = offset;
+        struct vcpu_exit moved = {.reason = EXIT_TSC, .tsc_offset = offset};
+        processor_exit(&vcpu->processor, &moved);
+    }
+}
+
+void kvm_tsc_sync(struct engine_vcpu *vcpu)
+{
+    struct engine *engine = vcpu->engine;
+    update_base(engine);
+    if (engine->is_tsc_fixed) {
+        accept_host_tsc(vcpu);
+        return;
+    }
+    uint64_t offset = engine->tsc_base + vcpu->state.tsc_offset;
+    if (vcpu->has_tsc_offset && vcpu->tsc_offset == offset) {
+        return;
+    }
+    if (set_offset(vcpu, offset) < 0) {
         kvm_fail(vcpu, errno, "KVM: cannot set the guest's TSC");
         return;
+    }
+    if (!vcpu->has_tsc_offset && !is_moved(vcpu, offset)) {
+        log_info("KVM: this host does not move the guest's TSC; it shows the host's");
+        engine->is_tsc_fixed = true;
+        accept_host_tsc(vcpu);
     }
     vcpu->has_tsc_offset = true;
     vcpu->tsc_offset = offset;

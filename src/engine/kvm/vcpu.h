@@ -36,6 +36,7 @@ struct engine {
     _Atomic uint64_t tsc_base; /* clock's TSC = host's TSC at the guest's rate + this */
     uint32_t host_tsc_khz;
     bool is_tsc_scaled;
+    _Atomic bool is_tsc_fixed; /* the guest sees the host's TSC, whatever KVM is told */
 };
 
 struct engine_vcpu {
