@@ -1,0 +1,172 @@
+#include "fake_kvm.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+#include "engine/kvm/host.h"
+#include "x86/flags.h"
+
+struct fake_kvm fake_kvm;
+static struct kvm_run *run_page;
+static int64_t tsc_offset;
+
+static bool must_fail(unsigned long request)
+{
+    if (++fake_kvm.calls != fake_kvm.fail_at) {
+        return false;
+    }
+    fake_kvm.failed_request = request;
+    errno = EIO;
+    return true;
+}
+
+static int fake_open(const char *path, int flags)
+{
+    return must_fail(0) ? -1 : eventfd(0, EFD_CLOEXEC);
+}
+
+static int create_vcpu(void)
+{
+    int fd = memfd_create("fake-vcpu", MFD_CLOEXEC);
+    return fd >= 0 && ftruncate(fd, FAKE_RUN_SIZE) == 0 ? fd : -1;
+}
+
+static int run(void)
+{
+    int code = 0;
+    fake_kvm.runs++;
+    if (fake_kvm.run) {
+        code = fake_kvm.run(run_page);
+    } else if (run_page->immediate_exit) {
+        code = EINTR;
+    } else {
+        run_page->exit_reason = KVM_EXIT_HLT;
+    }
+    errno = code;
+    return code ? -1 : 0;
+}
+
+static struct kvm_msr_entry *find_msr(uint32_t index)
+{
+    for (unsigned i = 0; i < fake_kvm.msr_count; i++) {
+        if (fake_kvm.msr[i].index == index) {
+            return &fake_kvm.msr[i];
+        }
+    }
+    fake_kvm.msr[fake_kvm.msr_count].index = index;
+    return &fake_kvm.msr[fake_kvm.msr_count++];
+}
+
+/* One at a time, as the engine asks. */
+static int access_msr(struct kvm_msrs *msrs, bool is_write)
+{
+    struct kvm_msr_entry *kept = find_msr(msrs->entries[0].index);
+    if (is_write) {
+        kept->data = msrs->entries[0].data;
+    } else if (kept->index == MSR_TSC) {
+        msrs->entries[0].data = __rdtsc() + (uint64_t)tsc_offset;
+    } else {
+        msrs->entries[0].data = kept->data;
+    }
+    return 1;
+}
+
+static int keep(void *kept, const void *given, size_t size)
+{
+    memcpy(kept, given, size);
+    return 0;
+}
+
+static int get_dirty_log(struct kvm_dirty_log *log)
+{
+    uint64_t *bitmap = log->dirty_bitmap;
+    *bitmap = log->slot == 0 && fake_kvm.has_dirty_page ? 2 : 0;
+    fake_kvm.has_dirty_page &= log->slot != 0;
+    return 0;
+}
+
+#define KEPT(NAME, field)                                           \
+    case KVM_GET_##NAME:                                            \
+        return keep(data, &fake_kvm.field, sizeof(fake_kvm.field)); \
+    case KVM_SET_##NAME:                                            \
+        return keep(&fake_kvm.field, data, sizeof(fake_kvm.field))
+
+static int fake_ioctl(int fd, unsigned long request, unsigned long argument)
+{
+    void *data = (void *)argument;
+    if (must_fail(request)) {
+        return -1;
+    }
+    switch (request) {
+    case KVM_GET_API_VERSION:
+        return KVM_API_VERSION;
+    case KVM_CHECK_EXTENSION:
+        return 1;
+    case KVM_CREATE_VM:
+        return eventfd(0, EFD_CLOEXEC);
+    case KVM_CREATE_VCPU:
+        return create_vcpu();
+    case KVM_GET_VCPU_MMAP_SIZE:
+        return FAKE_RUN_SIZE;
+    case KVM_GET_SUPPORTED_CPUID:
+        ((struct kvm_cpuid2 *)data)->nent = 0;
+        return 0;
+    case KVM_SET_USER_MEMORY_REGION:
+        memcpy(&fake_kvm.region[((struct kvm_userspace_memory_region *)data)->slot], data,
+               sizeof(fake_kvm.region[0]));
+        return 0;
+    case KVM_GET_DIRTY_LOG:
+        return get_dirty_log(data);
+    case KVM_SET_DEVICE_ATTR:
+        memcpy(&tsc_offset, (void *)((struct kvm_device_attr *)data)->addr, 8);
+        return 0;
+    case KVM_GET_MSRS:
+    case KVM_SET_MSRS:
+        return access_msr(data, request == KVM_SET_MSRS);
+    case KVM_INTERRUPT:
+        fake_kvm.interrupt = ((struct kvm_interrupt *)data)->irq;
+        return 0;
+    case KVM_NMI:
+        fake_kvm.nmis++;
+        return 0;
+    case KVM_RUN:
+        return run();
+        KEPT(REGS, regs);
+        KEPT(SREGS, sregs);
+        KEPT(XSAVE, xsave);
+        KEPT(XCRS, xcrs);
+        KEPT(DEBUGREGS, debugregs);
+        KEPT(VCPU_EVENTS, events);
+    default:
+        return 0;
+    }
+}
+
+static void *fake_mmap(size_t size, int fd)
+{
+    if (must_fail(0)) {
+        return MAP_FAILED;
+    }
+    run_page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    return run_page;
+}
+
+static const struct kvm_calls fake_calls = {
+    .open = fake_open,
+    .ioctl = fake_ioctl,
+    .mmap = fake_mmap,
+    .munmap = munmap,
+    .close = close,
+};
+
+void fake_kvm_install(void)
+{
+    memset(&fake_kvm, 0, sizeof(fake_kvm));
+    run_page = NULL;
+    tsc_offset = 0;
+    kvm_set_calls(&fake_calls);
+}

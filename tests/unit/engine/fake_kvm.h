@@ -1,0 +1,39 @@
+#pragma once
+/*
+ * A KVM that executes nothing: it keeps the state it is given, answers KVM_RUN with exits
+ * that the test has prepared, and fails the call it is told to.
+ */
+
+#include <linux/kvm.h>
+#include <stdbool.h>
+
+#define FAKE_RUN_SIZE (3 * 4096u)
+
+struct fake_kvm {
+    unsigned calls;               /* so far */
+    unsigned fail_at;             /* this call fails, counted from 1; 0: none */
+    unsigned long failed_request; /* the ioctl that failed; 0: not an ioctl */
+
+    /* Called for each KVM_RUN; 0, or an errno. NULL: EINTR when immediate_exit is set,
+     * else HLT. */
+    int (*run)(struct kvm_run *run);
+    unsigned runs;
+
+    struct kvm_regs regs;
+    struct kvm_sregs sregs;
+    struct kvm_xsave xsave;
+    struct kvm_xcrs xcrs;
+    struct kvm_debugregs debugregs;
+    struct kvm_vcpu_events events;
+    struct kvm_msr_entry msr[32];
+    unsigned msr_count;
+    struct kvm_userspace_memory_region region[8];
+    unsigned interrupt; /* the last one injected */
+    unsigned nmis;
+    bool has_dirty_page; /* of slot 0: its second */
+};
+
+extern struct fake_kvm fake_kvm;
+
+/* Begins anew, and stands in for the host's. */
+void fake_kvm_install(void);

@@ -1,0 +1,651 @@
+#include "engine/kvm/host.h"
+#include "engine/kvm/kvm.h"
+#include "fake_kvm.h"
+#include "x86/segment.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* The engine over a KVM that is not there: what it asks for, how it answers exits, and
+ * that it survives each call failing. */
+
+#define RAM_SIZE 0x10000u
+
+struct fixture {
+    struct memory *memory;
+    struct clock clock;
+    struct cpuid_policy cpuid;
+    struct lapic lapic;
+    struct vcpu_stats stats;
+    struct engine *engine;
+    struct engine_vcpu *vcpu;
+    struct error err;
+    /* The last exit, and what reads are answered with. */
+    struct vcpu_exit exit;
+    uint8_t data[64], answer;
+    unsigned exits;
+};
+
+static struct fixture *current; /* of the fake's run function, which takes no argument */
+
+static void note(void *opaque, struct vcpu_exit *exit)
+{
+    struct fixture *f = opaque;
+    if (exit->reason == EXIT_TIMER || exit->reason == EXIT_TSC) {
+        return;
+    }
+    f->exit = *exit;
+    f->exits++;
+    if (exit->reason == EXIT_IO) {
+        size_t size = (size_t)exit->io.size * exit->io.count;
+        memcpy(f->data, exit->io.data, size);
+        if (!exit->io.is_write) {
+            memset(exit->io.data, f->answer, size);
+        }
+    } else if (exit->reason == EXIT_MMIO && !exit->mmio.is_write) {
+        memset(exit->mmio.data, f->answer, exit->mmio.size);
+    } else if (exit->reason == EXIT_MSR_READ || exit->reason == EXIT_MSR_WRITE) {
+        exit->msr.is_fault = true;
+    }
+}
+
+static bool fixture_open(struct fixture *f)
+{
+    struct engine_config config = {
+        .memory = f->memory, .clock = &f->clock, .cpuid = &f->cpuid, .cpus = 1};
+    f->engine = engine_kvm.open(&config, &f->err);
+    if (!f->engine) {
+        return false;
+    }
+    struct vcpu_config vcpu = {
+        .is_bootstrap = true, .lapic = &f->lapic, .sink = {note, f}, .stats = &f->stats};
+    f->vcpu = engine_kvm.vcpu_open(f->engine, &vcpu, &f->err);
+    return f->vcpu;
+}
+
+static void fixture_close(struct fixture *f)
+{
+    engine_kvm.vcpu_close(f->vcpu);
+    engine_kvm.close(f->engine);
+    f->vcpu = NULL;
+    f->engine = NULL;
+}
+
+static struct fixture *fixture_new(void)
+{
+    struct fixture *f = calloc(1, sizeof(*f));
+    assert_non_null(f);
+    struct cpuid_config cpuid = {.cpus = 1};
+    assert_int_equal(cpuid_policy_init(&f->cpuid, &cpuid, NULL), 0);
+    clock_init(&f->clock);
+    lapic_reset(&f->lapic, 0, f->cpuid.tsc_khz);
+    f->memory = memory_new(1 << 20, NULL);
+    assert_non_null(f->memory);
+    int64_t frame = memory_add_frames(f->memory, RAM_SIZE, NULL);
+    assert_int_equal(memory_map(f->memory, 0, RAM_SIZE, (frame_t)frame, SLOT_RAM, NULL),
+                     0);
+    fake_kvm_install();
+    current = f;
+    return f;
+}
+
+static void fixture_free(struct fixture *f)
+{
+    kvm_set_calls(NULL);
+    memory_free(f->memory);
+    free(f);
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = fixture_new();
+    if (!fixture_open(f)) {
+        fail_msg("%s", f->err.message);
+    }
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    fixture_close(*state);
+    fixture_free(*state);
+    return 0;
+}
+
+/* --- state --- */
+
+static void fill(struct x86_state *state)
+{
+    x86_state_reset(state, true);
+    for (unsigned i = 0; i < X86_GPR_COUNT; i++) {
+        state->gpr[i] = 0x1111111111111111ull * i;
+    }
+    for (unsigned i = 0; i < 32; i++) {
+        for (unsigned j = 0; j < 16; j++) {
+            state->vec[j].u8[i] = (uint8_t)(i * 16 + j);
+        }
+    }
+    for (unsigned i = 0; i < 8; i++) {
+        memset(state->fpu.st[i], (int)i + 1, 10);
+    }
+    state->fpu.fcw = 0x27f;
+    state->fpu.fsw = 0x3800;
+    state->fpu.ftw = 0x80;
+    state->fpu.fop = 0x123;
+    state->fpu.fip = 0x1234567890;
+    state->fpu.fdp = 0x9876543210;
+    state->rip = 0xfff1;
+    state->rflags |= X86_FLAG_IF | X86_FLAG_CF;
+    state->cr2 = 0x5000;
+    state->cr3 = 0x3000;
+    state->dr[0] = 0x10;
+    state->dr[3] = 0x13;
+    state->star = 1;
+    state->lstar = 2;
+    state->kernel_gs_base = 3;
+    state->tsc_aux = 4;
+    state->sysenter_eip = 5;
+    state->mtrr.default_type = 0xc06;
+    state->tsc_offset = 7;
+    state->seg[X86_DS].selector = 0x23;
+    state->seg[X86_DS].access = X86_ACCESS_UNUSABLE | X86_ACCESS_DPL;
+    state->event = (struct x86_event){.pending = true,
+                                      .vector = 14,
+                                      .type = X86_EVENT_EXCEPTION,
+                                      .has_error = true,
+                                      .error = 6};
+    state->nmi_blocked = true;
+}
+
+static void test_state_survives(void **unused)
+{
+    struct fixture *f = *unused;
+    struct x86_state before, after;
+    fill(&before);
+    engine_kvm.set_state(f->vcpu, &before);
+    memset(&after, 0xaa, sizeof(after));
+    engine_kvm.get_state(f->vcpu, &after);
+    /* Field by field where there is padding. */
+    assert_memory_equal(before.gpr, after.gpr, sizeof(before.gpr));
+    assert_int_equal(before.rip, after.rip);
+    assert_int_equal(before.rflags, after.rflags);
+    for (unsigned i = 0; i < X86_SEGMENT_COUNT; i++) {
+        assert_int_equal(before.seg[i].selector, after.seg[i].selector);
+        assert_int_equal(before.seg[i].access, after.seg[i].access);
+        assert_int_equal(before.seg[i].limit, after.seg[i].limit);
+        assert_int_equal(before.seg[i].base, after.seg[i].base);
+    }
+    assert_int_equal(before.tr.access, after.tr.access);
+    assert_int_equal(before.cr0, after.cr0);
+    assert_int_equal(before.cr2, after.cr2);
+    assert_int_equal(before.cr3, after.cr3);
+    assert_memory_equal(before.dr, after.dr, sizeof(before.dr));
+    assert_int_equal(before.dr6, after.dr6);
+    assert_int_equal(before.star, after.star);
+    assert_int_equal(before.lstar, after.lstar);
+    assert_int_equal(before.kernel_gs_base, after.kernel_gs_base);
+    assert_int_equal(before.tsc_aux, after.tsc_aux);
+    assert_int_equal(before.sysenter_eip, after.sysenter_eip);
+    assert_int_equal(before.pat, after.pat);
+    assert_int_equal(before.mtrr.default_type, after.mtrr.default_type);
+    assert_int_equal(before.tsc_offset, after.tsc_offset);
+    assert_int_equal(before.xcr0, after.xcr0);
+    assert_int_equal(before.fpu.fcw, after.fpu.fcw);
+    assert_int_equal(before.fpu.fsw, after.fpu.fsw);
+    assert_int_equal(before.fpu.ftw, after.fpu.ftw);
+    assert_int_equal(before.fpu.fop, after.fpu.fop);
+    assert_int_equal(before.fpu.fip, after.fpu.fip);
+    assert_int_equal(before.fpu.mxcsr, after.fpu.mxcsr);
+    assert_memory_equal(before.fpu.st, after.fpu.st, sizeof(before.fpu.st));
+    if (f->cpuid.xcr0_valid & X86_XCR0_AVX) {
+        assert_memory_equal(before.vec, after.vec, sizeof(before.vec));
+    }
+    assert_true(after.event.pending);
+    assert_int_equal(after.event.vector, 14);
+    assert_int_equal(after.event.error, 6);
+    assert_true(after.nmi_blocked);
+}
+
+static void test_waits_for_sipi(void **state)
+{
+    struct fixture *f = *state;
+    struct x86_state waiting;
+    x86_state_reset(&waiting, false);
+    engine_kvm.set_state(f->vcpu, &waiting);
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_HALTED);
+    assert_int_equal(fake_kvm.runs, 0);
+    struct apic_message startup = {
+        .mode = APIC_STARTUP, .vector = 0x12, .is_assert = true};
+    assert_true(lapic_post(&f->lapic, &startup));
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_HALTED); /* the fake's HLT */
+    assert_int_equal(fake_kvm.sregs.cs.base, 0x12000);
+    assert_int_equal(fake_kvm.regs.rip, 0);
+}
+
+/* --- exits --- */
+
+/* What run functions give before the HLT that ends them. */
+static bool is_first(void)
+{
+    return fake_kvm.runs == 1;
+}
+
+static int halt(struct kvm_run *run)
+{
+    run->exit_reason = KVM_EXIT_HLT;
+    return run->immediate_exit ? EINTR : 0;
+}
+
+static int run_string_io(struct kvm_run *run)
+{
+    if (!is_first()) {
+        return halt(run);
+    }
+    run->exit_reason = KVM_EXIT_IO;
+    run->io.direction = KVM_EXIT_IO_IN;
+    run->io.port = 0x1f0;
+    run->io.size = 2;
+    run->io.count = 8;
+    run->io.data_offset = 4096;
+    return 0;
+}
+
+static void test_string_io_is_one_exit(void **state)
+{
+    struct fixture *f = *state;
+    f->answer = 0x5a;
+    fake_kvm.run = run_string_io;
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_HALTED);
+    assert_int_equal(f->exits, 1);
+    assert_int_equal(f->exit.io.port, 0x1f0);
+    assert_int_equal(f->exit.io.count, 8);
+    assert_int_equal(f->exit.io.data[15], 0x5a);
+    assert_int_equal(f->stats.exit[EXIT_HLT].count, 1);
+}
+
+static int run_mmio(struct kvm_run *run)
+{
+    if (!is_first()) {
+        return halt(run);
+    }
+    run->exit_reason = KVM_EXIT_MMIO;
+    run->mmio.phys_addr = 0xfee00020;
+    run->mmio.len = 4;
+    run->mmio.is_write = 0;
+    memset(run->mmio.data, 0xee, 8);
+    return 0;
+}
+
+static int run_device(struct kvm_run *run)
+{
+    int code = run_mmio(run);
+    run->mmio.phys_addr = 0xd0000000;
+    return code;
+}
+
+static void test_mmio_goes_to_the_apic_or_out(void **state)
+{
+    struct fixture *f = *state;
+    f->answer = 0x77;
+    fake_kvm.run = run_mmio;
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_HALTED);
+    assert_int_equal(f->exits, 0);
+    fake_kvm.runs = 0;
+    fake_kvm.run = run_device;
+    struct apic_message wake = {.mode = APIC_NMI, .is_assert = true};
+    lapic_post(&f->lapic, &wake);
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_HALTED);
+    assert_int_equal(fake_kvm.nmis, 1);
+    assert_int_equal(f->exits, 1);
+    assert_int_equal(f->exit.mmio.gpa, 0xd0000000);
+}
+
+static unsigned msr_error;
+static uint64_t msr_value;
+
+static int run_rdmsr(struct kvm_run *run)
+{
+    if (!is_first()) {
+        msr_error = run->msr.error;
+        msr_value = run->msr.data;
+        return halt(run);
+    }
+    run->exit_reason = KVM_EXIT_X86_RDMSR;
+    run->msr.index = MSR_MTRRCAP;
+    run->msr.reason = KVM_MSR_EXIT_REASON_FILTER;
+    return 0;
+}
+
+static int run_rdmsr_unknown(struct kvm_run *run)
+{
+    int code = run_rdmsr(run);
+    if (is_first()) {
+        run->msr.index = 0x12345;
+    }
+    return code;
+}
+
+static void test_msrs_are_the_policys(void **state)
+{
+    struct fixture *f = *state;
+    fake_kvm.run = run_rdmsr;
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_HALTED);
+    assert_int_equal(msr_error, 0);
+    assert_int_equal(msr_value & 0xff, X86_MTRR_VARIABLE);
+    struct apic_message wake = {.mode = APIC_NMI, .is_assert = true};
+    lapic_post(&f->lapic, &wake);
+    fake_kvm.runs = 0;
+    fake_kvm.run = run_rdmsr_unknown;
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_HALTED);
+    assert_int_equal(msr_error, 1);
+    assert_int_equal(f->exit.reason, EXIT_MSR_READ);
+}
+
+static int run_emulation_failure(struct kvm_run *run)
+{
+    if (!is_first()) {
+        return halt(run);
+    }
+    run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+    run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
+    return 0;
+}
+
+static void test_interpreter_does_what_kvm_cannot(void **state)
+{
+    struct fixture *f = *state;
+    static const uint8_t code[] = {0xb8, 0x34, 0x12}; /* mov ax, 1234h */
+    assert_true(ram_write(f->memory, 0x1000, code, sizeof(code)));
+    struct x86_state real;
+    x86_state_reset(&real, true);
+    real.seg[X86_CS] = x86_segment_real(0);
+    real.rip = 0x1000;
+    engine_kvm.set_state(f->vcpu, &real);
+    fake_kvm.run = run_emulation_failure;
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_HALTED);
+    assert_int_equal(fake_kvm.regs.rax, 0x1234);
+    assert_int_equal(fake_kvm.regs.rip, 0x1003);
+    assert_int_equal(f->stats.exit[EXIT_EMULATED].count, 1);
+}
+
+static int run_window(struct kvm_run *run)
+{
+    if (is_first()) {
+        assert_true(run->request_interrupt_window);
+        run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
+        run->ready_for_interrupt_injection = 1;
+        return 0;
+    }
+    return halt(run);
+}
+
+static void test_interrupt_waits_for_its_window(void **state)
+{
+    struct fixture *f = *state;
+    struct lapic_effect effect;
+    lapic_mmio_write(&f->lapic, 0, 0xf0, 0x1ff, &effect);
+    struct apic_message message = {.vector = 0x44, .is_assert = true};
+    assert_true(lapic_post(&f->lapic, &message));
+    fake_kvm.run = run_window;
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_HALTED);
+    assert_int_equal(fake_kvm.interrupt, 0x44);
+    assert_int_equal(f->stats.exit[EXIT_INTERRUPT_WINDOW].count, 1);
+    assert_int_equal(f->stats.exit[EXIT_INTERRUPT].count, 1);
+}
+
+static int run_kicked_within_io(struct kvm_run *run)
+{
+    if (is_first()) {
+        engine_kvm.kick(current->vcpu, true);
+        return run_string_io(run);
+    }
+    /* The access completes first. */
+    assert_int_equal(run->immediate_exit, 1);
+    return EINTR;
+}
+
+static void test_kick_lets_the_access_complete(void **state)
+{
+    struct fixture *f = *state;
+    fake_kvm.run = run_kicked_within_io;
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_KICKED);
+    assert_int_equal(fake_kvm.runs, 2);
+    assert_int_equal(f->exits, 1);
+}
+
+static void test_kick_is_not_lost_before_run(void **state)
+{
+    struct fixture *f = *state;
+    engine_kvm.kick(f->vcpu, true);
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_KICKED);
+    assert_int_equal(fake_kvm.runs, 0);
+}
+
+static int run_shutdown(struct kvm_run *run)
+{
+    run->exit_reason = KVM_EXIT_SHUTDOWN;
+    return 0;
+}
+
+static void test_triple_fault_is_a_shutdown(void **state)
+{
+    struct fixture *f = *state;
+    struct x86_state after;
+    fake_kvm.run = run_shutdown;
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_SHUTDOWN);
+    engine_kvm.get_state(f->vcpu, &after);
+    assert_int_equal(after.activity, X86_SHUTDOWN);
+}
+
+static uint32_t bad_reason;
+
+static int run_bad(struct kvm_run *run)
+{
+    run->exit_reason = bad_reason;
+    run->internal.suberror = KVM_INTERNAL_ERROR_SIMUL_EX;
+    return 0;
+}
+
+static int run_error(struct kvm_run *run)
+{
+    return EFAULT;
+}
+
+static void expect_failure(struct fixture *f, const char *words)
+{
+    struct error err = {0};
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_FAILED);
+    engine_kvm.failure(f->vcpu, &err);
+    assert_int_not_equal(err.code, 0);
+    if (!strstr(err.message, words)) {
+        fail_msg("'%s' does not say '%s'", err.message, words);
+    }
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_FAILED);
+}
+
+static void test_other_exits_fail_by_name(void **state)
+{
+    static const struct {
+        uint32_t reason;
+        const char *words;
+    } cases[] = {
+        {KVM_EXIT_UNKNOWN, "unknown exit"},
+        {KVM_EXIT_FAIL_ENTRY, "refused to enter"},
+        {KVM_EXIT_INTERNAL_ERROR, "simultaneous exceptions"},
+        {KVM_EXIT_HYPERCALL, "hypercall"},
+        {KVM_EXIT_DEBUG, "debug"},
+        {12345, "12345"},
+    };
+    fake_kvm.run = run_bad;
+    for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        bad_reason = cases[i].reason;
+        expect_failure(*state, cases[i].words);
+        teardown(state);
+        setup(state);
+        fake_kvm.run = run_bad;
+    }
+    fake_kvm.run = run_error;
+    expect_failure(*state, "Bad address");
+}
+
+/* --- memory --- */
+
+static void test_slots_follow_the_table(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(fake_kvm.region[0].memory_size, RAM_SIZE);
+    int64_t frame = memory_add_frames(f->memory, 0x2000, NULL);
+    assert_int_equal(
+        memory_map(f->memory, 0xf0000, 0x2000, (frame_t)frame, SLOT_ROM, NULL), 0);
+    assert_int_equal(fake_kvm.region[1].guest_phys_addr, 0xf0000);
+    assert_int_equal(fake_kvm.region[1].flags, KVM_MEM_READONLY);
+    assert_int_equal(memory_unmap(f->memory, 0xf0000, NULL), 0);
+    assert_int_equal(fake_kvm.region[1].memory_size, 0);
+}
+
+static void test_dirty_log_reaches_the_frames(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t bitmap;
+    memory_dirty_start(f->memory);
+    assert_int_equal(fake_kvm.region[0].flags, KVM_MEM_LOG_DIRTY_PAGES);
+    fake_kvm.has_dirty_page = true;
+    memory_dirty_fetch(f->memory, 0, 16, &bitmap);
+    assert_int_equal(bitmap, 2);
+    memory_dirty_fetch(f->memory, 0, 16, &bitmap);
+    assert_int_equal(bitmap, 0);
+    memory_dirty_stop(f->memory);
+    assert_int_equal(fake_kvm.region[0].flags, 0);
+}
+
+/* --- every call fails in turn --- */
+
+static unsigned count_entries(const char *path)
+{
+    DIR *directory = opendir(path);
+    assert_non_null(directory);
+    unsigned count = 0;
+    while (readdir(directory)) {
+        count++;
+    }
+    closedir(directory);
+    return count;
+}
+
+static unsigned count_fake_mappings(void)
+{
+    char line[512];
+    unsigned count = 0;
+    FILE *maps = fopen("/proc/self/maps", "re");
+    assert_non_null(maps);
+    while (fgets(line, sizeof(line), maps)) {
+        count += strstr(line, "fake-vcpu") != NULL;
+    }
+    fclose(maps);
+    return count;
+}
+
+/* Opens, loads and saves state, runs, changes memory. True: nothing failed. */
+static bool use_everything(struct fixture *f)
+{
+    if (!fixture_open(f)) {
+        return false;
+    }
+    struct x86_state state;
+    fill(&state);
+    engine_kvm.set_state(f->vcpu, &state);
+    memory_dirty_start(f->memory);
+    fake_kvm.run = run_emulation_failure;
+    fake_kvm.runs = 0;
+    struct lapic_effect effect;
+    lapic_mmio_write(&f->lapic, 0, 0xf0, 0x1ff, &effect);
+    struct apic_message nmi = {.mode = APIC_NMI, .is_assert = true};
+    lapic_post(&f->lapic, &nmi);
+    enum run_result result = engine_kvm.run(f->vcpu);
+    engine_kvm.get_state(f->vcpu, &state);
+    memory_dirty_stop(f->memory);
+    if (result != RUN_FAILED) {
+        result = engine_kvm.run(f->vcpu);
+    }
+    if (result == RUN_FAILED) {
+        engine_kvm.failure(f->vcpu, &f->err);
+        return false;
+    }
+    return true;
+}
+
+/* Calls whose failure has a way around: a register that this KVM does not have, the older
+ * way to set the TSC, a log that then counts everything as dirty, an optional
+ * capability. */
+static bool may_fail(unsigned long request)
+{
+    return request == KVM_SET_DEVICE_ATTR || request == KVM_GET_MSRS ||
+           request == KVM_SET_MSRS || request == KVM_GET_DIRTY_LOG ||
+           request == KVM_CHECK_EXTENSION;
+}
+
+static void fail_call(unsigned at)
+{
+    struct fixture *f = fixture_new();
+    unsigned descriptors = count_entries("/proc/self/fd");
+    unsigned threads = count_entries("/proc/self/task");
+    fake_kvm.fail_at = at;
+    bool worked = use_everything(f);
+    assert_true(fake_kvm.calls >= at);
+    if (!worked) {
+        assert_int_not_equal(f->err.code, 0);
+        assert_true(strlen(f->err.message) > 10);
+    } else if (!may_fail(fake_kvm.failed_request)) {
+        fail_msg("call %u (0x%lx) failed unnoticed", at, fake_kvm.failed_request);
+    }
+    fixture_close(f);
+    assert_int_equal(count_entries("/proc/self/fd"), descriptors);
+    assert_int_equal(count_entries("/proc/self/task"), threads);
+    assert_int_equal(count_fake_mappings(), 0);
+    assert_null(f->memory->listener);
+    fixture_free(f);
+}
+
+static void test_every_call_fails_in_turn(void **unused)
+{
+    struct fixture *f = fixture_new();
+    assert_true(use_everything(f));
+    unsigned calls = fake_kvm.calls;
+    fixture_close(f);
+    fixture_free(f);
+    assert_true(calls > 100);
+    for (unsigned at = 1; at <= calls; at++) {
+        fail_call(at);
+    }
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(test_state_survives),
+        TEST(test_waits_for_sipi),
+        TEST(test_string_io_is_one_exit),
+        TEST(test_mmio_goes_to_the_apic_or_out),
+        TEST(test_msrs_are_the_policys),
+        TEST(test_interpreter_does_what_kvm_cannot),
+        TEST(test_interrupt_waits_for_its_window),
+        TEST(test_kick_lets_the_access_complete),
+        TEST(test_kick_is_not_lost_before_run),
+        TEST(test_triple_fault_is_a_shutdown),
+        TEST(test_other_exits_fail_by_name),
+        TEST(test_slots_follow_the_table),
+        TEST(test_dirty_log_reaches_the_frames),
+        cmocka_unit_test(test_every_call_fails_in_turn),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
