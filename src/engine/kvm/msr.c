@@ -70,6 +70,35 @@ int kvm_msr_init(struct engine *engine, struct error *err)
     return 0;
 }
 
+/* Room for one entry behind the header. */
+union msr_buffer {
+    struct kvm_msrs msrs;
+    uint8_t bytes[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
+};
+
+static bool access_msr(struct engine_vcpu *vcpu, unsigned long request, uint32_t index,
+                       uint64_t *value)
+{
+    union msr_buffer buffer = {.msrs = {.nmsrs = 1}};
+    struct kvm_msr_entry *entry = buffer.msrs.entries;
+    entry->index = index;
+    entry->data = *value;
+    errno = EINVAL; /* KVM says only that it took none */
+    bool ok = kvm_ioctl_pointer(vcpu->fd, request, &buffer) == 1;
+    *value = entry->data;
+    return ok;
+}
+
+bool kvm_msr_get(struct engine_vcpu *vcpu, uint32_t index, uint64_t *value)
+{
+    return access_msr(vcpu, KVM_GET_MSRS, index, value);
+}
+
+bool kvm_msr_set(struct engine_vcpu *vcpu, uint32_t index, uint64_t value)
+{
+    return access_msr(vcpu, KVM_SET_MSRS, index, &value);
+}
+
 static bool is_passed(uint32_t index)
 {
     for (unsigned i = 0; i < array_size(passed); i++) {

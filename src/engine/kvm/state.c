@@ -286,11 +286,6 @@ static void load_debug(struct engine_vcpu *vcpu)
 
 /* The MSRs that KVM keeps. */
 
-struct msr_batch {
-    struct kvm_msrs header;
-    struct kvm_msr_entry entry[16];
-};
-
 static uint64_t *msr_field(struct engine_vcpu *vcpu, const struct kvm_msr_field *msr)
 {
     return (uint64_t *)(void *)((char *)&vcpu->state + msr->offset);
@@ -300,9 +295,9 @@ static uint64_t *msr_field(struct engine_vcpu *vcpu, const struct kvm_msr_field 
 static void save_msrs(struct engine_vcpu *vcpu)
 {
     for (const struct kvm_msr_field *msr = kvm_msr_list; msr->index; msr++) {
-        struct msr_batch batch = {.header.nmsrs = 1, .entry = {{.index = msr->index}}};
-        if (kvm_ioctl_pointer(vcpu->fd, KVM_GET_MSRS, &batch) == 1) {
-            *msr_field(vcpu, msr) = batch.entry[0].data;
+        uint64_t value = 0;
+        if (kvm_msr_get(vcpu, msr->index, &value)) {
+            *msr_field(vcpu, msr) = value;
         }
     }
 }
@@ -311,12 +306,9 @@ static void load_msrs(struct engine_vcpu *vcpu)
 {
     for (const struct kvm_msr_field *msr = kvm_msr_list; msr->index; msr++) {
         uint64_t value = *msr_field(vcpu, msr);
-        struct msr_batch batch = {.header.nmsrs = 1,
-                                  .entry = {{.index = msr->index, .data = value}}};
-        errno = 0;
-        if (kvm_ioctl_pointer(vcpu->fd, KVM_SET_MSRS, &batch) != 1 && value != 0) {
-            kvm_fail(vcpu, errno ? errno : EINVAL,
-                     "KVM: cannot load a virtual processor's state (MSR %s)", msr->name);
+        if (!kvm_msr_set(vcpu, msr->index, value) && value != 0) {
+            kvm_fail(vcpu, errno, "KVM: cannot load a virtual processor's state (MSR %s)",
+                     msr->name);
         }
     }
 }

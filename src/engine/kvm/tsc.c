@@ -82,46 +82,28 @@ uint64_t kvm_tsc_now(const struct processor *processor, uint64_t now_ns)
     return guest_rate_tsc(engine) + engine->tsc_base;
 }
 
-static uint64_t read_tsc(struct engine_vcpu *vcpu)
-{
-    struct {
-        struct kvm_msrs header;
-        struct kvm_msr_entry entry;
-    } msrs = {.header.nmsrs = 1, .entry = {.index = MSR_TSC}};
-    return kvm_ioctl_pointer(vcpu->fd, KVM_GET_MSRS, &msrs) == 1 ? msrs.entry.data : 0;
-}
-
 /* There are hosts that take the offset and do not apply it. */
 static bool is_moved(struct engine_vcpu *vcpu, uint64_t offset)
 {
     uint64_t expected = guest_rate_tsc(vcpu->engine) + offset;
-    uint64_t found = read_tsc(vcpu);
+    uint64_t found = 0;
+    if (!kvm_msr_get(vcpu, MSR_TSC, &found)) {
+        return true; /* it cannot be told */
+    }
     uint64_t difference = found > expected ? found - expected : expected - found;
     return difference < vcpu->engine->config.cpuid->tsc_khz * 10ull; /* 10 ms */
 }
 
 /* Before Linux 5.16, by writing the register. */
-static int write_tsc(struct engine_vcpu *vcpu, uint64_t offset)
-{
-    struct {
-        struct kvm_msrs header;
-        struct kvm_msr_entry entry;
-    } msrs = {
-        .header.nmsrs = 1,
-        .entry = {.index = MSR_TSC, .data = guest_rate_tsc(vcpu->engine) + offset},
-    };
-    return kvm_ioctl_pointer(vcpu->fd, KVM_SET_MSRS, &msrs) == 1 ? 0 : -1;
-}
-
-static int set_offset(struct engine_vcpu *vcpu, uint64_t offset)
+static bool set_offset(struct engine_vcpu *vcpu, uint64_t offset)
 {
     struct kvm_device_attr attribute = {
         .group = KVM_VCPU_TSC_CTRL,
         .attr = KVM_VCPU_TSC_OFFSET,
         .addr = (uintptr_t)&offset,
     };
-    int result = kvm_ioctl_pointer(vcpu->fd, KVM_SET_DEVICE_ATTR, &attribute);
-    return result < 0 ? write_tsc(vcpu, offset) : result;
+    return kvm_ioctl_pointer(vcpu->fd, KVM_SET_DEVICE_ATTR, &attribute) >= 0 ||
+           kvm_msr_set(vcpu, MSR_TSC, guest_rate_tsc(vcpu->engine) + offset);
 }
 
 /* The guest sees the host's TSC and nothing else: to everybody who asks, the guest has
@@ -148,7 +130,7 @@ void kvm_tsc_sync(struct engine_vcpu *vcpu)
     if (vcpu->has_tsc_offset && vcpu->tsc_offset == offset) {
         return;
     }
-    if (set_offset(vcpu, offset) < 0) {
+    if (!set_offset(vcpu, offset)) {
         kvm_fail(vcpu, errno, "KVM: cannot set the guest's TSC");
         return;
     }

@@ -84,6 +84,9 @@ struct kvm_msr_field {
     const char *name;
 };
 extern const struct kvm_msr_field kvm_msr_list[]; /* index 0 ends it */
+/* One that KVM keeps; false and errno if it does not have it, or not that value. */
+bool kvm_msr_get(struct engine_vcpu *vcpu, uint32_t index, uint64_t *value);
+bool kvm_msr_set(struct engine_vcpu *vcpu, uint32_t index, uint64_t value);
 /* KVM_EXIT_X86_RDMSR and WRMSR. */
 void kvm_msr_exit(struct engine_vcpu *vcpu);
 

@@ -6,6 +6,7 @@
 
 #include <linux/kvm.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #define FAKE_RUN_SIZE (3 * 4096u)
 
@@ -21,7 +22,7 @@ struct fake_kvm {
 
     struct kvm_regs regs;
     struct kvm_sregs sregs;
-    struct kvm_xsave xsave;
+    uint8_t xsave[sizeof(struct kvm_xsave)];
     struct kvm_xcrs xcrs;
     struct kvm_debugregs debugregs;
     struct kvm_vcpu_events events;
