@@ -209,7 +209,18 @@ static int start(struct control *control, struct error *err)
         return fail_plain(err, EINVAL,
                           "there is nothing to boot; name a kernel by PUT /boot-source");
     }
-    return control->config.start(control->config.opaque, err);
+    /* What drives add is taken back if it fails: they are added anew the next time. */
+    struct machine_config before = *control->config.machine;
+    int result = drives_apply(control, err);
+    if (result >= 0) {
+        result = control->config.start(control->config.opaque, err);
+    }
+    if (result < 0) {
+        *control->config.machine = before;
+        free(control->disks);
+        control->disks = NULL;
+    }
+    return result;
 }
 
 /* A line of JSON. What a full pipe does not take is dropped: its reader is asleep. */
@@ -298,9 +309,9 @@ static int handle_config(struct control *control, const struct call *call,
     json_t *boot =
         json_pack("{s:s*, s:s*, s:s*}", "kernel_image_path", machine->kernel,
                   "initrd_path", machine->initrd, "boot_args", machine->append);
-    answer->json =
-        json_pack("{s:o, s:o, s:[], s:[]}", "boot-source", boot, "machine-config",
-                  machine_json(control), "drives", "network-interfaces");
+    answer->json = json_pack("{s:o, s:o, s:o, s:[]}", "boot-source", boot,
+                             "machine-config", machine_json(control), "drives",
+                             drives_json(control), "network-interfaces");
     return 0;
 }
 
@@ -410,6 +421,19 @@ const struct operation firecracker_operations[] = {
         .handle = handle_boot_source,
     },
     {
+        .name = "drives",
+        .method = HTTP_PUT,
+        .path = "/drives/{drive_id}",
+        .when = OPERATION_BEFORE,
+        .summary = "Give the machine a disk, or another in its place",
+        .description = "",
+        .fields = drive_fields,
+        .request = "{\"drive_id\": \"rootfs\", \"path_on_host\": \"/srv/rootfs.img\", "
+                   "\"is_root_device\": true, \"is_read_only\": false}",
+        .success = 204,
+        .handle = drives_put,
+    },
+    {
         .name = "actions",
         .method = HTTP_PUT,
         .path = "/actions",
@@ -441,7 +465,7 @@ const struct operation firecracker_operations[] = {
         .summary = "Tell the whole configuration",
         .description = "",
         .response = "`{\"boot-source\": {...}, \"machine-config\": {...}, \"drives\": "
-                    "[], \"network-interfaces\": []}`",
+                    "[...], \"network-interfaces\": []}`",
         .success = 200,
         .handle = handle_config,
     },

@@ -346,5 +346,7 @@ void control_close(struct control *control)
     close_fd(control->metrics_fd);
     close_fd(control->statm_fd);
     json_decref(control->bodies);
+    free(control->disks);
+    free(control->append);
     free(control);
 }

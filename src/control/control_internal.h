@@ -10,6 +10,16 @@
 
 struct json_t;
 
+#define DRIVE_PARTUUID_SIZE 64
+
+/* A disk named over the socket. */
+struct drive {
+    char id[OPERATION_ID_MAX + 1];
+    char partuuid[DRIVE_PARTUUID_SIZE]; /* of the root partition; "": none */
+    bool is_root;
+    struct disk_config disk;
+};
+
 struct control {
     struct control_config config;
     char name[RUNTIME_NAME_MAX + 1];
@@ -23,7 +33,11 @@ struct control {
     int statm_fd;              /* /proc/self/statm; -1: none */
     int64_t started_s;         /* of the day; 0: not yet */
     struct json_t *machine;    /* machine_describe's; NULL if it failed */
-    struct json_t *bodies;     /* by operation: whose strings config.machine borrows */
+    unsigned drive_count;
+    struct drive drive[CONFIG_DISKS_MAX];
+    struct disk_config *disks; /* what drives_apply made, and the command line */
+    char *append;
+    struct json_t *bodies; /* by operation: whose strings config.machine borrows */
 };
 
 /* "waiting", "running", "paused". */
@@ -34,3 +48,11 @@ struct json_t *control_inspect(struct control *control);
 struct json_t *stats_json(struct control *control);
 /* The same for Prometheus; the caller frees it. */
 char *metrics_text(struct control *control, size_t *length);
+
+/* drives.c */
+extern const struct option_spec drive_fields[];
+int drives_put(struct control *control, const struct call *call, struct answer *answer,
+               struct error *err);
+struct json_t *drives_json(const struct control *control);
+/* Puts them into the machine's configuration, once. */
+int drives_apply(struct control *control, struct error *err);
