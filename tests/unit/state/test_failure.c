@@ -115,20 +115,23 @@ static int load(void)
 static void test_saving(void **state)
 {
     static const int codes[] = {ENOSPC, EIO, EDQUOT};
+    unsigned call = 1;
     start_counting_vm();
-    unsigned total = count_calls(save);
-    assert_true(total > 20);
-    remove_all(saved);
     struct resources before = count_resources();
-    for (unsigned call = 1; call <= total; call++) {
+    for (;; call++) {
         int code = codes[call % array_size(codes)];
-        assert_int_equal(fail_at(call, code, save), -code);
+        int result = fail_at(call, code, save);
+        assert_int_equal(vm_get_status(vm), VM_RUNNING);
+        if (calls < call) {
+            assert_int_equal(result, 0); /* there are not that many */
+            break;
+        }
+        assert_int_equal(result, -code);
         assert_non_null(strstr(err.message, strerror(code)));
         assert_non_null(strstr(err.message, "cannot save the virtual machine"));
-        assert_int_equal(vm_get_status(vm), VM_RUNNING);
         assert_resources(&before);
     }
-    assert_int_equal(save(), 0);
+    assert_true(call > 20);
     assert_int_equal(load(), 0);
 }
 
