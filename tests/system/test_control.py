@@ -172,6 +172,39 @@ def commands(report, host):
             equal(json.loads(host.command("ps", "--json")), [])
 
 
+def snapshots(report, host):
+    saved = os.path.join(host.work, "saved")
+    with host.run("--name", "saved", "--console", "none") as machine:
+        host.wait_for("saved")
+        with report.case("snapshot needs a machine and a directory"):
+            assert "which directory" in host.command("snapshot", "saved", status=USAGE)
+            host.command("snapshot", "none", saved, status=HOST_ERROR)
+            host.command("snapshot", "saved", "/nonexistent/x", status=HOST_ERROR)
+            with host.connect(host.socket_of("saved")) as connection:
+                for body in ({}, {"directory": "relative"}):
+                    equal(request(connection, "PUT", "/doppel/snapshot", body)[0], 400)
+        with report.case("a machine goes on after its snapshot, and again from it"):
+            with attach(host, "saved") as client:
+                client.sendall(b"abc")
+                receive(client, b"abc")
+                host.command("snapshot", "saved", saved)
+                client.sendall(b"def")
+                receive(client, b"def")
+            host.command("stop", "saved")
+            equal(machine.wait(SECONDS), 0)
+            with Doppel([host.doppel, "restore", saved, "--name", "again", "--console", "none"],
+                        env=host.environment) as second:
+                deadline = time.monotonic() + SECONDS
+                while not os.path.exists(host.socket_of("again")):
+                    second.take(0.02)
+                    assert time.monotonic() < deadline, second.tail()
+                with attach(host, "again") as client:
+                    client.sendall(b"ghi")
+                    equal(receive(client, b"ghi"), b"ghi")
+                host.command("stop", "again")
+                equal(second.wait(SECONDS), 0)
+
+
 def errors(report, host):
     for name in ("inspect", "stats", "console", "pause", "resume", "stop", "kill"):
         with report.case(f"{name} of no machine, of none such, help"):
@@ -424,7 +457,7 @@ def main(doppel, source):
     report = Report()
     with tempfile.TemporaryDirectory() as work:
         host = Host(os.path.abspath(doppel), work)
-        for part in (commands, errors, ends, console, hostile, configuration, firecracker):
+        for part in (commands, snapshots, errors, ends, console, hostile, configuration, firecracker):
             part(report, host)
     report.end()
 
