@@ -268,7 +268,9 @@ int control_wait(struct control *control, struct loop *loop, struct error *err)
 static void describe(struct control *control)
 {
     struct error err;
-    SCOPE_FREE char *text = machine_describe(control->config.machine, &err);
+    struct machine_config config = *control->config.machine;
+    config.engine = control->vm->engine_ops->name; /* what auto was */
+    SCOPE_FREE char *text = machine_describe(&config, &err);
     control->machine = text ? json_loads(text, 0, NULL) : NULL;
     if (!control->machine) {
         log_info("inspect will not tell the machine: %s", err.message);
