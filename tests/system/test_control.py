@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The control socket and the commands that use it, with machines that run.
 
-usage: test_control.py DOPPEL SOURCE-DIRECTORY
+usage: test_control.py DOPPEL ENGINE
 """
 import json
 import os
@@ -15,7 +15,7 @@ import time
 
 from doppel import Doppel, status_of_signal
 from guestfiles import code, elf64
-from tap import Report, equal
+from tap import Report, Skip, equal
 
 SECONDS = 20
 HOST_ERROR = 125
@@ -29,8 +29,9 @@ DEAF = "f4 ebfd"
 
 
 class Host:
-    def __init__(self, doppel, work):
+    def __init__(self, doppel, engine, work):
         self.doppel = doppel
+        self.engine = engine
         self.work = work
         self.runtime = os.path.join(work, "run")
         os.mkdir(self.runtime, 0o700)
@@ -46,8 +47,8 @@ class Host:
 
     def run(self, *arguments, kernel=None, **options):
         options.setdefault("env", self.environment)
-        return Doppel([self.doppel, "run", "--memory", "16M", "--kernel", kernel or self.echo,
-                       *arguments], **options)
+        return Doppel([self.doppel, "run", "--engine", self.engine, "--memory", "16M",
+                       "--kernel", kernel or self.echo, *arguments], **options)
 
     def command(self, *arguments, status=0):
         done = subprocess.run([self.doppel, *arguments], env=self.environment,
@@ -192,8 +193,8 @@ def snapshots(report, host):
                 receive(client, b"def")
             host.command("stop", "saved")
             equal(machine.wait(SECONDS), 0)
-            with Doppel([host.doppel, "restore", saved, "--name", "again", "--console", "none"],
-                        env=host.environment) as second:
+            with Doppel([host.doppel, "restore", saved, "--engine", host.engine, "--name",
+                         "again", "--console", "none"], env=host.environment) as second:
                 deadline = time.monotonic() + SECONDS
                 while not os.path.exists(host.socket_of("again")):
                     second.take(0.02)
@@ -378,8 +379,8 @@ def configuration(report, host):
 
 def firecracker(report, host):
     path = os.path.join(host.work, "api.sock")
-    with Doppel([host.doppel, "run", "--api-socket", path, "--console", "none"],
-                env=host.environment) as machine:
+    with Doppel([host.doppel, "run", "--engine", host.engine, "--api-socket", path, "--console",
+                 "none"], env=host.environment) as machine:
         while not os.path.exists(path):
             machine.take(0.02)
         connection = host.connect(path)
@@ -453,11 +454,16 @@ def firecracker(report, host):
                 assert not os.path.exists(path)
 
 
-def main(doppel, source):
+def main(doppel, engine):
     report = Report()
+    if engine == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        with report.case("engine kvm"):
+            raise Skip("no /dev/kvm that can be opened")
+        report.end()
     with tempfile.TemporaryDirectory() as work:
-        host = Host(os.path.abspath(doppel), work)
-        for part in (commands, snapshots, errors, ends, console, hostile, configuration, firecracker):
+        host = Host(os.path.abspath(doppel), engine, work)
+        for part in (commands, snapshots, errors, ends, console, hostile, configuration,
+                     firecracker):
             part(report, host)
     report.end()
 
