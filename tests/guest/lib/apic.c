@@ -139,3 +139,13 @@ uint64_t tsc_rate(void)
     }
     return rate;
 }
+
+#define PROBE_ROUNDS 20000u
+
+bool cpu_is_slow(void)
+{
+    uint64_t start = tsc_read(), rounds = PROBE_ROUNDS;
+    __asm__ volatile("1: dec %0; jnz 1b" : "+r"(rounds) : : "cc");
+    uint64_t us = (tsc_read() - start) / (tsc_rate() / 1000000);
+    return us > PROBE_ROUNDS / 20; /* less than 20 rounds a microsecond */
+}

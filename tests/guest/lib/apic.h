@@ -81,3 +81,6 @@ void pm_wait(uint32_t ticks);
 
 /* TSC counts per second, measured once against the PM timer. */
 uint64_t tsc_rate(void);
+/* Is ring 0 interpreted at a few million instructions a second, as some hosts' KVM does?
+ * What takes long has to do less then. Takes tsc_rate's 20 ms. */
+bool cpu_is_slow(void);
