@@ -1,5 +1,6 @@
 #include "engine/kvm/host.h"
 #include "engine/kvm/kvm.h"
+#include "engine/kvm/speed.h"
 #include "fake_kvm.h"
 #include "x86/segment.h"
 
@@ -33,6 +34,18 @@ struct fixture {
     uint8_t data[64], answer;
     unsigned exits;
 };
+
+static unsigned count_entries(const char *path)
+{
+    DIR *directory = opendir(path);
+    assert_non_null(directory);
+    unsigned count = 0;
+    while (readdir(directory)) {
+        count++;
+    }
+    closedir(directory);
+    return count;
+}
 
 static struct fixture *current; /* of the fake's run function, which takes no argument */
 
@@ -497,6 +510,59 @@ static void test_other_exits_fail_by_name(void **state)
     expect_failure(*state, "Bad address");
 }
 
+/* --- speed --- */
+
+static int run_at_once(struct kvm_run *run)
+{
+    run->exit_reason = KVM_EXIT_IO;
+    return 0;
+}
+
+static int run_without_end(struct kvm_run *run)
+{
+    return EINTR; /* the limit's signal */
+}
+
+static void test_measures_a_fast_host(void **state)
+{
+    struct kvm_speed speed;
+    struct error err;
+    char text[200];
+    fake_kvm.run = run_at_once;
+    assert_int_equal(kvm_speed_measure(&speed, &err), 0);
+    assert_true(speed.ring0_mips >= KVM_WORTH_MIPS);
+    assert_true(speed.ring3_mips >= KVM_WORTH_MIPS);
+    assert_false(kvm_speed_is_interpreting(&speed));
+    kvm_speed_describe(&speed, text, sizeof(text));
+    assert_non_null(strstr(text, "executes ring 0"));
+}
+
+static void test_gives_up_on_a_host_that_hangs(void **state)
+{
+    struct kvm_speed speed;
+    struct error err;
+    char text[200];
+    fake_kvm.run = run_without_end;
+    assert_int_equal(kvm_speed_measure(&speed, &err), 0);
+    assert_true(kvm_speed_is_interpreting(&speed));
+    kvm_speed_describe(&speed, text, sizeof(text));
+    assert_non_null(strstr(text, "does not finish"));
+}
+
+static void test_measures_nothing_when_kvm_fails(void **state)
+{
+    struct kvm_speed speed;
+    for (unsigned at = 1; at <= 5; at++) {
+        struct error err = {0};
+        unsigned descriptors = count_entries("/proc/self/fd");
+        fake_kvm.calls = 0;
+        fake_kvm.fail_at = at;
+        assert_true(kvm_speed_measure(&speed, &err) < 0);
+        assert_true(err.message[0]);
+        assert_int_equal(count_entries("/proc/self/fd"), descriptors);
+    }
+}
+
 /* --- memory --- */
 
 static void test_slots_follow_the_table(void **state)
@@ -528,18 +594,6 @@ static void test_dirty_log_reaches_the_frames(void **state)
 }
 
 /* --- every call fails in turn --- */
-
-static unsigned count_entries(const char *path)
-{
-    DIR *directory = opendir(path);
-    assert_non_null(directory);
-    unsigned count = 0;
-    while (readdir(directory)) {
-        count++;
-    }
-    closedir(directory);
-    return count;
-}
 
 static unsigned count_fake_mappings(void)
 {
@@ -643,6 +697,9 @@ int main(void)
         TEST(test_kick_is_not_lost_before_run),
         TEST(test_triple_fault_is_a_shutdown),
         TEST(test_other_exits_fail_by_name),
+        TEST(test_measures_a_fast_host),
+        TEST(test_gives_up_on_a_host_that_hangs),
+        TEST(test_measures_nothing_when_kvm_fails),
         TEST(test_slots_follow_the_table),
         TEST(test_dirty_log_reaches_the_frames),
         cmocka_unit_test(test_every_call_fails_in_turn),
