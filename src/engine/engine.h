@@ -118,6 +118,10 @@ struct engine_ops {
      * NULL: it is, among those that follow it in the table. */
     bool (*is_fast)(char *reason, size_t size);
 
+    /* How many of the model's features its guests do not get on this host, and their
+     * names, as far as they fit; NULL: they get all. */
+    unsigned (*missing)(const struct cpuid_policy *policy, char *names, size_t size);
+
     struct engine *(*open)(const struct engine_config *config, struct error *err);
     void (*close)(struct engine *engine);
 

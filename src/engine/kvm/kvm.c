@@ -259,6 +259,7 @@ const struct engine_ops engine_kvm = {
     .summary = "the host's own virtualization, by " KVM_DEVICE,
     .probe = kvm_probe,
     .is_fast = kvm_is_fast,
+    .missing = kvm_cpuid_missing,
     .open = kvm_open,
     .close = kvm_close,
     .vcpu_open = kvm_vcpu_open,
