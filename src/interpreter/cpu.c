@@ -256,17 +256,31 @@ void cpu_flush_context(struct cpu *cpu)
     update_key(cpu);
 }
 
-void cpu_flush_all(struct cpu *cpu)
+static void context_drop(struct cpu *cpu, struct tlb_context *context)
+{
+    if (context == cpu->tlb_context) {
+        context_clear(cpu, context);
+        update_key(cpu);
+    } else {
+        context->key = TLB_NO_KEY;
+    }
+}
+
+void cpu_flush_pcid(struct cpu *cpu, unsigned pcid)
 {
     for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
         struct tlb_context *context = &cpu->tlb_contexts[i];
-        if (context == cpu->tlb_context) {
-            context_clear(cpu, context);
-        } else {
-            context->key = TLB_NO_KEY;
+        if (context->key != TLB_NO_KEY && (context->key & 0xfff) == pcid) {
+            context_drop(cpu, context);
         }
     }
-    update_key(cpu);
+}
+
+void cpu_flush_all(struct cpu *cpu)
+{
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        context_drop(cpu, &cpu->tlb_contexts[i]);
+    }
 }
 
 void cpu_switch_context(struct cpu *cpu, bool keep)

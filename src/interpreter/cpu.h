@@ -247,10 +247,11 @@ static inline uint64_t cpu_rflags(const struct cpu *cpu)
 void cpu_set_rflags(struct cpu *cpu, uint64_t rflags);
 
 /* Drops translations: of one page in every view and context (INVLPG), of the current
- * address space (non-global may be treated as global), of all. They also make cached
- * block look-ups miss. */
+ * address space (non-global may be treated as global), of the one with a PCID (CR4.PCIDE
+ * being set), of all. They also make cached block look-ups miss. */
 void cpu_flush_page(struct cpu *cpu, gva_t gva);
 void cpu_flush_context(struct cpu *cpu);
+void cpu_flush_pcid(struct cpu *cpu, unsigned pcid);
 void cpu_flush_all(struct cpu *cpu);
 /* Notes that an entry being filled is part of a larger page. */
 void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_size);

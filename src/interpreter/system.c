@@ -163,11 +163,10 @@ OPERATION(invpcid)
         return cpu_raise(cpu, X86_GP, 0);
     }
     cpu->hooks->count(cpu, EXIT_INVLPG);
-    bool is_current = !has_pcid || pcid == (cpu->state.cr3 & 0xfff);
     if (type == INVPCID_ADDRESS) {
         cpu_flush_page(cpu, gva);
-    } else if (type == INVPCID_SINGLE && is_current) {
-        cpu_flush_context(cpu);
+    } else if (type == INVPCID_SINGLE && has_pcid) {
+        cpu_flush_pcid(cpu, (unsigned)pcid);
     } else {
         cpu_flush_all(cpu);
     }
