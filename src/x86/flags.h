@@ -153,6 +153,7 @@ enum x86_vector_number {
 #define MSR_TSC_AUX         0xc0000103u
 
 /* AMD's (PPR of family 19h, and APM 2 appendix A). */
+#define MSR_AMD_EVNTSEL0       0xc0010000u
 #define MSR_AMD_SYSCFG         0xc0010010u
 #define MSR_AMD_HWCR           0xc0010015u
 #define MSR_AMD_TOP_MEM        0xc001001au

@@ -250,6 +250,22 @@ static const struct msr_row rows[] = {
     {ONE(MSR_AMD_BU_CFG2), .vendor = AMD},
 };
 
+/*
+ * Kernels write or read these to learn whether they are there (Linux: AMD's SBPB by
+ * PRED_CMD, the counters of the K7), so the #GP is an answer and nothing to log.
+ */
+static const uint32_t probed[] = {MSR_PRED_CMD, MSR_AMD_EVNTSEL0};
+
+static enum msr_result absent(uint32_t index)
+{
+    for (unsigned i = 0; i < array_size(probed); i++) {
+        if (probed[i] == index) {
+            return MSR_FAULT;
+        }
+    }
+    return MSR_UNKNOWN;
+}
+
 static bool row_exists(const struct cpuid_policy *policy, const struct msr_row *row)
 {
     if (row->vendor != ANY &&
@@ -315,7 +331,7 @@ enum msr_result msr_read(const struct cpuid_policy *policy, const struct x86_sta
 {
     const struct msr_row *row = find_row(policy, index);
     if (!row) {
-        return MSR_UNKNOWN;
+        return absent(index);
     }
     const struct msr_access access = {policy, (struct x86_state *)state, tsc_now, index};
     *value = row_read(row, &access);
@@ -329,7 +345,7 @@ enum msr_result msr_write(const struct cpuid_policy *policy, struct x86_state *s
     *effects = 0;
     const struct msr_row *row = find_row(policy, index);
     if (!row) {
-        return MSR_UNKNOWN;
+        return absent(index);
     }
     const struct msr_access access = {policy, state, tsc_now, index};
     if (!row_write(row, &access, value)) {

@@ -9,8 +9,8 @@
 
 enum msr_result {
     MSR_OK,
-    MSR_FAULT,   /* exists, but this access raises #GP */
-    MSR_UNKNOWN, /* not in the table */
+    MSR_FAULT,   /* this access raises #GP, as software expects that does it */
+    MSR_UNKNOWN, /* not in the table: #GP, and worth a message */
 };
 
 /* Side effects of a write that the caller has to carry out. */

@@ -63,15 +63,35 @@ static void accepts(uint32_t index, uint64_t value)
 static void test_unknown_and_foreign_registers(void **unused)
 {
     uint64_t value;
-    static const uint32_t unknown[] = {
-        0,          1,         0x48,    0x49,          0x10a,
-        0x400,      0x17b,     MSR_XSS, MSR_APIC_BASE, MSR_TSC_DEADLINE,
-        0x800,      0x8ff,     0x210,   0xc0000104,    0xc0010000,
-        0xc0011020, 0xffffffff};
+    static const uint32_t unknown[] = {0,
+                                       1,
+                                       0x48,
+                                       0x10a,
+                                       0x400,
+                                       0x17b,
+                                       MSR_XSS,
+                                       MSR_APIC_BASE,
+                                       MSR_TSC_DEADLINE,
+                                       0x800,
+                                       0x8ff,
+                                       0x210,
+                                       0xc0000104,
+                                       0xc0011020,
+                                       0xffffffff};
     for (unsigned i = 0; i < array_size(unknown); i++) {
         assert_int_equal(msr_read(&policy, &state, now, unknown[i], &value), MSR_UNKNOWN);
         assert_int_equal(set(unknown[i], 0), MSR_UNKNOWN);
         assert_int_equal(effects, 0);
+    }
+}
+
+static void test_what_kernels_probe_for_is_absent_without_a_message(void **unused)
+{
+    uint64_t value;
+    static const uint32_t probed[] = {MSR_PRED_CMD, MSR_AMD_EVNTSEL0};
+    for (unsigned i = 0; i < array_size(probed); i++) {
+        assert_int_equal(msr_read(&policy, &state, now, probed[i], &value), MSR_FAULT);
+        assert_int_equal(set(probed[i], 0), MSR_FAULT);
     }
 }
 
@@ -242,6 +262,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_unknown_and_foreign_registers),
+        TEST(test_what_kernels_probe_for_is_absent_without_a_message),
         TEST(test_vendors_have_their_own),
         TEST(test_misc_enable_keeps_what_is_not_there),
         TEST(test_features_bring_their_registers),
