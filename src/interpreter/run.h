@@ -10,6 +10,7 @@
  */
 void cpu_run(struct cpu *cpu);
 
-/* Executes exactly one instruction (or one iteration of a REP instruction, or delivers
- * one fault), whatever attention says; ends the interrupt shadow. */
+/* Executes exactly one instruction (of a REP instruction a part: one iteration with
+ * RFLAGS.TF, else what lies in one page), or delivers one fault, whatever attention says;
+ * ends the interrupt shadow. */
 void cpu_step(struct cpu *cpu);

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "interpreter/block.h"
 #include "interpreter/insn.h"
 #include "interpreter/port.h"
 #include "x86/segment.h"
@@ -408,7 +409,9 @@ static enum outcome string_run(struct cpu *cpu, const struct insn *insn,
         .source = insn->src,
     };
     for (unsigned chunks = 0; run.count; chunks++) {
-        if (chunks == CHUNKS_MAX || (chunks && cpu_has_attention(cpu))) {
+        /* It may have overwritten itself. */
+        bool has_to_look = cpu_has_attention(cpu) || !block_is_valid(cpu->block);
+        if (chunks == CHUNKS_MAX || (chunks && has_to_look)) {
             return OUTCOME_AGAIN;
         }
         uint64_t done = chunk(cpu, &run);

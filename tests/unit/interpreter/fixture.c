@@ -253,7 +253,7 @@ void fixture_go(struct fixture *fixture)
     for (unsigned i = 0; cpu->state.activity == X86_RUNNING; i++) {
         assert(i < STEPS_MAX);
         /* Nothing from outside asks for attention here. */
-        __atomic_store_n(&cpu->attention, 0, __ATOMIC_RELAXED);
+        atomic_store(&cpu->attention, 0);
         cpu_run(cpu);
     }
 }

@@ -144,6 +144,19 @@ static void test_xlat(void **state)
     assert_int_equal(f->cpu->reg[X86_RAX], 0x125a);
 }
 
+/* The bytes that it writes over itself are executed from the next page on. */
+static void test_rep_that_overwrites_itself_ends(void **state)
+{
+    struct fixture *f = *state;
+    f->cpu->reg[X86_RAX] = 0xf4; /* hlt */
+    f->cpu->reg[X86_RCX] = 3 * 4096;
+    f->cpu->reg[X86_RDI] = FIXTURE_CODE - 16;
+    RUN_BYTES(f, 0xf3, 0xaa); /* rep stosb */
+    assert_int_equal(f->cpu->rip, FIXTURE_CODE + 1);
+    assert_int_equal(f->cpu->reg[X86_RDI], FIXTURE_CODE + 4096);
+    assert_int_equal(f->cpu->reg[X86_RCX], 3 * 4096 - 16 - 4096);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -157,6 +170,7 @@ int main(void)
         TEST(test_scas_and_cmps_stop_at_the_difference),
         TEST(test_ins_and_outs_go_by_pages),
         TEST(test_xlat),
+        TEST(test_rep_that_overwrites_itself_ends),
     };
     return cmocka_run_group_tests_name("interpreter_string", tests, NULL, NULL);
 }
