@@ -213,6 +213,7 @@ static void test_save_drains(void **state)
     }
     rig_kick(rig, 0);
     SCOPE_FREE uint8_t *saved = save(rig);
+    assert_non_null(saved);
     assert_int_equal(rig_used(rig, 0)[1], 5);
     assert_int_equal(rig->virtio->in_flight, 0);
 }
