@@ -12,10 +12,10 @@
 #define HASH_COUNT        (1u << HASH_BITS)
 #define BLOCK_INSN_MAX    64
 #define INSN_BYTES_MAX    15
-#define WATCH_STEP        64u /* code is tracked in lines of 64 bytes */
-#define ARENA_TOTAL       (16u << 20)
-#define ARENA_MAX         (8u << 20)
-#define ARENA_MIN         (2u << 20)
+#define WATCH_STEP        64u          /* code is tracked in lines of 64 bytes */
+#define ARENA_OWN         (512u << 10) /* for each vCPU */
+#define ARENA_SHARED      (8u << 20)   /* for those that need more */
+#define ARENA_STEP        (256u << 10) /* which they take by pieces of this */
 #define CROSSING_COUNT    64
 #define BLOCK_SIZE(count) (sizeof(struct block) + ((count) + 1) * sizeof(struct insn))
 
@@ -29,9 +29,16 @@ struct crossing {
     const struct block *block;
 };
 
+/*
+ * What all caches of the process may still take beyond their own part, in steps. Most
+ * code is run by few vCPUs at a time (booting: by one); a cache gives back what it took
+ * when it is emptied, which happens to a large one in time.
+ */
+static atomic_int shared_steps = ARENA_SHARED / ARENA_STEP;
+
 struct block_cache {
-    uint8_t *arena;
-    size_t size, used;
+    uint8_t *arena;          /* ARENA_OWN + ARENA_SHARED bytes of addresses */
+    size_t size, used;       /* size: as far as it may be used */
     bool is_full;            /* an allocation failed: empty it before the next block */
     ZydisDecoder decoder[3]; /* by code width: 16, 32, 64 */
     struct block *hash[HASH_COUNT];
@@ -46,13 +53,13 @@ struct block_cache *block_cache_new(const struct cpuid_policy *cpuid, struct err
         fail(err, errno, "cannot make a cache of decoded code");
         return NULL;
     }
-    size_t share = ARENA_TOTAL / (cpuid->cpus ? cpuid->cpus : 1);
-    cache->size = share > ARENA_MAX ? ARENA_MAX : share < ARENA_MIN ? ARENA_MIN : share;
-    cache->arena = mmap(NULL, cache->size, PROT_READ | PROT_WRITE,
+    cache->size = ARENA_OWN;
+    cache->arena = mmap(NULL, ARENA_OWN + ARENA_SHARED, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (cache->arena == MAP_FAILED) {
         cache->arena = NULL;
-        fail(err, errno, "cannot make a cache of decoded code (%zu bytes)", cache->size);
+        fail(err, errno, "cannot make a cache of decoded code (%u bytes)",
+             ARENA_OWN + ARENA_SHARED);
         block_cache_free(cache);
         return NULL;
     }
@@ -74,13 +81,37 @@ struct block_cache *block_cache_new(const struct cpuid_policy *cpuid, struct err
     return cache;
 }
 
+/* Gives back what was shared; nothing is in use any more. */
+static void arena_shrink(struct block_cache *cache)
+{
+    size_t taken = cache->size - ARENA_OWN;
+    if (taken) {
+        madvise(cache->arena + ARENA_OWN, taken, MADV_DONTNEED);
+        cache->size = ARENA_OWN;
+        atomic_fetch_add(&shared_steps, (int)(taken / ARENA_STEP));
+    }
+}
+
+static bool arena_grow(struct block_cache *cache)
+{
+    int steps = atomic_load(&shared_steps);
+    while (steps > 0) {
+        if (atomic_compare_exchange_weak(&shared_steps, &steps, steps - 1)) {
+            cache->size += ARENA_STEP;
+            return true;
+        }
+    }
+    return false;
+}
+
 void block_cache_free(struct block_cache *cache)
 {
     if (!cache) {
         return;
     }
     if (cache->arena) {
-        munmap(cache->arena, cache->size);
+        arena_shrink(cache);
+        munmap(cache->arena, ARENA_OWN + ARENA_SHARED);
     }
     munmap(cache, sizeof(*cache));
 }
@@ -88,7 +119,7 @@ void block_cache_free(struct block_cache *cache)
 static void *arena_alloc(struct block_cache *cache, size_t size)
 {
     size = (size + 31) & ~(size_t)31;
-    if (cache->size - cache->used < size) {
+    if (cache->size - cache->used < size && !arena_grow(cache)) {
         cache->is_full = true;
         return NULL;
     }
@@ -105,6 +136,7 @@ void *bind_alloc(struct binding *binding, unsigned size)
 void block_cache_empty(struct cpu *cpu)
 {
     struct block_cache *cache = cpu->blocks;
+    arena_shrink(cache);
     cache->used = 0;
     cache->is_full = false;
     memset(cache->hash, 0, sizeof(cache->hash));
