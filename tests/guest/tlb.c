@@ -100,6 +100,8 @@ static uint64_t set_pcide(uint64_t on)
     return 0;
 }
 
+#define CPUID_PCID (1u << 17)
+
 static void use_pcid(uint64_t pcid, bool keep)
 {
     cr3_write((uint64_t)kernel_pml4 | pcid | (keep ? 1ull << 63 : 0));
@@ -297,7 +299,9 @@ void guest_test(void)
     *old_page = 1;
     *new_page = 2;
     try_invalidation();
-    try_pcid();
+    if (cpuid(1, 0).ecx & CPUID_PCID) {
+        try_pcid();
+    }
     try_split();
     smp_start(true);
     try_marks();
