@@ -9,11 +9,12 @@
 #include "x86/segment.h"
 
 static const struct insn_row *const tables[] = {
-    insn_rows_arith,   insn_rows_muldiv,  insn_rows_shift,    insn_rows_bit,
-    insn_rows_move,    insn_rows_atomic,  insn_rows_branch,   insn_rows_push,
-    insn_rows_stack,   insn_rows_string,  insn_rows_far,      insn_rows_interrupt,
-    insn_rows_syscall, insn_rows_segment, insn_rows_selector, insn_rows_system,
-    insn_rows_control, insn_rows_flag,    insn_rows_native,   insn_rows_x87,
+    insn_rows_arith,     insn_rows_muldiv,  insn_rows_shift,   insn_rows_bit,
+    insn_rows_move,      insn_rows_atomic,  insn_rows_branch,  insn_rows_push,
+    insn_rows_decimal,   insn_rows_stack,   insn_rows_string,  insn_rows_far,
+    insn_rows_interrupt, insn_rows_syscall, insn_rows_segment, insn_rows_selector,
+    insn_rows_system,    insn_rows_control, insn_rows_flag,    insn_rows_native,
+    insn_rows_x87,
 };
 
 /* MOV has rows for general, segment, control and debug registers; MOVSD is a string move
