@@ -2,6 +2,7 @@
 #include "interpreter/alu.h"
 #include "interpreter/block.h"
 #include "x86/paging.h"
+#include "x86/segment.h"
 
 /* A target outside the code segment, or not canonical, faults at the branch (SDM 2A
  * "JMP", "CALL"). */
@@ -144,8 +145,6 @@ static const struct insn *jmp_m(struct cpu *cpu, const struct insn *insn)
 
 static insn_exec *const exec_jmp_indirect[] = {jmp_r, jmp_m};
 
-/* CALL pushes first and faults before anything has moved. */
-
 static inline bool push_return(struct cpu *cpu, const struct insn *insn)
 {
     uint64_t rip = insn_next_rip(cpu, insn);
@@ -163,10 +162,54 @@ static inline bool push_return(struct cpu *cpu, const struct insn *insn)
     return stack_push(cpu, insn->aux, rip);
 }
 
+/* Would the return address's push fault? */
+static bool push_is_possible(struct cpu *cpu, const struct insn *insn)
+{
+    const struct x86_segment *ss = &cpu->state.seg[X86_SS];
+    uint64_t rsp = cpu->reg[X86_RSP] - insn->aux;
+    if (!cpu->is_long64) {
+        rsp = cpu->stack_bits == 16 ? (uint16_t)rsp : (uint32_t)rsp;
+        if (!x86_segment_allows(ss, rsp, insn->aux, true)) {
+            return cpu_raise(cpu, X86_SS_FAULT, 0);
+        }
+        rsp = (uint32_t)(ss->base + rsp);
+    }
+    if (access_probe(cpu, rsp, insn->aux, true)) {
+        return true;
+    }
+    if (cpu->fault_noncanonical) {
+        cpu->fault.vector = X86_SS_FAULT;
+    }
+    return false;
+}
+
+/*
+ * Which of a bad target and a bad stack faults first, the manuals tell differently: SDM
+ * 2A "CALL" checks the target before the push; APM 3 "CALL (Near)" pushes first, though
+ * AMD's processors store nothing if the target then faults.
+ */
+static __attribute__((noinline)) bool call_to_nowhere(struct cpu *cpu,
+                                                      const struct insn *insn)
+{
+    cpu->has_fault = false;
+    if (cpu->cpuid->vendor != CPU_VENDOR_AMD || push_is_possible(cpu, insn)) {
+        cpu_raise(cpu, X86_GP, 0);
+    }
+    return false;
+}
+
+static inline bool call_begin(struct cpu *cpu, const struct insn *insn, uint64_t rip)
+{
+    if (unlikely(!target_is_valid(cpu, rip))) {
+        return call_to_nowhere(cpu, insn);
+    }
+    return push_return(cpu, insn);
+}
+
 static const struct insn *call(struct cpu *cpu, const struct insn *insn)
 {
     uint64_t rip = direct_target(cpu, insn);
-    if (unlikely(!target_is_valid(cpu, rip) || !push_return(cpu, insn))) {
+    if (unlikely(!call_begin(cpu, insn, rip))) {
         return insn_fault(cpu, insn);
     }
     return block_jump(cpu, insn, rip);
@@ -185,8 +228,7 @@ static inline const struct insn *call_indirect(struct cpu *cpu, const struct ins
                                                bool is_memory)
 {
     struct loaded target = indirect_target(cpu, insn, is_memory);
-    if (unlikely(!target.ok || !target_is_valid(cpu, target.value) ||
-                 !push_return(cpu, insn))) {
+    if (unlikely(!target.ok || !call_begin(cpu, insn, target.value))) {
         return insn_fault(cpu, insn);
     }
     return block_jump(cpu, insn, target.value);

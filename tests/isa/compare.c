@@ -12,11 +12,12 @@ static const char *const gpr_names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rb
 
 /* ---- Equality ---- */
 
-/* The host's kernel adds P to faults on its own half of the address space (no table of
- * it is shown to programs). */
+/* The host's kernel adds P to faults beyond a program's part of the address space, which
+ * ends a page before the upper half (no table of it is shown to programs). */
 static uint32_t visible_error(const struct isa_result *result)
 {
-    bool is_upper = result->vector == X86_PF && result->address >> 47;
+    bool is_upper =
+        result->vector == X86_PF && result->address >= (1ull << 47) - ISA_PAGE;
 
     return is_upper ? result->error | X86_PF_P : result->error;
 }

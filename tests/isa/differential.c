@@ -22,6 +22,7 @@
 #include "guest.h"
 #include "interpreter/insn.h"
 #include "native.h"
+#include "programs.h"
 #include "regressions.h"
 #include "shrink.h"
 
@@ -136,6 +137,23 @@ static bool run_fixed(struct run *run, const struct isa_case *tests, unsigned co
             return false;
         }
     }
+    return true;
+}
+
+static bool run_programs(struct run *run)
+{
+    struct isa_case *tests = native_cases(run->native);
+    unsigned next = 0, count;
+
+    do {
+        for (count = 0; count < NATIVE_BATCH && programs_make(next, &tests[count]);
+             next++) {
+            count += tests[count].bits == 64 || run->has_compat;
+        }
+        if (count && !run_batch(run, count)) {
+            return false;
+        }
+    } while (count == NATIVE_BATCH);
     return true;
 }
 
@@ -304,8 +322,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s: no such instruction here\n", argv[0]);
         return 2;
     }
-    bool is_complete =
-        run_fixed(&run, regressions, regression_count) && run_generated(&run);
+    bool is_complete = run_fixed(&run, regressions, regression_count) &&
+                       run_programs(&run) && run_generated(&run);
     print_coverage(&run);
     native_runner_free(run.native);
     guest_free(run.guest);

@@ -284,6 +284,9 @@ static _Noreturn void child_main(struct native *native)
         _exit(1);
     }
     memset(child.code, ISA_OP_INT3, ISA_CODE_PAGES * ISA_PAGE);
+    /* The page that is only read has to be there before the first case writes to it. */
+    (void)*(volatile const uint8_t *)(uintptr_t)(ISA_DATA +
+                                                 (ISA_DATA_PAGES - 1) * ISA_PAGE);
     enter();
 }
 
