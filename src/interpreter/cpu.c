@@ -250,12 +250,6 @@ void cpu_flush_page(struct cpu *cpu, gva_t gva)
     update_key(cpu);
 }
 
-void cpu_flush_context(struct cpu *cpu)
-{
-    context_clear(cpu, cpu->tlb_context);
-    update_key(cpu);
-}
-
 static void context_drop(struct cpu *cpu, struct tlb_context *context)
 {
     if (context == cpu->tlb_context) {

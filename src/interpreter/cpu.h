@@ -246,11 +246,10 @@ static inline uint64_t cpu_rflags(const struct cpu *cpu)
  * interrupts when IF becomes set, single-steps when TF is, changes the view with AC. */
 void cpu_set_rflags(struct cpu *cpu, uint64_t rflags);
 
-/* Drops translations: of one page in every view and context (INVLPG), of the current
- * address space (non-global may be treated as global), of the one with a PCID (CR4.PCIDE
- * being set), of all. They also make cached block look-ups miss. */
+/* Drops translations: of one page in every view and context (INVLPG), of the address
+ * space with a PCID (CR4.PCIDE being set), of all. They also make cached block look-ups
+ * miss. */
 void cpu_flush_page(struct cpu *cpu, gva_t gva);
-void cpu_flush_context(struct cpu *cpu);
 void cpu_flush_pcid(struct cpu *cpu, unsigned pcid);
 void cpu_flush_all(struct cpu *cpu);
 /* Notes that an entry being filled is part of a larger page. */

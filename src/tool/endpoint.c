@@ -3,10 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -22,7 +19,7 @@ void endpoint_fini(struct endpoint *endpoint)
     endpoint_hang_up(endpoint);
     if (endpoint->listen_fd >= 0) {
         close(endpoint->listen_fd);
-        unlink(endpoint->name);
+        socket_remove(&endpoint->socket);
     }
     endpoint_init(endpoint);
 }
@@ -50,52 +47,20 @@ int endpoint_open_pty(struct endpoint *endpoint, struct error *err)
     return 0;
 }
 
-/* True for a socket that nobody listens on any more. Connecting to any other kind of file
- * is refused too, and that one must stay. */
-static bool is_stale(const struct sockaddr_un *address)
-{
-    struct stat status;
-    if (lstat(address->sun_path, &status) < 0 || !S_ISSOCK(status.st_mode)) {
-        return false;
-    }
-    SCOPE_FD int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    return fd >= 0 &&
-           connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 &&
-           errno == ECONNREFUSED;
-}
-
 int endpoint_open_socket(struct endpoint *endpoint, const char *path, struct error *err)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof(address.sun_path)) {
-        return fail_plain(err, ENAMETOOLONG,
-                          "--console socket=%s: the path is too long; use one of at most "
-                          "%zu characters",
-                          path, sizeof(address.sun_path) - 1);
-    }
-    strcpy(address.sun_path, path);
-    SCOPE_FD int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0) {
-        return fail(err, errno, "--console socket=%s: cannot make a socket", path);
-    }
-    const struct sockaddr *name = (const struct sockaddr *)&address;
-    int result = bind(fd, name, sizeof(address));
-    if (result < 0 && errno == EADDRINUSE && is_stale(&address)) {
-        unlink(path);
-        result = bind(fd, name, sizeof(address));
-    }
-    if (result < 0 && errno == EADDRINUSE) {
+    int fd = socket_listen(path, &endpoint->socket, err);
+    if (fd == -EADDRINUSE) {
         return fail_plain(
             err, EADDRINUSE,
             "--console socket=%s: something is there already; choose another "
             "path, or remove it if nothing uses it",
             path);
     }
-    if (result < 0 || listen(fd, 4) < 0) {
-        return fail(err, errno, "--console socket=%s: cannot listen there", path);
+    if (fd < 0) {
+        return fail_within(err, "--console socket");
     }
-    strcpy(endpoint->name, path);
-    endpoint->listen_fd = steal_fd(&fd);
+    endpoint->listen_fd = fd;
     return 0;
 }
 

@@ -4,12 +4,13 @@
 
 #include <stdbool.h>
 
-#include "base/error.h"
+#include "control/socket.h"
 
 struct endpoint {
-    int fd;         /* the pseudoterminal, or the client; -1: none */
-    int listen_fd;  /* the socket; -1: none */
-    char name[108]; /* of the pseudoterminal or the socket */
+    int fd;                    /* the pseudoterminal, or the client; -1: none */
+    int listen_fd;             /* the socket; -1: none */
+    char name[64];             /* of the pseudoterminal */
+    struct socket_name socket; /* of the socket, open to its owner alone */
 };
 
 void endpoint_init(struct endpoint *endpoint);

@@ -78,7 +78,7 @@ expect "zeros as kernel" 125 '' "^doppel: .*$work/zeros" run --kernel "$work/zer
 expect "an empty kernel" 125 '' "^doppel: .*$work/empty" run --kernel "$work/empty"
 expect "an unwritable statistics file" 125 '' '^doppel: --exit-stats: cannot write /nonexistent/s' \
     run --kernel "$work/zeros" --exit-stats /nonexistent/s
-expect "a socket in a missing folder" 125 '' '^doppel: --console socket=/nonexistent/s' \
+expect "a socket in a missing folder" 125 '' '^doppel: --console socket: /nonexistent/s: cannot listen' \
     run --kernel "$work/zeros" --console socket=/nonexistent/s
 expect "doctor names the engine" 0 '^engine: [a-z]+ ' '' doctor
 expect "doctor --json" 0 '^  "can_run": true' '' doctor --json

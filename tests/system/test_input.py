@@ -415,7 +415,9 @@ def sockets(campaign):
             deadline = time.monotonic() + SECONDS
             while not os.path.exists(path) and time.monotonic() < deadline:
                 time.sleep(0.02)
-            assert stat.S_ISSOCK(os.stat(path).st_mode)
+            mode = os.stat(path).st_mode
+            assert stat.S_ISSOCK(mode)
+            equal(oct(stat.S_IMODE(mode)), "0o600", "the socket's rights")
             machine.signal(signal.SIGTERM)
             equal(machine.wait(SECONDS), status_of_signal("SIGTERM"))
         assert not os.path.exists(path), "the socket is still there"
