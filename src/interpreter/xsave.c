@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "x86/paging.h"
+
 /* Places in the save area. */
 #define AREA_FIP        8u
 #define AREA_FDP        16u
@@ -141,6 +143,9 @@ static bool check_fxsave(struct cpu *cpu, uint64_t ea)
     }
     if (cpu->state.cr0 & X86_CR0_TS) {
         return cpu_raise(cpu, X86_NM, 0);
+    }
+    if (cpu->is_long64 && !x86_canonical(ea)) {
+        return true; /* the access tells, with #SS if it goes through SS */
     }
     return !(ea & 15) || cpu_raise(cpu, X86_GP, 0);
 }

@@ -266,6 +266,19 @@ BARE static _Noreturn void enter(void)
     }
 }
 
+/* Every page has to be there before the first case, or the host's faults show. */
+static void touch_pages(void)
+{
+    volatile uint8_t *data = (volatile uint8_t *)(uintptr_t)ISA_DATA;
+    volatile uint8_t *stack = (volatile uint8_t *)(uintptr_t)ISA_STACK;
+
+    for (unsigned i = 0; i + 1 < ISA_DATA_PAGES; i++) {
+        data[i * ISA_PAGE] = 0;
+    }
+    (void)data[(ISA_DATA_PAGES - 1) * ISA_PAGE];
+    stack[0] = 0;
+}
+
 static _Noreturn void child_main(struct native *native)
 {
     const struct rlimit none = {0, 0};
@@ -284,9 +297,7 @@ static _Noreturn void child_main(struct native *native)
         _exit(1);
     }
     memset(child.code, ISA_OP_INT3, ISA_CODE_PAGES * ISA_PAGE);
-    /* The page that is only read has to be there before the first case writes to it. */
-    (void)*(volatile const uint8_t *)(uintptr_t)(ISA_DATA +
-                                                 (ISA_DATA_PAGES - 1) * ISA_PAGE);
+    touch_pages();
     enter();
 }
 
