@@ -97,9 +97,9 @@ extern const struct insn_row
 extern const struct insn_row insn_rows_atomic[]; /* atomic.c: XADD, CMPXCHG.. */
 extern const struct insn_row
     insn_rows_branch[]; /* branch.c: near jumps, calls, returns, loops */
-extern const struct insn_row insn_rows_push[];  /* push.c: PUSH, POP */
+extern const struct insn_row insn_rows_push[];    /* push.c: PUSH, POP */
 extern const struct insn_row insn_rows_decimal[]; /* decimal.c: AAA to DAS, SALC */
-extern const struct insn_row insn_rows_stack[]; /* stack.c: ENTER, LEAVE, PUSHA, POPA */
+extern const struct insn_row insn_rows_stack[];   /* stack.c: ENTER, LEAVE, PUSHA, POPA */
 extern const struct insn_row
     insn_rows_string[]; /* string.c: MOVS..SCAS, INS, OUTS, with REP */
 extern const struct insn_row insn_rows_far[];       /* far.c: far jumps, calls, returns */
