@@ -13,6 +13,14 @@ struct processor {
     /* The TSC before state.tsc_offset is added, at guest time now_ns. NULL: the guest's
      * clock at another rate, so that no two of its clocks can disagree. */
     uint64_t (*tsc)(const struct processor *processor, uint64_t now_ns);
+
+    /* For engines with a struct cpu (processor_cpu.h). */
+    struct cpu *cpu; /* NULL: not made */
+    struct exclusive *exclusive;
+    /* Makes every other vCPU come to exclusive_yield soon. */
+    void (*interrupt_others)(struct processor *processor);
+    bool is_overcommitted; /* more vCPUs than host processors */
+    unsigned pauses;       /* PAUSE instructions so far */
 };
 
 /* Delivers an exit to the dispatcher, which counts it. */

@@ -1,117 +1,19 @@
 /* What KVM's own emulator cannot do, the interpreter does: one instruction, or the
  * delivery of one event. */
 
-#include "interpreter/block.h"
 #include "engine/kvm/vcpu.h"
+#include "engine/processor_cpu.h"
+#include "interpreter/block.h"
 #include "interpreter/event.h"
 #include "interpreter/run.h"
-#include "x86/msr.h"
-
-static void hook_io(struct cpu *cpu, uint16_t port, unsigned size, bool is_write,
-                    uint32_t repeat, uint8_t *data)
-{
-    struct engine_vcpu *vcpu = cpu->opaque;
-    struct vcpu_exit exit = {.reason = EXIT_IO,
-                             .io = {.port = port,
-                                    .size = (uint8_t)size,
-                                    .is_write = is_write,
-                                    .count = repeat,
-                                    .data = data}};
-    processor_exit(&vcpu->processor, &exit);
-}
-
-static void hook_mmio(struct cpu *cpu, gpa_t gpa, unsigned size, bool is_write,
-                      uint8_t *data)
-{
-    struct engine_vcpu *vcpu = cpu->opaque;
-    processor_mmio(&vcpu->processor, &cpu->state, gpa, size, is_write, data);
-}
-
-static bool hook_msr_read(struct cpu *cpu, uint32_t index, uint64_t *value)
-{
-    struct engine_vcpu *vcpu = cpu->opaque;
-    return processor_msr_read(&vcpu->processor, &cpu->state, index, value);
-}
-
-static bool hook_msr_write(struct cpu *cpu, uint32_t index, uint64_t value)
-{
-    struct engine_vcpu *vcpu = cpu->opaque;
-    unsigned effects;
-    bool ok = processor_msr_write(&vcpu->processor, &cpu->state, index, value, &effects);
-    if (effects & MSR_EFFECT_PAGING) {
-        cpu_flush_all(cpu);
-        cpu_update_mode(cpu);
-    }
-    return ok;
-}
-
-static uint64_t hook_get_cr8(struct cpu *cpu)
-{
-    return lapic_get_cr8(cpu->lapic);
-}
-
-static void hook_set_cr8(struct cpu *cpu, uint64_t value)
-{
-    struct engine_vcpu *vcpu = cpu->opaque;
-    processor_set_cr8(&vcpu->processor, &cpu->state, value);
-}
-
-static uint64_t hook_now(struct cpu *cpu)
-{
-    struct engine_vcpu *vcpu = cpu->opaque;
-    return processor_now(&vcpu->processor);
-}
-
-static uint64_t hook_tsc(struct cpu *cpu)
-{
-    struct engine_vcpu *vcpu = cpu->opaque;
-    return processor_tsc(&vcpu->processor, &cpu->state, hook_now(cpu));
-}
-
-static bool hook_hypercall(struct cpu *cpu)
-{
-    struct engine_vcpu *vcpu = cpu->opaque;
-    return processor_hypercall(&vcpu->processor, cpu->reg, cpu->cpl);
-}
-
-static void hook_count(struct cpu *cpu, enum exit_reason reason)
-{
-    struct engine_vcpu *vcpu = cpu->opaque;
-    processor_count(&vcpu->processor, reason);
-}
-
-/* A locked access across two pages: the other vCPUs are on the host's processor and
- * cannot be stopped within an instruction, so it is not atomic against them. */
-static void hook_exclusive(struct cpu *cpu)
-{
-}
-
-static const struct cpu_hooks hooks = {
-    .io = hook_io,
-    .mmio = hook_mmio,
-    .msr_read = hook_msr_read,
-    .msr_write = hook_msr_write,
-    .get_cr8 = hook_get_cr8,
-    .set_cr8 = hook_set_cr8,
-    .tsc = hook_tsc,
-    .now = hook_now,
-    .hypercall = hook_hypercall,
-    .count = hook_count,
-    .exclusive_begin = hook_exclusive,
-    .exclusive_end = hook_exclusive,
-};
 
 static struct cpu *interpreter(struct engine_vcpu *vcpu)
 {
-    if (!vcpu->cpu) {
-        struct error err;
-        vcpu->cpu = cpu_new(vcpu->engine->config.memory, vcpu->engine->config.cpuid,
-                            vcpu->processor.config.lapic, &hooks, vcpu, &err);
-        if (!vcpu->cpu) {
-            kvm_fail(vcpu, err.code, "%s", err.message);
-        }
+    struct error err;
+    if (!vcpu->processor.cpu && processor_cpu_open(&vcpu->processor, &err) < 0) {
+        kvm_fail(vcpu, err.code, "%s", err.message);
     }
-    return vcpu->cpu;
+    return vcpu->processor.cpu;
 }
 
 void kvm_emulate(struct engine_vcpu *vcpu)
@@ -139,6 +41,5 @@ void kvm_emulate(struct engine_vcpu *vcpu)
 
 void kvm_emulate_fini(struct engine_vcpu *vcpu)
 {
-    cpu_free(vcpu->cpu);
-    vcpu->cpu = NULL;
+    processor_cpu_close(&vcpu->processor);
 }

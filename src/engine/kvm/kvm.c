@@ -78,6 +78,7 @@ static void kvm_close(struct engine *engine)
     kvm_host_close(engine->fd);
     kvm_host_close(engine->device);
     free(engine->cpuid);
+    exclusive_fini(&engine->exclusive);
     pthread_mutex_destroy(&engine->tsc_lock);
     pthread_mutex_destroy(&engine->memory_lock);
     free(engine);
@@ -165,6 +166,7 @@ static struct engine *kvm_open(const struct engine_config *config, struct error 
     engine->fd = -1;
     pthread_mutex_init(&engine->memory_lock, NULL);
     pthread_mutex_init(&engine->tsc_lock, NULL);
+    exclusive_init(&engine->exclusive);
     if (make_engine(engine, err) < 0) {
         kvm_close(engine);
         return NULL;
@@ -224,7 +226,13 @@ kvm_vcpu_open(struct engine *engine, const struct vcpu_config *config, struct er
         return NULL;
     }
     vcpu->engine = engine;
-    vcpu->processor = (struct processor){&engine->config, *config, kvm_tsc_now};
+    vcpu->processor = (struct processor){
+        .engine = &engine->config,
+        .config = *config,
+        .tsc = kvm_tsc_now,
+        .exclusive = &engine->exclusive,
+        .interrupt_others = kvm_interrupt_others,
+    };
     vcpu->fd = -1;
     if (make_vcpu(vcpu, err) < 0) {
         fail_within(err, "virtual processor %u", config->index);

@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/scope.h"
 #include "engine/kvm/vcpu.h"
 #include "x86/exception.h"
 
@@ -57,6 +58,17 @@ void kvm_kick(struct engine_vcpu *vcpu, bool return_to_caller)
     set_immediate_exit(vcpu, 1);
     if (atomic_load(&vcpu->is_inside)) {
         syscall(SYS_tgkill, getpid(), vcpu->thread, KICK_SIGNAL);
+    }
+}
+
+void kvm_interrupt_others(struct processor *processor)
+{
+    struct engine *engine = container_of(processor->engine, struct engine, config);
+    for (unsigned i = 0; i < engine->config.cpus; i++) {
+        struct engine_vcpu *vcpu = engine->vcpu[i];
+        if (vcpu && &vcpu->processor != processor) {
+            kvm_kick(vcpu, false);
+        }
     }
 }
 
@@ -218,19 +230,15 @@ static bool has_failed(struct engine_vcpu *vcpu)
     return vcpu->failure.code;
 }
 
-enum run_result kvm_run(struct engine_vcpu *vcpu)
+static enum run_result run(struct engine_vcpu *vcpu)
 {
-    adopt_thread(vcpu);
-    kvm_tsc_sync(vcpu);
-    if (has_failed(vcpu)) {
-        return RUN_FAILED;
-    }
     for (;;) {
         set_immediate_exit(vcpu, 0);
         if (atomic_exchange(&vcpu->return_requested, false)) {
             kvm_settle(vcpu);
             return vcpu->failure.code ? RUN_FAILED : RUN_KICKED;
         }
+        exclusive_yield(&vcpu->engine->exclusive);
         if (!take_events(vcpu)) {
             continue;
         }
@@ -247,4 +255,17 @@ enum run_result kvm_run(struct engine_vcpu *vcpu)
             kvm_exit_handle(vcpu);
         }
     }
+}
+
+enum run_result kvm_run(struct engine_vcpu *vcpu)
+{
+    adopt_thread(vcpu);
+    kvm_tsc_sync(vcpu);
+    if (has_failed(vcpu)) {
+        return RUN_FAILED;
+    }
+    exclusive_enter(&vcpu->engine->exclusive);
+    enum run_result result = run(vcpu);
+    exclusive_leave(&vcpu->engine->exclusive);
+    return result;
 }

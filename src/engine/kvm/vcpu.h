@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "engine/exclusive.h"
 #include "engine/kvm/host.h"
 #include "engine/kvm/kvm.h"
 #include "engine/processor.h"
@@ -24,6 +25,7 @@ struct engine {
     size_t run_size;
     struct kvm_cpuid2 *cpuid; /* what every vCPU gets, but for its APIC ID */
     struct engine_vcpu *vcpu[KVM_VCPUS_MAX];
+    struct exclusive exclusive; /* for what the interpreter executes here */
 
     pthread_mutex_t memory_lock; /* the slots below, and whether they are logged */
     struct kvm_slot slot[SLOTS_MAX];
@@ -50,9 +52,8 @@ struct engine_vcpu {
      * The rest (activity, MTRRs and other rare MSRs, TSC offset) lives here alone.
      */
     struct x86_state state;
-    struct cpu *cpu;  /* the interpreter, for what KVM cannot emulate; made when needed */
-    bool must_settle; /* an exit was answered, and KVM has not completed it yet */
-    bool can_inject;  /* an external interrupt could be delivered now */
+    bool must_settle;   /* an exit was answered, and KVM has not completed it yet */
+    bool can_inject;    /* an external interrupt could be delivered now */
     bool must_set_base; /* IA32_APIC_BASE changed: KVM shows it in CPUID */
     bool has_tsc_offset;
     uint64_t tsc_offset; /* what KVM was told */
@@ -103,6 +104,7 @@ void kvm_emulate_fini(struct engine_vcpu *vcpu);
 /* run.c */
 enum run_result kvm_run(struct engine_vcpu *vcpu);
 void kvm_kick(struct engine_vcpu *vcpu, bool return_to_caller);
+void kvm_interrupt_others(struct processor *processor);
 /* Lets KVM complete what it began, so that state can be read and written. */
 void kvm_settle(struct engine_vcpu *vcpu);
 /* The signal that makes KVM_RUN return; its handler does nothing. */

@@ -1,4 +1,4 @@
-#include "engine/interp/exclusive.h"
+#include "engine/exclusive.h"
 
 void exclusive_init(struct exclusive *exclusive)
 {
