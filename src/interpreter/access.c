@@ -55,6 +55,9 @@ static bool walk(struct cpu *cpu, enum tlb_view view, gva_t gva, enum x86_access
 
 static enum tlb_view current_view(const struct cpu *cpu)
 {
+    if (unlikely(cpu->needs_interpreter & NEEDS_ALIGNMENT)) {
+        return TLB_USER;
+    }
     return (enum tlb_view)((cpu->tlb - cpu->tlb_context->entry[0]) / TLB_SIZE);
 }
 
@@ -75,11 +78,12 @@ static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
                  const struct x86_translation *translation, frame_t frame,
                  bool is_writable)
 {
-    if (unlikely(cpu->debug && debug_watches_page(cpu, gva))) {
-        return; /* each access is to be seen */
-    }
     unsigned index = gva >> FRAME_SHIFT & (TLB_SIZE - 1);
     struct tlb_entry *entry = &cpu->tlb_context->entry[view][index];
+    if (unlikely(cpu->debug && debug_watches_page(cpu, gva))) {
+        cpu_clear_entry(entry, index); /* each access is to be seen */
+        return;
+    }
     uint64_t page = gva & -(uint64_t)FRAME_SIZE;
     uint64_t never = (uint64_t)(index ^ 1) << FRAME_SHIFT;
     entry->read = page;

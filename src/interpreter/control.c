@@ -44,8 +44,8 @@ static bool set_cr0(struct cpu *cpu, uint64_t value)
     }
     if (changed & (X86_CR0_PG | X86_CR0_PE | X86_CR0_WP)) {
         cpu_flush_all(cpu);
-        cpu_update_mode(cpu);
     }
+    cpu_update_mode(cpu);
     return true;
 }
 

@@ -1,6 +1,7 @@
 #include "interpreter/cpu.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -8,6 +9,26 @@
 #include "interpreter/block.h"
 #include "interpreter/debug.h"
 #include "interpreter/native.h"
+
+/* Behind entries without a frame: stores to them take the slow path. */
+static const _Atomic uint64_t watched_always = FRAME_WATCH_ANY;
+
+/* A TLB in which nothing is ever found. */
+static struct tlb_entry tlb_never[TLB_SIZE];
+
+/* Tags that no address indexing the entry can match: they carry another index. */
+void cpu_clear_entry(struct tlb_entry *entry, unsigned index)
+{
+    entry->read = entry->write = (uint64_t)(index ^ 1) << FRAME_SHIFT;
+    entry->frame = &watched_always;
+}
+
+static void make_never(void)
+{
+    for (unsigned i = 0; i < TLB_SIZE; i++) {
+        cpu_clear_entry(&tlb_never[i], i);
+    }
+}
 
 static void *lazy_zeroes(size_t size)
 {
@@ -30,6 +51,8 @@ struct cpu *cpu_new(struct memory *memory, const struct cpuid_policy *cpuid,
         return NULL;
     }
     memset(cpu, 0, sizeof(*cpu));
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_never);
     insn_index_rows();
     cpu->memory = memory;
     cpu->cpuid = cpuid;
@@ -110,6 +133,33 @@ static uint8_t code_width(const struct cpu *cpu)
     return cs->access & X86_ACCESS_DB ? 32 : 16;
 }
 
+/* SDM 3A 6.15, interrupt 17. */
+static bool checks_alignment(const struct cpu *cpu)
+{
+    return cpu->cpl == 3 && cpu->state.rflags & X86_FLAG_AC &&
+           cpu->state.cr0 & X86_CR0_AM;
+}
+
+static uint8_t needs_interpreter(const struct cpu *cpu)
+{
+    const struct cpu_debug *debug = cpu->debug;
+    bool breaks = cpu->break_execute || (debug && debug->has_breakpoints);
+    bool watches =
+        cpu->break_data || cpu->break_port || (debug && debug->has_watchpoints);
+    return (cpu->single_step || cpu->state.rflags & X86_FLAG_TF ? NEEDS_STEP : 0) |
+           (breaks ? NEEDS_BREAK : 0) | (watches ? NEEDS_WATCH : 0) |
+           (checks_alignment(cpu) ? NEEDS_ALIGNMENT : 0);
+}
+
+static void update_needs(struct cpu *cpu)
+{
+    uint8_t needs = needs_interpreter(cpu);
+    if (needs & ~cpu->needs_interpreter) {
+        cpu_set_attention(cpu);
+    }
+    cpu->needs_interpreter = needs;
+}
+
 void cpu_update_mode(struct cpu *cpu)
 {
     const struct x86_state *state = &cpu->state;
@@ -127,9 +177,13 @@ void cpu_update_mode(struct cpu *cpu)
                          : state->rflags & X86_FLAG_AC ? TLB_KERNEL_AC
                                                        : TLB_KERNEL;
     cpu->tlb = cpu->tlb_context->entry[view];
+    update_needs(cpu);
+    if (unlikely(cpu->needs_interpreter & NEEDS_ALIGNMENT)) {
+        cpu->tlb = tlb_never; /* every access is looked at, through TLB_USER */
+    }
     /* A code segment that ends below 4 GiB is checked instruction by instruction. */
     bool is_limited = !cpu->is_long64 && state->seg[X86_CS].limit != UINT32_MAX;
-    bool is_watched = cpu->debug && cpu->debug->has_watchpoints;
+    bool is_watched = cpu->needs_interpreter & NEEDS_WATCH;
     cpu->code_mode =
         (cpu->code_bits == 64 ? 2 : cpu->code_bits == 32) |
         (cpu->cpl == 3 ? CODE_MODE_USER : 0) | (cpu->is_protected ? 0 : CODE_MODE_REAL) |
@@ -150,22 +204,16 @@ void cpu_set_rflags(struct cpu *cpu, uint64_t rflags)
     if (rflags & X86_FLAG_TF || (changed & rflags & X86_FLAG_IF && cpu->wants_window)) {
         cpu_set_attention(cpu);
     }
-    if (changed & (X86_FLAG_AC | X86_FLAG_VM)) {
+    if (changed & (X86_FLAG_AC | X86_FLAG_TF | X86_FLAG_VM)) {
         cpu_update_mode(cpu);
     }
-}
-
-/* Tags that no address indexing the entry can match: they carry another index. */
-static void entry_clear(struct tlb_entry *entry, unsigned index)
-{
-    entry->read = entry->write = (uint64_t)(index ^ 1) << FRAME_SHIFT;
 }
 
 static void context_clear(struct cpu *cpu, struct tlb_context *context)
 {
     for (unsigned view = 0; view < TLB_VIEWS; view++) {
         for (unsigned i = 0; i < TLB_SIZE; i++) {
-            entry_clear(&context->entry[view][i], i);
+            cpu_clear_entry(&context->entry[view][i], i);
         }
     }
     memset(context->large_filter, 0, sizeof(context->large_filter));
@@ -215,7 +263,7 @@ static void flush_region(struct cpu *cpu, struct tlb_context *context, gva_t gva
         for (unsigned i = 0; i < TLB_SIZE; i++) {
             struct tlb_entry *entry = &context->entry[view][i];
             if ((entry->read ^ gva) >> shift == 0 || (entry->write ^ gva) >> shift == 0) {
-                entry_clear(entry, i);
+                cpu_clear_entry(entry, i);
             }
         }
     }
@@ -239,7 +287,7 @@ void cpu_flush_page(struct cpu *cpu, gva_t gva)
                          LARGE_SHIFT + 1); /* a 4M page is two regions */
         }
         for (unsigned view = 0; view < TLB_VIEWS; view++) {
-            entry_clear(&context->entry[view][index], index);
+            cpu_clear_entry(&context->entry[view][index], index);
         }
     }
     cpu->fetch[page & (FETCH_COUNT - 1)].key = 0;

@@ -81,6 +81,16 @@ enum tlb_view {
 
 #define TLB_NO_KEY UINT64_MAX
 
+/*
+ * What makes code need a look at every instruction or every access, in struct cpu's
+ * needs_interpreter. While any of these holds only cpu_run and cpu_step execute the guest
+ * as the architecture says; code prepared beforehand (translated) must not run.
+ */
+#define NEEDS_STEP      1u /* RFLAGS.TF, or somebody executes a single instruction */
+#define NEEDS_BREAK     2u /* instruction breakpoints, of DR7 or a debugger */
+#define NEEDS_WATCH     4u /* data or I/O breakpoints, of DR7 or a debugger */
+#define NEEDS_ALIGNMENT 8u /* CR0.AM, RFLAGS.AC and CPL 3: #AC */
+
 struct tlb_context {
     uint64_t key;        /* CR3 as loaded (PCID and base), or TLB_NO_KEY when empty */
     uint64_t used;       /* for least-recently-used replacement */
@@ -167,12 +177,13 @@ struct cpu {
 
     /* Mode, derived from state by cpu_update_mode. */
     uint8_t cpl;
-    bool is_long64;     /* 64-bit mode */
-    bool is_long;       /* EFER.LMA */
-    bool is_protected;  /* CR0.PE and not VM */
-    uint8_t code_bits;  /* default operand and address size: 16, 32, 64 */
-    uint8_t code_mode;  /* CODE_MODE_* */
-    uint8_t stack_bits; /* width of the stack pointer: 16, 32, 64 */
+    bool is_long64;            /* 64-bit mode */
+    bool is_long;              /* EFER.LMA */
+    bool is_protected;         /* CR0.PE and not VM */
+    uint8_t code_bits;         /* default operand and address size: 16, 32, 64 */
+    uint8_t code_mode;         /* CODE_MODE_* */
+    uint8_t stack_bits;        /* width of the stack pointer: 16, 32, 64 */
+    uint8_t needs_interpreter; /* NEEDS_*; attention is set when it becomes nonzero */
 
     /* The exception raised by the instruction in progress. */
     bool has_fault;
@@ -203,6 +214,13 @@ struct cpu {
     const struct cpu_hooks *hooks;
     void *opaque; /* the engine's */
 
+    /* The guest's enabled debug registers by what they stop at, a bit each: see
+     * interpreter/breakpoint.h. */
+    uint8_t break_execute, break_data, break_port;
+    bool drops_blocks;     /* what is decoded is to be dropped before the next look-up */
+    uint32_t debug_traps;  /* conditions, as in DR6, for a #DB behind this instruction */
+    uint64_t resume_count; /* RFLAGS.RF holds while `retired` is this */
+
     /* Bounce buffer for operands wider than a register, and for MMIO and page-crossing
      * accesses. */
     uint8_t operand[64] __attribute__((aligned(64)));
@@ -218,8 +236,8 @@ void cpu_free(struct cpu *cpu);
 void cpu_sync_in(struct cpu *cpu, const struct x86_state *state);
 void cpu_sync_out(struct cpu *cpu, struct x86_state *state);
 
-/* Call after any change to CR0, CR3, CR4, EFER, CS, SS, RFLAGS.AC/VM: recomputes mode,
- * TLB view, code key. */
+/* Call after any change to CR0, CR3, CR4, EFER, CS, SS, RFLAGS.AC/TF/VM: recomputes mode,
+ * TLB view, code key, and whether code needs the interpreter. */
 void cpu_update_mode(struct cpu *cpu);
 
 /* The jump cache's entries for a page. */
@@ -246,6 +264,9 @@ static inline uint64_t cpu_rflags(const struct cpu *cpu)
  * interrupts when IF becomes set, single-steps when TF is, changes the view with AC. */
 void cpu_set_rflags(struct cpu *cpu, uint64_t rflags);
 
+/* Empties an entry: nothing matches it, and stores that found their place otherwise look
+ * further. */
+void cpu_clear_entry(struct tlb_entry *entry, unsigned index);
 /* Drops translations: of one page in every view and context (INVLPG), of the address
  * space with a PCID (CR4.PCIDE being set), of all. They also make cached block look-ups
  * miss. */

@@ -30,9 +30,11 @@ int debug_set(struct cpu *cpu, const struct debug_control *control)
         return 0;
     }
     debug->control = *control;
-    debug->has_watchpoints = false;
+    debug->has_breakpoints = debug->has_watchpoints = false;
     for (unsigned i = 0; i < control->count; i++) {
-        debug->has_watchpoints |= control->point[i].kind != DEBUG_EXECUTE;
+        bool is_breakpoint = control->point[i].kind == DEBUG_EXECUTE;
+        debug->has_breakpoints |= is_breakpoint;
+        debug->has_watchpoints |= !is_breakpoint;
     }
     block_cache_empty(cpu);
     cpu_flush_all(cpu);

@@ -11,7 +11,7 @@
 struct cpu_debug {
     struct debug_control control;
     struct debug_stop stop; /* reason DEBUG_NONE until something happened */
-    bool has_watchpoints;
+    bool has_breakpoints, has_watchpoints;
     bool skips_breakpoint; /* at skip_address, once: where the processor stopped before */
     gva_t skip_address;
 };
