@@ -5,10 +5,12 @@
 
 #include "x86/cpuid_table.h"
 
-#define BASIC_LAST      0x16u
-#define HYPERVISOR_LAST 0x40000010u
-#define EXTENDED_INTEL  0x80000008u
-#define EXTENDED_AMD    0x80000021u
+#define BASIC_LAST         0x16u
+#define HYPERVISOR_LAST    0x40000010u
+#define EXTENDED_INTEL     0x80000008u
+#define EXTENDED_AMD       0x80000021u
+
+#define LEAF_7_EBX_AVX512F (1u << 16)
 
 /* SDM 1 13.4: legacy region and header, then AVX at its one place in either form. */
 #define XSAVE_LEGACY     576u
@@ -69,14 +71,35 @@ static bool is_amd(const struct cpuid_policy *policy)
     return policy->vendor == CPU_VENDOR_AMD;
 }
 
+/*
+ * Family, model and stepping are the host's, unless the host has AVX-512: programs exist
+ * that conclude this from the model alone (GCC's target_clones with "arch=" do) and would
+ * execute what is not offered. They see the vendor's last model before it: Skylake as
+ * sold to clients (SDM 4, table 2-1), Zen 3.
+ */
+static uint32_t processor_signature(const struct cpuid_policy *policy,
+                                    const struct cpuid_host *host)
+{
+    uint32_t out[4];
+    cpuid_host_read(host, 7, 0, out);
+    bool has_avx512 = out[CPUID_EBX] & LEAF_7_EBX_AVX512F;
+    if (has_avx512 && policy->vendor == CPU_VENDOR_INTEL) {
+        return 0x000506e3;
+    }
+    if (has_avx512 && policy->vendor == CPU_VENDOR_AMD) {
+        return 0x00a00f11;
+    }
+    cpuid_host_read(host, 1, 0, out);
+    return out[0] & 0x0fff3fffu;
+}
+
 static void add_identity(struct cpuid_policy *policy, const struct cpuid_host *host)
 {
     uint32_t out[4];
     cpuid_host_read(host, 0, 0, out);
     add(policy, 0, BASIC_LAST, out[1], out[2], out[3]);
 
-    cpuid_host_read(host, 1, 0, out);
-    const uint32_t signature = out[0] & 0x0fff3fffu;
+    const uint32_t signature = processor_signature(policy, host);
     const uint32_t clflush_size = 64 / 8;
     const uint32_t ids = 1u << core_bits(policy);
     add(policy, 1, signature, clflush_size << 8 | (ids < 255 ? ids : 255) << 16,

@@ -354,6 +354,26 @@ static void test_identity(void **unused)
     assert_int_equal(policy.vendor, CPU_VENDOR_OTHER);
 }
 
+/* A processor with AVX-512, which the guest has not, is not named as one that must have
+ * it. */
+static void test_the_model_promises_no_more_than_there_is(void **unused)
+{
+    struct fake fake = intel_host();
+    assert_int_equal(build(&fake, "host", 1, NULL), 0);
+    assert_int_equal(execute(1, 0)[0], 0x000506e3);
+    fake.ebx7 &= ~(1u << 16);
+    assert_int_equal(build(&fake, "host", 1, NULL), 0);
+    assert_int_equal(execute(1, 0)[0], fake.signature);
+    fake = amd_host();
+    fake.signature = 0x00a60f12;
+    assert_int_equal(build(&fake, "x86-64-v3", 1, NULL), 0);
+    assert_int_equal(execute(1, 0)[0], 0x00a00f11);
+    assert_int_equal(execute(0x80000001, 0)[0], 0x00a00f11);
+    fake.ebx7 &= ~(1u << 16);
+    assert_int_equal(build(&fake, "x86-64-v3", 1, NULL), 0);
+    assert_int_equal(execute(0x80000001, 0)[0], fake.signature);
+}
+
 /* As a Linux guest computes: in kHz and 32 bits. */
 static void test_frequencies_survive_the_guests_arithmetic(void **unused)
 {
@@ -430,6 +450,7 @@ int main(void)
         cmocka_unit_test(test_state_shows_through),
         cmocka_unit_test(test_leaves_out_of_range),
         cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_the_model_promises_no_more_than_there_is),
         cmocka_unit_test(test_frequencies_survive_the_guests_arithmetic),
         cmocka_unit_test(test_this_host_can_be_modelled),
         cmocka_unit_test(test_a_foreign_policy_is_checked_against_the_host),
