@@ -212,6 +212,8 @@ static void *vcpu_thread(void *opaque)
         case RUN_DEBUG:
             vm_report_debug(vcpu);
             break;
+        case RUN_LIMIT: /* none is set yet */
+            break;
         }
     }
     return NULL;

@@ -82,6 +82,7 @@ struct engine_config {
     struct clock *clock;
     const struct cpuid_policy *cpuid;
     unsigned cpus;
+    bool is_deterministic; /* see set_limit; the engine counts_retired, cpus is 1 */
 };
 
 /* What it is given for one vCPU. */
@@ -100,6 +101,7 @@ enum run_result {
     RUN_SHUTDOWN, /* triple fault; the state shows where */
     RUN_FAILED,   /* the host's fault, for good: see failure */
     RUN_DEBUG,    /* a breakpoint, a watchpoint, or the end of a step: see debug_stop */
+    RUN_LIMIT,    /* stats->retired has reached the limit: see set_limit */
 };
 
 struct engine; /* each engine's own */
@@ -141,6 +143,31 @@ struct engine_ops {
      * interrupts and timers.
      */
     void (*kick)(struct engine_vcpu *vcpu, bool return_to_caller);
+
+    /*
+     * Deterministic runs, of which two engines must give the same; NULL if the engine has
+     * none. The unit is the step: a retired instruction, or one iteration of a REP
+     * instruction (its last one retires it; without an iteration it is one step, too).
+     * Instructions that fault and the delivery of events are no steps. With
+     * engine_config.is_deterministic:
+     *
+     * - run() returns RUN_LIMIT at the first instruction boundary at which retired or
+     *   more steps were made; at once if they were before, and the processor, halted or
+     *   not, then has done nothing. The limit is looked at first: events that could be
+     *   taken at that boundary are left for the next run().
+     * - Called on the vCPU's thread while run() is not running, or from within its sink;
+     *   then the instruction in progress still retires (of a REP: its iteration).
+     * - vcpu_stats.retired is exact whenever the clock is read, the sink is called and
+     *   run() returns: the steps before the instruction (or iteration) in progress.
+     * - What an instruction makes deliverable (by STI, by an access to the APIC, by a
+     *   device that raises its line in the sink) is taken at the boundary behind it.
+     * - REP INS and OUTS exit for each iteration (io.count is 1).
+     * - Kicks may come at any time and change nothing of this.
+     * - RDRAND and RDSEED give x86_random of the guest time (x86/random.h).
+     *
+     * UINT64_MAX, and when opened: no limit.
+     */
+    void (*set_limit)(struct engine_vcpu *vcpu, uint64_t retired);
 
     /*
      * Only while run() is not running. An engine with an APIC of its own copies it to

@@ -9,6 +9,22 @@
 #include "interpreter/run.h"
 #include "x86/msr.h"
 
+void processor_tell_retired(struct processor *processor)
+{
+    atomic_store_explicit(&processor->config.stats->retired, cpu_retired(processor->cpu),
+                          memory_order_relaxed);
+}
+
+/* In front of an exit and of a look at the clock, which follows the count. */
+static struct processor *processor_of(struct cpu *cpu)
+{
+    struct processor *processor = cpu->opaque;
+    if (cpu->is_counting) {
+        processor_tell_retired(processor);
+    }
+    return processor;
+}
+
 /* Hooks of the interpreter. Whatever may change what the APIC would deliver asks for a
  * look at events. */
 
@@ -21,14 +37,14 @@ static void hook_io(struct cpu *cpu, uint16_t port, unsigned size, bool is_write
                                     .is_write = is_write,
                                     .count = repeat,
                                     .data = data}};
-    struct processor *processor = cpu->opaque;
+    struct processor *processor = processor_of(cpu);
     processor_exit(processor, &exit);
 }
 
 static void hook_mmio(struct cpu *cpu, gpa_t gpa, unsigned size, bool is_write,
                       uint8_t *data)
 {
-    struct processor *processor = cpu->opaque;
+    struct processor *processor = processor_of(cpu);
     if (processor_mmio(processor, &cpu->state, gpa, size, is_write, data)) {
         cpu_set_attention(cpu);
     }
@@ -36,13 +52,13 @@ static void hook_mmio(struct cpu *cpu, gpa_t gpa, unsigned size, bool is_write,
 
 static bool hook_msr_read(struct cpu *cpu, uint32_t index, uint64_t *value)
 {
-    struct processor *processor = cpu->opaque;
+    struct processor *processor = processor_of(cpu);
     return processor_msr_read(processor, &cpu->state, index, value);
 }
 
 static bool hook_msr_write(struct cpu *cpu, uint32_t index, uint64_t value)
 {
-    struct processor *processor = cpu->opaque;
+    struct processor *processor = processor_of(cpu);
     unsigned effects;
     bool ok = processor_msr_write(processor, &cpu->state, index, value, &effects);
     if (effects & MSR_EFFECT_PAGING) {
@@ -62,26 +78,26 @@ static uint64_t hook_get_cr8(struct cpu *cpu)
 
 static void hook_set_cr8(struct cpu *cpu, uint64_t value)
 {
-    struct processor *processor = cpu->opaque;
+    struct processor *processor = processor_of(cpu);
     processor_set_cr8(processor, &cpu->state, value);
     cpu_set_attention(cpu);
 }
 
 static uint64_t hook_now(struct cpu *cpu)
 {
-    struct processor *processor = cpu->opaque;
+    struct processor *processor = processor_of(cpu);
     return processor_now(processor);
 }
 
 static uint64_t hook_tsc(struct cpu *cpu)
 {
-    struct processor *processor = cpu->opaque;
-    return processor_tsc(processor, &cpu->state, hook_now(cpu));
+    uint64_t now = hook_now(cpu);
+    return processor_tsc(cpu->opaque, &cpu->state, now);
 }
 
 static bool hook_hypercall(struct cpu *cpu)
 {
-    struct processor *processor = cpu->opaque;
+    struct processor *processor = processor_of(cpu);
     return processor_hypercall(processor, cpu->reg, cpu->cpl);
 }
 
@@ -219,6 +235,7 @@ void processor_take_events(struct processor *processor)
         if (cpu->rip == cpu->shadow_rip && cpu->state.activity == X86_RUNNING) {
             cpu_step(cpu); /* the instruction in the shadow; events are looked at again
                               behind it */
+            processor_of(cpu); /* what follows may look at the clock */
             if (cpu->state.activity != X86_HALTED) {
                 return;
             }
@@ -241,6 +258,7 @@ int processor_cpu_open(struct processor *processor, struct error *err)
     if (!processor->cpu) {
         return -ENOMEM;
     }
+    processor->cpu->is_counting = engine->is_deterministic;
     struct x86_state state;
     x86_state_reset(&state, processor->config.is_bootstrap);
     cpu_sync_in(processor->cpu, &state);

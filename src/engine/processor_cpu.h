@@ -14,6 +14,9 @@ int processor_cpu_open(struct processor *processor, struct error *err);
 /* Accepts a processor without one. */
 void processor_cpu_close(struct processor *processor);
 
+/* Publishes the exact count in vcpu_stats; the hooks do it in deterministic runs. */
+void processor_tell_retired(struct processor *processor);
+
 /* One look at everything that may interrupt guest code: INIT and SIPI, the APIC's timer,
  * an event saved by another engine, NMI, interrupts. May execute one instruction, the one
  * in an interrupt shadow. */

@@ -17,7 +17,7 @@
 #define ARENA_SHARED      (8u << 20)   /* for those that need more */
 #define ARENA_STEP        (256u << 10) /* which they take by pieces of this */
 #define CROSSING_COUNT    64
-#define BLOCK_SIZE(count) (sizeof(struct block) + ((count) + 1) * sizeof(struct insn))
+#define BLOCK_SIZE(slots) (sizeof(struct block) + ((slots) + 1) * sizeof(struct insn))
 
 /* An instruction whose bytes lie in two pages: valid only while both are mapped as they
  * were, so its bytes are fetched and compared each time. */
@@ -189,10 +189,22 @@ void block_spoil(struct cpu *cpu, frame_t frame)
 {
     struct block *block = (struct block *)cpu->block;
     if (block && block->frame == frame) {
-        for (unsigned i = 0; i <= block->count; i++) {
+        for (unsigned i = 0; i <= block->slots; i++) {
             block->insn[i].exec = exec_stale;
         }
     }
+}
+
+/* In front of each instruction while the processor counts: everything is looked at
+ * between any two. */
+static const struct insn *exec_count(struct cpu *cpu, const struct insn *insn)
+{
+    cpu->counted = cpu->retired + insn->ordinal;
+    bool has_to_look = cpu_has_attention(cpu) && !cpu->single_step;
+    if (unlikely(has_to_look || cpu->counted >= cpu->limit)) {
+        return insn_again(cpu, insn);
+    }
+    NEXT(cpu, insn);
 }
 
 enum decode_result {
@@ -253,9 +265,38 @@ static enum decode_result decode(struct cpu *cpu, const uint8_t *bytes, unsigned
     return row->flags & ROW_ENDS_BLOCK ? DECODED_LAST : DECODED;
 }
 
-static void close_block(struct block *block, unsigned count, unsigned end)
+static unsigned slots_each(const struct cpu *cpu)
 {
-    struct insn *last = &block->insn[count];
+    return cpu->is_counting ? 2 : 1;
+}
+
+/* Decodes the instruction with this ordinal, whose bytes begin at an offset in the page,
+ * into its slots. */
+static enum decode_result decode_next(struct cpu *cpu, const uint8_t *bytes,
+                                      unsigned size, struct block *block,
+                                      unsigned ordinal, unsigned offset)
+{
+    unsigned slots = slots_each(cpu);
+    struct insn *first = &block->insn[ordinal * slots];
+    struct insn *insn = first + slots - 1;
+    memset(first, 0, slots * sizeof(*first));
+    insn->offset = (uint16_t)offset;
+    insn->ordinal = (uint8_t)ordinal;
+    enum decode_result result = decode(cpu, bytes, size, insn);
+    if (cpu->is_counting) {
+        first->exec = exec_count;
+        first->offset = insn->offset;
+        first->ordinal = insn->ordinal;
+        first->length = insn->length;
+    }
+    return result;
+}
+
+static void close_block(const struct cpu *cpu, struct block *block, unsigned count,
+                        unsigned end)
+{
+    block->slots = (uint8_t)(count * slots_each(cpu));
+    struct insn *last = &block->insn[block->slots];
     memset(last, 0, sizeof(*last));
     last->exec = exec_block_end;
     last->offset = (uint16_t)end;
@@ -280,7 +321,7 @@ static struct block *decode_block(struct cpu *cpu, frame_t frame, unsigned offse
     unsigned limit = cpu->code_mode & CODE_MODE_SINGLE ? 1 : BLOCK_INSN_MAX;
     /* Room for the longest is taken first, and what is not used given back, unless
      * bind_alloc has put something behind it. */
-    struct block *block = arena_alloc(cpu->blocks, BLOCK_SIZE(limit));
+    struct block *block = arena_alloc(cpu->blocks, BLOCK_SIZE(limit * slots_each(cpu)));
     if (!block) {
         return NULL;
     }
@@ -300,20 +341,16 @@ static struct block *decode_block(struct cpu *cpu, frame_t frame, unsigned offse
             version = watched > (offset & -WATCH_STEP) ? version : now;
             watched += WATCH_STEP;
         }
-        struct insn *insn = &block->insn[count];
-        memset(insn, 0, sizeof(*insn));
-        insn->offset = (uint16_t)place;
-        insn->ordinal = (uint8_t)count;
-        result = decode(cpu, bytes + place, FRAME_SIZE - place, insn);
+        result = decode_next(cpu, bytes + place, FRAME_SIZE - place, block, count, place);
         if (result == DECODED || result == DECODED_LAST) {
+            place += block->insn[count * slots_each(cpu)].length;
             count++;
-            place += insn->length;
         }
     }
     if (result == DECODE_FULL || count == 0) {
         return NULL;
     }
-    close_block(block, count, place);
+    close_block(cpu, block, count, place);
     block->frame_entry = &memory->frame[frame];
     block->version = version;
     block->offset = (uint16_t)offset;
@@ -321,7 +358,7 @@ static struct block *decode_block(struct cpu *cpu, frame_t frame, unsigned offse
     block->frame = frame;
     if (cpu->blocks->used == mark) {
         cpu->blocks->used = (size_t)((uint8_t *)block - cpu->blocks->arena) +
-                            ((BLOCK_SIZE(count) + 31) & ~31ul);
+                            ((BLOCK_SIZE(block->slots) + 31) & ~31ul);
     }
     return block;
 }
@@ -344,19 +381,18 @@ static const struct block *find_crossing(struct cpu *cpu)
         return crossing->block;
     }
     crossing->block = NULL;
-    struct block *block = arena_alloc(cache, BLOCK_SIZE(1));
+    struct block *block = arena_alloc(cache, BLOCK_SIZE(slots_each(cpu)));
     if (!block) {
         return NULL;
     }
     static const _Atomic uint64_t always_version_0;
-    memset(block, 0, BLOCK_SIZE(1));
+    memset(block, 0, BLOCK_SIZE(slots_each(cpu)));
     block->frame_entry = &always_version_0;
     block->frame = FRAME_NONE;
     block->offset = cpu->rip % FRAME_SIZE;
-    block->insn[0].offset = block->offset;
     enum decode_result result = DECODE_NO_DATA;
     if (size) {
-        result = decode(cpu, bytes, size, &block->insn[0]);
+        result = decode_next(cpu, bytes, size, block, 0, block->offset);
     }
     if (result == DECODE_FULL) {
         return NULL;
@@ -368,10 +404,9 @@ static const struct block *find_crossing(struct cpu *cpu)
             cpu->fault = fault;
             return NULL;
         }
-        block->insn[0].exec = exec_undefined;
+        block->insn[slots_each(cpu) - 1].exec = exec_undefined;
     }
-    close_block(block, 1, block->offset + block->insn[0].length);
-    block->insn[1].ordinal = 1;
+    close_block(cpu, block, 1, block->offset + block->insn[0].length);
     crossing->rip = cpu->rip;
     crossing->mode = cpu->code_mode;
     /* Of what is undefined every byte counts. */

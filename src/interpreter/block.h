@@ -15,8 +15,10 @@ struct block {
     uint8_t mode;     /* code_bits and what else decoding depends on */
     uint8_t count;    /* instructions, the closing pseudo instruction not counted */
     frame_t frame;
+    uint8_t slots; /* places in insn, the closing pseudo instruction's not counted */
     struct block *hash_next;
-    struct insn insn[]; /* count + 1 */
+    struct insn
+        insn[]; /* slots + 1: count, or twice as many while the processor counts */
 };
 
 /* The VM's processors share a budget of decoded code. */

@@ -59,6 +59,7 @@ struct cpu *cpu_new(struct memory *memory, const struct cpuid_policy *cpuid,
     cpu->lapic = lapic;
     cpu->hooks = hooks;
     cpu->opaque = opaque;
+    cpu->limit = UINT64_MAX;
     cpu->tlb_contexts = lazy_zeroes(CONTEXTS_SIZE);
     cpu->jump = lazy_zeroes(JUMP_SIZE);
     cpu->fetch = lazy_zeroes(FETCH_SIZE);

@@ -172,8 +172,8 @@ struct cpu {
     const struct block *block; /* the one running, for stores into its own code */
     uint64_t code_key; /* generation and mode that cached block look-ups must match */
     uint64_t rip;      /* next instruction; valid between blocks only */
-    uint64_t retired;
-    uint64_t faults; /* exceptions and software interrupts by instructions so far */
+    uint64_t retired;  /* exact between blocks; see cpu_retired */
+    uint64_t faults;   /* exceptions and software interrupts by instructions so far */
 
     /* Mode, derived from state by cpu_update_mode. */
     uint8_t cpl;
@@ -207,6 +207,15 @@ struct cpu {
     struct native *native;   /* host code for vector instructions */
     struct cpu_debug *debug; /* NULL: nobody debugs */
     bool single_step;        /* blocks of one instruction: RFLAGS.TF, interrupt shadow */
+
+    /*
+     * Deterministic runs: a pseudo instruction in front of each one notes the count, and
+     * leaves to the run loop when there is something to look at or the limit is reached.
+     * Set before anything is decoded. All others run without it, and without a limit.
+     */
+    bool is_counting;
+    uint64_t counted; /* retired before the instruction in progress */
+    uint64_t limit;   /* of retired: cpu_run returns there; UINT64_MAX: none */
 
     struct memory *memory;
     const struct cpuid_policy *cpuid;
@@ -286,6 +295,13 @@ void cpu_switch_context(struct cpu *cpu, bool keep);
  */
 bool cpu_raise(struct cpu *cpu, uint8_t vector, uint32_t error);
 bool cpu_raise_page_fault(struct cpu *cpu, const struct x86_exception *fault);
+
+/* Instructions retired, that in progress not included (of a REP: iterations done). Exact
+ * within a block only while is_counting. */
+static inline uint64_t cpu_retired(const struct cpu *cpu)
+{
+    return cpu->counted > cpu->retired ? cpu->counted : cpu->retired;
+}
 
 static inline bool cpu_has_attention(const struct cpu *cpu)
 {

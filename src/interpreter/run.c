@@ -68,6 +68,9 @@ void cpu_step(struct cpu *cpu)
 void cpu_run(struct cpu *cpu)
 {
     while (cpu->state.activity == X86_RUNNING) {
+        if (unlikely(cpu->retired >= cpu->limit)) {
+            return;
+        }
         if (unlikely(cpu->state.rflags & X86_FLAG_TF)) {
             cpu_step(cpu);
             return; /* attention stays set: events between steps are the caller's */

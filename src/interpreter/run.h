@@ -4,9 +4,9 @@
 #include "interpreter/cpu.h"
 
 /*
- * Executes from cpu->rip until attention is set or the processor is no longer running
- * (state.activity). Exceptions are delivered to the guest. Returns at an instruction
- * boundary; attention is left for the caller to clear.
+ * Executes from cpu->rip until attention is set, cpu->limit instructions are retired or
+ * the processor is no longer running (state.activity). Exceptions are delivered to the
+ * guest. Returns at an instruction boundary; attention is left for the caller to clear.
  */
 void cpu_run(struct cpu *cpu);
 

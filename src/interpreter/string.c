@@ -28,6 +28,7 @@ enum repeat {
 struct run {
     uint64_t mask;  /* of the address size */
     uint64_t count; /* elements left */
+    uint64_t most;  /* of them before the processor's limit */
     uint64_t si, di;
     unsigned size;
     bool is_backward;
@@ -75,7 +76,7 @@ static uint64_t run_fit(const struct cpu *cpu, const struct run *run,
     if (run->mask - offset < bytes) {
         bytes = run->mask - offset + 1;
     }
-    uint64_t fit = smaller(bytes / run->size, run->count);
+    uint64_t fit = smaller(bytes / run->size, run->most);
     if (!cpu->is_long64 && fit > 1 &&
         !x86_segment_allows(&cpu->state.seg[reg], offset, (unsigned)(fit * run->size),
                             is_write)) {
@@ -290,6 +291,16 @@ static uint64_t scas_chunk(struct cpu *cpu, struct run *run)
 
 /* ---- INS, OUTS ---- */
 
+/* Elements for one exit; one only in deterministic runs, each at its own time. */
+static uint64_t port_fit(const struct cpu *cpu, const struct run *run,
+                         enum x86_segment_register reg, uint64_t offset, uint64_t linear,
+                         bool is_write)
+{
+    uint64_t count =
+        cpu->is_counting ? 1 : run_fit(cpu, run, reg, offset, linear, is_write);
+    return count ? count : 1;
+}
+
 /* The port is accessed only when the memory is known to be there: a port read cannot be
  * taken back. The data goes through a copy, which no other processor changes meanwhile.
  */
@@ -300,10 +311,7 @@ static uint64_t ins_chunk(struct cpu *cpu, struct run *run)
     if (!string_linear(cpu, X86_ES, run->di, run->size, true, &linear)) {
         return 0;
     }
-    uint64_t count = run_fit(cpu, run, X86_ES, run->di, linear, true);
-    if (count == 0) {
-        count = 1;
-    }
+    uint64_t count = port_fit(cpu, run, X86_ES, run->di, linear, true);
     unsigned bytes = (unsigned)(count * run->size);
     if (!access_probe(cpu, linear, bytes, true)) {
         return 0;
@@ -321,10 +329,7 @@ static uint64_t outs_chunk(struct cpu *cpu, struct run *run)
     if (!string_linear(cpu, run->source, run->si, run->size, false, &linear)) {
         return 0;
     }
-    uint64_t count = run_fit(cpu, run, run->source, run->si, linear, false);
-    if (count == 0) {
-        count = 1;
-    }
+    uint64_t count = port_fit(cpu, run, run->source, run->si, linear, false);
     uint8_t data[FRAME_SIZE];
     if (!access_read(cpu, linear, data, (unsigned)(count * run->size))) {
         return 0;
@@ -411,9 +416,12 @@ static enum outcome string_run(struct cpu *cpu, const struct insn *insn,
     for (unsigned chunks = 0; run.count; chunks++) {
         /* It may have overwritten itself. */
         bool has_to_look = cpu_has_attention(cpu) || !block_is_valid(cpu->block);
-        if (chunks == CHUNKS_MAX || (chunks && has_to_look)) {
+        cpu->counted = cpu->retired + insn->ordinal;
+        if (chunks == CHUNKS_MAX || (chunks && has_to_look) ||
+            cpu->counted >= cpu->limit) {
             return OUTCOME_AGAIN;
         }
+        run.most = smaller(run.count, cpu->limit - cpu->counted);
         uint64_t done = chunk(cpu, &run);
         if (!done) {
             return OUTCOME_FAULT;

@@ -5,6 +5,7 @@
 #include "interpreter/port.h"
 #include "x86/msr.h"
 #include "x86/paging.h"
+#include "x86/random.h"
 
 static void set_edx_eax(struct cpu *cpu, uint64_t value)
 {
@@ -273,15 +274,20 @@ static void store_random(struct cpu *cpu, const struct insn *insn,
     cpu->arith = arith_from_flags(random.is_valid ? X86_FLAG_CF : 0);
 }
 
+static struct random_number repeatable(struct cpu *cpu)
+{
+    return (struct random_number){x86_random(cpu->hooks->now(cpu)), 1};
+}
+
 OPERATION(rdrand)
 {
-    store_random(cpu, insn, host_rdrand(insn->size));
+    store_random(cpu, insn, cpu->is_counting ? repeatable(cpu) : host_rdrand(insn->size));
     return true;
 }
 
 OPERATION(rdseed)
 {
-    store_random(cpu, insn, host_rdseed(insn->size));
+    store_random(cpu, insn, cpu->is_counting ? repeatable(cpu) : host_rdseed(insn->size));
     return true;
 }
 

@@ -64,6 +64,10 @@ static enum run_result interp_run(struct engine_vcpu *vcpu)
             result = RUN_KICKED;
             break;
         }
+        if (cpu->retired >= cpu->limit) {
+            result = RUN_LIMIT;
+            break;
+        }
         exclusive_yield(&vcpu->engine->exclusive);
         if (!vcpu->step) {
             processor_take_events(&vcpu->processor);
@@ -80,11 +84,9 @@ static enum run_result interp_run(struct engine_vcpu *vcpu)
             result = RUN_DEBUG;
             break;
         }
-        atomic_store_explicit(&vcpu->processor.config.stats->retired, cpu->retired,
-                              memory_order_relaxed);
+        processor_tell_retired(&vcpu->processor);
     }
-    atomic_store_explicit(&vcpu->processor.config.stats->retired, cpu->retired,
-                          memory_order_relaxed);
+    processor_tell_retired(&vcpu->processor);
     exclusive_leave(&vcpu->engine->exclusive);
     return result;
 }
@@ -95,6 +97,11 @@ static void interp_kick(struct engine_vcpu *vcpu, bool return_to_caller)
         atomic_store(&vcpu->return_requested, true);
     }
     cpu_set_attention(vcpu->processor.cpu);
+}
+
+static void interp_set_limit(struct engine_vcpu *vcpu, uint64_t retired)
+{
+    vcpu->processor.cpu->limit = retired;
 }
 
 static int interp_probe(struct error *err)
@@ -194,6 +201,7 @@ const struct engine_ops engine_interp = {
     .vcpu_close = interp_vcpu_close,
     .run = interp_run,
     .kick = interp_kick,
+    .set_limit = interp_set_limit,
     .get_state = interp_get_state,
     .set_state = interp_set_state,
     .debug = interp_debug,
