@@ -1,19 +1,11 @@
 /* Software interrupts and the return from interrupts: SDM 2A "INT n", "IRET", "BOUND". */
 
+#include "base/log.h"
 #include "interpreter/event.h"
 #include "interpreter/operation.h"
-#include "interpreter/task.h"
 #include "interpreter/transfer.h"
 
 /* ---- INT n, INT3, INT1, INTO, BOUND ---- */
-
-/* RF, if it was loaded, holds for the instruction behind. */
-static const struct insn *leave(struct cpu *cpu, const struct insn *insn)
-{
-    insn_leave_to(cpu, insn, cpu->rip);
-    cpu->resume_count = cpu->retired;
-    return NULL;
-}
 
 /* imm: the vector, aux: enum x86_event_type. */
 static const struct insn *exec_int(struct cpu *cpu, const struct insn *insn)
@@ -30,7 +22,7 @@ static const struct insn *exec_int(struct cpu *cpu, const struct insn *insn)
     };
     cpu->rip = operation_next_rip(cpu, insn);
     event_deliver(cpu, &event, 0);
-    return leave(cpu, insn);
+    return insn_leave_to(cpu, insn, cpu->rip);
 }
 
 static const struct insn *exec_into(struct cpu *cpu, const struct insn *insn)
@@ -69,12 +61,13 @@ enum frame_slot {
     FRAME_SLOTS,
 };
 
-/* The flags that IRET may change at this level. */
+/* The flags that IRET may change at this level. RF would hold for the next instruction
+ * only, and nothing looks at it there. */
 static uint64_t writable_flags(const struct cpu *cpu, unsigned size)
 {
     unsigned iopl = (cpu->state.rflags & X86_FLAG_IOPL) >> X86_FLAG_IOPL_SHIFT;
     uint64_t writable = X86_FLAGS_ARITH | X86_FLAG_TF | X86_FLAG_DF | X86_FLAG_NT |
-                        X86_FLAG_AC | X86_FLAG_ID | X86_FLAG_RF;
+                        X86_FLAG_AC | X86_FLAG_ID;
     if (cpu->cpl <= iopl) {
         writable |= X86_FLAG_IF;
     }
@@ -126,7 +119,7 @@ static bool return_vm86(struct cpu *cpu, const uint64_t *frame)
     if (frame[FRAME_RIP] > 0xffff) {
         return cpu_raise(cpu, X86_GP, 0);
     }
-    cpu_set_rflags(cpu, frame[FRAME_FLAGS]);
+    cpu_set_rflags(cpu, frame[FRAME_FLAGS] & ~(uint64_t)X86_FLAG_RF);
     for (unsigned i = 0; i < sizeof(segments) / sizeof(segments[0]); i++) {
         cpu->state.seg[segments[i].reg] = transfer_real_segment(
             cpu, segments[i].reg, (uint16_t)frame[segments[i].slot]);
@@ -137,29 +130,13 @@ static bool return_vm86(struct cpu *cpu, const uint64_t *frame)
     return true;
 }
 
-/* SDM 2A "IRET", TASK-RETURN: to the task whose selector lies at the start of the TSS. */
-static bool return_task(struct cpu *cpu, uint64_t next_rip)
+static bool return_protected(struct cpu *cpu, unsigned size)
 {
-    const struct x86_segment *tr = &cpu->state.tr;
-    struct task_switch request = {
-        .cause = TASK_RETURN,
-        .return_rip = next_rip,
-        .flags = cpu_rflags(cpu) & ~(uint64_t)X86_FLAG_RF,
-    };
-    if (tr->limit < sizeof(request.selector) - 1) {
-        return cpu_raise(cpu, X86_TS, tr->selector & 0xfffcu);
-    }
-    return access_read_system(cpu, tr->base, &request.selector,
-                              sizeof(request.selector)) &&
-           task_switch_and_fault(cpu, &request);
-}
-
-static bool return_protected(struct cpu *cpu, const struct insn *insn)
-{
-    unsigned size = insn->size;
     if (cpu->state.rflags & X86_FLAG_NT) {
-        return cpu->is_long ? cpu_raise(cpu, X86_GP, 0)
-                            : return_task(cpu, operation_next_rip(cpu, insn));
+        if (!cpu->is_long) {
+            log_guest("IRET with NT set: task switches are not supported");
+        }
+        return cpu_raise(cpu, X86_GP, 0);
     }
     struct transfer_stack stack = transfer_current_stack(cpu);
     uint64_t frame[FRAME_SLOTS];
@@ -208,12 +185,13 @@ OPERATION(iret)
         cpu->state.nmi_blocked = false;
         cpu_set_attention(cpu);
     }
-    return cpu->is_protected ? return_protected(cpu, insn) : return_real(cpu, insn->size);
+    return cpu->is_protected ? return_protected(cpu, insn->size)
+                             : return_real(cpu, insn->size);
 }
 
 static const struct insn *exec_iret(struct cpu *cpu, const struct insn *insn)
 {
-    return iret(cpu, insn) ? leave(cpu, insn) : insn_fault(cpu, insn);
+    return iret(cpu, insn) ? insn_leave_to(cpu, insn, cpu->rip) : insn_fault(cpu, insn);
 }
 
 HANDLER(bound)

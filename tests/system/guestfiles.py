@@ -54,28 +54,36 @@ class Files:
 
 
 class Archive:
-    """A newc cpio archive; the kernel unpacks one behind the other, the later file wins."""
+    """A newc cpio archive (buffer-format.rst in the kernel's documentation); the kernel
+    unpacks one behind the other, the later file wins."""
 
     def __init__(self):
-        self.data = b""
+        self.data = bytearray()
         self.number = 1000
 
-    def add(self, name, content, mode=0o644):
-        self.number += 1
-        self._record(name, content, 0o100000 | mode)
+    def add(self, name, content, mode=0o644, modified=0):
+        self._record(name, content, 0o100000 | mode, modified=modified)
 
     def add_folder(self, name):
-        self.number += 1
         self._record(name, b"", 0o40755)
 
-    def _record(self, name, content, mode):
-        fields = [self.number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0]
+    def add_link(self, name, target):
+        self._record(name, target.encode(), 0o120777)
+
+    def add_console(self, name):
+        self._record(name, b"", 0o20600, device=(5, 1))
+
+    def _record(self, name, content, mode, device=(0, 0), modified=0):
+        self.number += 1
+        fields = [self.number, mode, 0, 0, 1, modified, len(content), 0, 0, *device,
+                  len(name) + 1, 0]
         head = b"070701" + b"".join(b"%08X" % field for field in fields)
-        self.data += pad(head + name.encode() + b"\0") + pad(content)
+        self.data += pad(head + name.encode() + b"\0")
+        self.data += pad(content)
 
     def end(self):
         self._record("TRAILER!!!", b"", 0)
-        return self.data
+        return bytes(self.data)
 
 
 def pad(data):

@@ -5,9 +5,6 @@
 
 extern const struct engine_ops engine_kvm;
 
-/* engine_ops.missing and fit. */
+/* Names of features that the policy has and this KVM cannot give, as far as they fit;
+ * returns their number. */
 unsigned kvm_cpuid_missing(const struct cpuid_policy *policy, char *names, size_t size);
-int kvm_cpuid_fit(struct cpuid_policy *policy, struct error *err);
-/* Names of features that this KVM shows its guests though the policy lacks them, as
- * kvm_cpuid_missing gives them. */
-unsigned kvm_cpuid_excess(const struct cpuid_policy *policy, char *names, size_t size);

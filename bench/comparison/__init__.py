@@ -1,0 +1,1 @@
+"""bench/compare: the same workloads under Doppel's engines, QEMU's TCG and on the bare host."""

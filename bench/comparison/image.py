@@ -1,0 +1,156 @@
+"""The guest's files: Debian packages, our own programs, and data, as a directory for the host's
+namespace and as an initramfs for the guests. Both are made on first use and kept."""
+import hashlib
+import os
+import pathlib
+import shutil
+import stat
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+PROGRAMS = ROOT / 'bench/programs'
+sys.path.insert(0, str(ROOT / 'tests/system'))
+from guestfiles import Archive 
+
+PACKAGES = ('dash', 'coreutils', 'sed', 'gzip', 'openssl', 'sqlite3', 'gcc-12', 'libc6-dev',
+            'python3.11-minimal', 'libpython3.11-stdlib')
+
+# What a compiler without linking, and everything else, does without.
+UNUSED = ('usr/bin/*-lto-dump*', 'usr/bin/*-gold', 'usr/bin/*-ld.*', 'usr/bin/*-dwp',
+          'usr/bin/*gprof*', 'usr/lib/gcc/*/12/lto*', 'usr/lib/gcc/*/12/*.a',
+          'usr/lib/gcc/*/12/plugin', 'usr/lib/x86_64-linux-gnu/lib*san.so*',
+          'usr/lib/x86_64-linux-gnu/*gprofng*', 'usr/lib/x86_64-linux-gnu/*.a',
+          'usr/lib/x86_64-linux-gnu/perl*', 'usr/share/zoneinfo', 'usr/share/perl*',
+          'usr/share/icons', 'usr/lib/python3.11/test', 'usr/lib/python3.11/lib2to3',
+          'var/lib/dpkg/info')
+
+PREPARE = """set -e
+/usr/bin/python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3.11
+/usr/bin/openssl genrsa -out /bench/key.pem 2048 2>/dev/null
+/usr/bin/gzip -n -c /bench/data >/bench/data.gz
+"""
+
+
+class ImageError(Exception):
+    pass
+
+
+def call(command, what):
+    done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise ImageError(f'{what}:\n{done.stderr.strip() or done.stdout.strip()}')
+    return done.stdout.strip()
+
+
+def namespace(root, shell, *words):
+    """The command of a shell in ROOT, in a namespace where this user is root."""
+    return ['unshare', '--user', '--map-root-user', '--mount', '--pid', '--fork', '--kill-child',
+            'sh', '-c', shell, 'sh', str(root), *words]
+
+
+class Image:
+    def __init__(self, build):
+        self.build = pathlib.Path(build).resolve()
+        self.folder = self.build / 'bench/compare'
+        self.packages = self.folder / 'packages'
+        self.root = self.folder / 'root'
+        self.initramfs = self.folder / 'initramfs.cpio'
+
+    def programs(self):
+        return {name: self.build / f'bench/programs/compare_{name}' for name in ('work', 'driver')}
+
+    def stamp(self):
+        """What the image is made of."""
+        digest = hashlib.sha256()
+        for path in (pathlib.Path(__file__), ROOT / 'scripts/unpack-packages',
+                     *sorted(PROGRAMS.iterdir()), *self.programs().values()):
+            if path.is_file():
+                digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    def make(self):
+        """Makes what is missing or old."""
+        for name, path in self.programs().items():
+            if not path.exists():
+                raise ImageError(f'{path} is missing; build it: ninja -C {self.build} '
+                                 f'bench/programs/compare_{name}')
+        stamp = self.folder / 'stamp'
+        if stamp.exists() and stamp.read_text() == self.stamp():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stamp.unlink(missing_ok=True)
+        self.unpack()
+        self.compose()
+        write_archive(self.root, self.initramfs)
+        stamp.write_text(self.stamp())
+
+    def unpack(self):
+        """The packages' files, without what nobody runs. They are fetched once."""
+        names = self.folder / 'packages.names'
+        if names.exists() and names.read_text() == ' '.join(PACKAGES + UNUSED):
+            return
+        names.unlink(missing_ok=True)
+        remove(self.packages)
+        print('compare: making the guest image (Debian packages, once)', file=sys.stderr)
+        call([ROOT / 'scripts/unpack-packages', self.packages, *PACKAGES],
+             'the guest image needs Debian packages')
+        for pattern in UNUSED:
+            for path in self.packages.glob(pattern):
+                remove(path)
+        names.write_text(' '.join(PACKAGES + UNUSED))
+
+    def compose(self):
+        remove(self.root)
+        call(['cp', '-a', '--reflink=auto', self.packages, self.root], 'cannot copy the packages')
+        for folder in ('dev', 'proc', 'sys', 'tmp', 'run', 'root', 'bench'):
+            (self.root / folder).mkdir(exist_ok=True)
+        shutil.copy(self.programs()['driver'], self.root / 'init')
+        shutil.copy(self.programs()['work'], self.root / 'bench/work')
+        for name in ('compute.c', 'work.h', 'compute.py', 'rsa.py', 'query.sql'):
+            shutil.copy(PROGRAMS / name, self.root / 'bench')
+        for name, target in (('sh', 'dash'), ('python3', 'python3.11')):
+            link = self.root / 'usr/bin' / name
+            if not link.is_symlink():
+                link.symlink_to(target)
+        (self.root / 'bench/data').write_bytes(sample(self.root))
+        # The compiled library, key and archive come from the image's own programs.
+        mounts = 'mount --rbind /dev "$1/dev" && mount -t proc proc "$1/proc" && '
+        call(namespace(self.root, mounts + 'exec chroot "$1" /bin/sh -c "$2"', PREPARE),
+             'cannot prepare the guest image in a user namespace (doppel doctor tells whether '
+             'this host has them)')
+
+
+def remove(path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sample(root):
+    """4 MiB to compress and hash: text, and a program's machine code."""
+    folder = root / 'usr/lib/python3.11'
+    text = b''.join(path.read_bytes() for path in sorted(folder.glob('*.py')))
+    code = (root / 'usr/bin/python3.11').read_bytes()
+    return (text[:3 << 20] + code[:2 << 20])[:4 << 20]
+
+
+def write_archive(root, output):
+    archive = Archive()
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(folders + files):
+            path = pathlib.Path(folder, name)
+            inside = str(path.relative_to(root))
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                archive.add_link(inside, os.readlink(path))
+            elif stat.S_ISREG(status.st_mode):
+                archive.add(inside, path.read_bytes(), stat.S_IMODE(status.st_mode),
+                            int(status.st_mtime))
+            elif stat.S_ISDIR(status.st_mode):
+                archive.add_folder(inside)
+    archive.add_console('dev/console')
+    output.write_bytes(archive.end())
