@@ -18,6 +18,11 @@ uint64_t clock_host_ns(void)
     return (uint64_t)now.tv_sec * NS_PER_SECOND + (uint64_t)now.tv_nsec;
 }
 
+static uint64_t counted(const struct clock *clock)
+{
+    return clock->counter ? *clock->counter : 0;
+}
+
 /* Host time is read between the two looks at the sequence, so that no reading lies beyond
  * the one at which a later pause stops the clock. */
 static struct reading clock_read(const struct clock *clock)
@@ -26,7 +31,7 @@ static struct reading clock_read(const struct clock *clock)
         uint32_t sequence = clock->sequence;
         struct reading reading = {.is_still = clock->is_virtual || clock->is_paused};
         if (reading.is_still) {
-            reading.guest_ns = clock->stopped_ns;
+            reading.guest_ns = clock->stopped_ns + counted(clock);
         } else {
             reading.host_ns = clock_host_ns();
             reading.guest_ns = reading.host_ns - clock->offset_ns;
@@ -54,6 +59,13 @@ void clock_init_virtual(struct clock *clock)
 {
     memset(clock, 0, sizeof(*clock));
     clock->is_virtual = true;
+}
+
+void clock_set_counter(struct clock *clock, const _Atomic uint64_t *counter)
+{
+    assert(clock->is_virtual);
+    clock->stopped_ns -= *counter;
+    clock->counter = counter;
 }
 
 uint64_t clock_now(const struct clock *clock)
@@ -100,7 +112,7 @@ void clock_set(struct clock *clock, uint64_t ns)
 {
     assert(clock->is_virtual || clock->is_paused);
     clock->sequence++;
-    clock->stopped_ns = ns;
+    clock->stopped_ns = ns - counted(clock);
     clock->sequence++;
     notify(clock);
 }

@@ -3,7 +3,7 @@
  * Guest time. One clock is the source of every time a guest can see: device timers, APIC
  * timers, the TSC. It counts nanoseconds since the VM was made and stands still while the
  * VM is paused. A virtual clock stands still unless it is advanced, which makes unit
- * tests and deterministic runs exact.
+ * tests exact; in deterministic runs it also moves with a counter of instructions.
  */
 
 #include <stdbool.h>
@@ -17,7 +17,8 @@ struct clock {
     _Atomic uint32_t sequence;
     _Atomic bool is_paused;
     _Atomic uint64_t offset_ns;  /* host monotonic time at which the guest clock read 0 */
-    _Atomic uint64_t stopped_ns; /* the reading while paused or virtual */
+    _Atomic uint64_t stopped_ns; /* the reading while paused or virtual, less *counter */
+    const _Atomic uint64_t *counter; /* see clock_set_counter */
     /* See clock_set_changed. */
     void (*changed)(void *opaque);
     void *changed_opaque;
@@ -25,8 +26,11 @@ struct clock {
 
 /* Starts at 0, running on the host's CLOCK_MONOTONIC. */
 void clock_init(struct clock *clock);
-/* Starts at 0; only clock_advance moves it. */
+/* Starts at 0; only clock_advance moves it, and a counter, if it is given one. */
 void clock_init_virtual(struct clock *clock);
+/* Virtual clocks only: each step of the counter is a nanosecond from now on, also while
+ * paused; who counts stops for that. Borrowed. */
+void clock_set_counter(struct clock *clock, const _Atomic uint64_t *counter);
 /* Nanoseconds of guest time. Thread-safe. */
 uint64_t clock_now(const struct clock *clock);
 /* Virtual clocks only. Advancing, pausing and resuming are serialised by the caller. */

@@ -12,17 +12,15 @@ struct worker_pool {
     pthread_cond_t posted; /* a job, or is_closing */
     struct worker_job *first, **last;
     bool is_closing;
+    void (*posted_fn)(void *opaque); /* see worker_pool_set_posted */
+    void *posted_opaque;
     char name[16]; /* the kernel keeps 15 characters of a thread's name */
     unsigned thread_count;
     pthread_t thread[];
 };
 
-static struct worker_job *job_take(struct worker_pool *pool)
+static struct worker_job *job_take_locked(struct worker_pool *pool)
 {
-    pthread_mutex_lock(&pool->lock);
-    while (!pool->first && !pool->is_closing) {
-        pthread_cond_wait(&pool->posted, &pool->lock);
-    }
     struct worker_job *job = pool->first;
     if (job) {
         pool->first = job->next;
@@ -30,6 +28,16 @@ static struct worker_job *job_take(struct worker_pool *pool)
             pool->last = &pool->first;
         }
     }
+    return job;
+}
+
+static struct worker_job *job_take(struct worker_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    while (!pool->first && !pool->is_closing) {
+        pthread_cond_wait(&pool->posted, &pool->lock);
+    }
+    struct worker_job *job = job_take_locked(pool);
     pthread_mutex_unlock(&pool->lock);
     return job;
 }
@@ -95,9 +103,38 @@ void worker_pool_close(struct worker_pool *pool)
     for (unsigned i = 0; i < pool->thread_count; i++) {
         pthread_join(pool->thread[i], NULL);
     }
+    worker_pool_run(pool);
     pthread_cond_destroy(&pool->posted);
     pthread_mutex_destroy(&pool->lock);
     free(pool);
+}
+
+void worker_pool_set_posted(struct worker_pool *pool, void (*posted)(void *opaque),
+                            void *opaque)
+{
+    pool->posted_fn = posted;
+    pool->posted_opaque = opaque;
+}
+
+bool worker_pool_has_jobs(struct worker_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    bool has_jobs = pool->first;
+    pthread_mutex_unlock(&pool->lock);
+    return has_jobs;
+}
+
+void worker_pool_run(struct worker_pool *pool)
+{
+    for (;;) {
+        pthread_mutex_lock(&pool->lock);
+        struct worker_job *job = job_take_locked(pool);
+        pthread_mutex_unlock(&pool->lock);
+        if (!job) {
+            return;
+        }
+        job->run(job);
+    }
 }
 
 void worker_post(struct worker_pool *pool, struct worker_job *job)
@@ -108,4 +145,7 @@ void worker_post(struct worker_pool *pool, struct worker_job *job)
     pool->last = &job->next;
     pthread_cond_signal(&pool->posted);
     pthread_mutex_unlock(&pool->lock);
+    if (pool->posted_fn) {
+        pool->posted_fn(pool->posted_opaque);
+    }
 }

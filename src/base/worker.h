@@ -1,6 +1,8 @@
 #pragma once
 /* A few threads that do what may block: the others hand them jobs and go on. */
 
+#include <stdbool.h>
+
 #include "base/error.h"
 
 struct worker_pool;
@@ -12,11 +14,19 @@ struct worker_job {
     struct worker_job *next;             /* the pool's */
 };
 
-/* Starts all its threads at once (1 or more), named for the debugger; signals are blocked
- * in them. */
+/* Starts all its threads at once, named for the debugger; signals are blocked in them.
+ * Without any (0), jobs wait for worker_pool_run. */
 struct worker_pool *worker_pool_open(const char *name, unsigned threads,
                                      struct error *err);
 /* Runs what was posted, then ends the threads. Accepts NULL. */
 void worker_pool_close(struct worker_pool *pool);
+/* For a pool without threads: posted is called, in the posting thread, when a job begins
+ * to wait. Before there are jobs. */
+void worker_pool_set_posted(struct worker_pool *pool, void (*posted)(void *opaque),
+                            void *opaque);
+/* Runs what waits, and what that posts, in the calling thread. */
+void worker_pool_run(struct worker_pool *pool);
+/* Do jobs wait? Asked by the thread that would run them. */
+bool worker_pool_has_jobs(struct worker_pool *pool);
 /* Thread-safe; never blocks and never fails. Jobs begin in the order of posting. */
 void worker_post(struct worker_pool *pool, struct worker_job *job);

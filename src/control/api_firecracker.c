@@ -267,8 +267,7 @@ static int handle_action(struct control *control, const struct call *call,
     if (strcmp(action, "FlushMetrics") == 0) {
         return flush_metrics(control, err);
     }
-    machine_power_button(control->vm);
-    return 0;
+    return machine_power_button(control->vm, err);
 }
 
 static const char *vm_state_choice(unsigned index)

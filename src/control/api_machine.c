@@ -103,11 +103,13 @@ static int handle_stop(struct control *control, const struct call *call,
         control->config.end(control->config.opaque, control->vm ? SIGKILL : 0);
         return 0;
     }
-    struct itimerspec when = {.it_value.tv_sec = (time_t)fields->timeout};
-    timerfd_settime(control->stop_fd, 0, &when, NULL);
-    vm_resume(control->vm);
-    machine_power_button(control->vm);
-    return 0;
+    int result = machine_power_button(control->vm, err);
+    if (result >= 0) {
+        struct itimerspec when = {.it_value.tv_sec = (time_t)fields->timeout};
+        timerfd_settime(control->stop_fd, 0, &when, NULL);
+        vm_resume(control->vm);
+    }
+    return result;
 }
 
 static int handle_kill(struct control *control, const struct call *call,

@@ -98,6 +98,9 @@ void vcpu_exit_handle(void *opaque, struct vcpu_exit *exit)
     assert(exit->reason < EXIT_REASON_COUNT && handlers[exit->reason]);
     uint64_t start = __rdtsc();
     handlers[exit->reason](vcpu, exit);
+    if (vcpu->vm->trace.exit) {
+        vcpu->vm->trace.exit(vcpu->vm->trace.opaque, vcpu->stats.retired, exit);
+    }
     uint64_t ticks = __rdtsc() - start;
     vcpu_count(vcpu, exit->reason,
                (uint64_t)((unsigned __int128)ticks * vcpu->vm->tsc_to_ns >> 32));

@@ -182,11 +182,9 @@ static void vm_reset(struct vm *vm)
     pthread_mutex_unlock(&vm->lock);
 }
 
-/* Carries out what was requested, in the event loop's thread. A hold keeps the gate
- * closed between taking a request and acting on it. */
-static void serve_requests(void *opaque)
+/* A hold keeps the gate closed between taking a request and acting on it. */
+void vm_serve_requests(struct vm *vm)
 {
-    struct vm *vm = opaque;
     pthread_mutex_lock(&vm->lock);
     vm->gate_holds++;
     pthread_mutex_unlock(&vm->lock);
@@ -212,6 +210,11 @@ static void serve_requests(void *opaque)
     pthread_mutex_unlock(&vm->lock);
 }
 
+static void serve_requests(void *opaque)
+{
+    vm_serve_requests(opaque);
+}
+
 /* After a request was noted. Without memory for a call the loop is stopped instead;
  * vm_run serves requests whenever the loop returns. */
 static void submit(struct vm *vm)
@@ -235,6 +238,14 @@ void vm_request_end(struct vm *vm, enum vm_end_reason reason, int value,
     atomic_store(&vm->request_pending, true);
     pthread_mutex_unlock(&vm->request_lock);
     submit(vm);
+}
+
+bool vm_is_ending(struct vm *vm)
+{
+    pthread_mutex_lock(&vm->request_lock);
+    bool is_ending = vm->requested_end.reason != VM_END_NONE;
+    pthread_mutex_unlock(&vm->request_lock);
+    return is_ending;
 }
 
 void vm_request_reset(struct vm *vm)
@@ -376,7 +387,7 @@ struct vm_end vm_run(struct vm *vm)
 {
     while (vm_get_status(vm) != VM_STOPPED) {
         loop_run(vm->loop);
-        serve_requests(vm);
+        vm_serve_requests(vm);
     }
     join_all(vm);
     return vm->end;

@@ -13,6 +13,8 @@ void vm_report_shutdown(struct vcpu *vcpu);
 void vm_report_debug(struct vcpu *vcpu);
 /* The vCPU's engine cannot go on: its registers are logged, and the VM ends. */
 void vm_report_failure(struct vcpu *vcpu);
+/* Carries out what was requested, in the event loop's thread. */
+void vm_serve_requests(struct vm *vm);
 /* Ends the VM, whatever it is doing; its threads are joined when this returns. Not from a
  * vCPU's thread. */
 void vm_stop(struct vm *vm);

@@ -4,7 +4,6 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "dispatcher/vcpu.h"
@@ -95,10 +94,7 @@ static void publish_clock(struct vcpu *vcpu)
 
 static void publish_wall_clock(struct vcpu *vcpu)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    uint64_t ns = (uint64_t)now.tv_sec * NS_PER_SECOND + (uint64_t)now.tv_nsec;
-    ns -= clock_now(&vcpu->vm->clock);
+    uint64_t ns = (uint64_t)vm_wall_ns(vcpu->vm) - clock_now(&vcpu->vm->clock);
     struct paravirt_wall_clock page = {
         .version = 1,
         .seconds = (uint32_t)(ns / NS_PER_SECOND),

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "dispatcher/lifecycle.h"
+#include "dispatcher/steps.h"
 
 /* In the event loop's thread, with timer_lock held. */
 static void apic_timer_expired(void *opaque)
@@ -192,15 +193,27 @@ static void *vcpu_thread(void *opaque)
     pthread_setname_np(pthread_self(), name);
     /* Timers as precise as the host's clock: the default slack is 50 us. */
     prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
-    paravirt_attach(&vcpu->paravirt);
+    bool is_deterministic = vcpu->vm->config.is_deterministic;
+    if (!is_deterministic) {
+        paravirt_attach(&vcpu->paravirt);
+    }
     while (vm_gate_pass(vcpu)) {
         uint32_t sequence = atomic_load(&vcpu->kick_sequence);
-        switch (vcpu->vm->engine_ops->run(vcpu->engine)) {
+        if (is_deterministic && !steps_begin(vcpu->vm)) {
+            continue;
+        }
+        enum run_result result = vcpu->vm->engine_ops->run(vcpu->engine);
+        if (is_deterministic) {
+            steps_end(vcpu->vm);
+        }
+        switch (result) {
         case RUN_KICKED:
             vcpu_count(vcpu, EXIT_KICK, 0);
             break;
         case RUN_HALTED:
-            vcpu_sleep(vcpu, sequence);
+            if (!is_deterministic || !steps_skip(vcpu->vm)) {
+                vcpu_sleep(vcpu, sequence);
+            }
             break;
         case RUN_FAILED:
             vm_report_failure(vcpu);
@@ -212,7 +225,7 @@ static void *vcpu_thread(void *opaque)
         case RUN_DEBUG:
             vm_report_debug(vcpu);
             break;
-        case RUN_LIMIT: /* none is set yet */
+        case RUN_LIMIT: /* steps_begin sets another */
             break;
         }
     }

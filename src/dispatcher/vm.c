@@ -3,8 +3,10 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "dispatcher/lifecycle.h"
+#include "dispatcher/steps.h"
 #include "dispatcher/vcpu.h"
 
 static int make_engine(struct vm *vm, struct error *err)
@@ -14,6 +16,7 @@ static int make_engine(struct vm *vm, struct error *err)
         .clock = &vm->clock,
         .cpuid = &vm->config.cpuid,
         .cpus = vm->config.cpus,
+        .is_deterministic = vm->config.is_deterministic,
     };
     vm->engine_ops = vm->config.engine;
     vm->engine = vm->engine_ops->open(&config, err);
@@ -40,11 +43,16 @@ static int make_parts(struct vm *vm, struct error *err)
     if (!vm->timers) {
         return fail(err, ENOMEM, "cannot make the timer queue");
     }
-    vm->loop = loop_open(vm->timers, err);
+    /* In deterministic runs the vCPU's thread runs the timers. */
+    vm->loop = loop_open(vm->config.is_deterministic ? NULL : vm->timers, err);
     if (!vm->loop) {
         return -err->code;
     }
-    return make_engine(vm, err);
+    int result = make_engine(vm, err);
+    if (result >= 0 && vm->config.is_deterministic) {
+        steps_init(vm);
+    }
+    return result;
 }
 
 struct vm *vm_new(const struct vm_config *config, struct error *err)
@@ -60,14 +68,17 @@ struct vm *vm_new(const struct vm_config *config, struct error *err)
         fail(err, ENOMEM, "cannot make a VM");
         return NULL;
     }
+    assert(!config->is_deterministic ||
+           (config->cpus == 1 && config->engine->set_limit != NULL));
     vm->config = *config;
+    vm->stop_at = UINT64_MAX;
     pthread_mutex_init(&vm->lock, NULL);
     pthread_mutex_init(&vm->request_lock, NULL);
     pthread_cond_init(&vm->changed, NULL);
     bus_init(&vm->ports, "port");
     bus_init(&vm->mmio, "memory");
     vm->tsc_to_ns = scale_u64(1000000, 1ull << 32, cpuid_host_tsc_khz());
-    if (config->virtual_clock) {
+    if (config->virtual_clock || config->is_deterministic) {
         clock_init_virtual(&vm->clock);
     } else {
         clock_init(&vm->clock);
@@ -105,6 +116,19 @@ void vm_free(struct vm *vm)
     pthread_mutex_destroy(&vm->request_lock);
     pthread_mutex_destroy(&vm->lock);
     free(vm);
+}
+
+/* 2000-01-01 00:00:00 UTC: where deterministic runs begin. */
+#define DETERMINISTIC_START_S 946684800ll
+
+int64_t vm_wall_ns(const struct vm *vm)
+{
+    struct timespec now = {.tv_sec = DETERMINISTIC_START_S};
+    if (!vm->config.is_deterministic) {
+        clock_gettime(CLOCK_REALTIME, &now);
+    }
+    int64_t ns = now.tv_sec * (int64_t)NS_PER_SECOND + now.tv_nsec;
+    return vm->config.is_deterministic ? ns + (int64_t)clock_now(&vm->clock) : ns;
 }
 
 int vm_add_device(struct vm *vm, struct device *device, struct error *err)

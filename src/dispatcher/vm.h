@@ -52,6 +52,15 @@ struct vm_config {
     struct cpuid_policy cpuid;
     bool no_reboot;     /* a guest reset or triple fault ends the VM */
     bool virtual_clock; /* guest time moves by clock_advance only */
+    /* One processor, whose instructions are the clock: see dispatcher/steps.h. The engine
+     * has set_limit. */
+    bool is_deterministic;
+};
+
+/* Who is told of each exit after it was answered, on the vCPU's thread. */
+struct vm_trace {
+    void (*exit)(void *opaque, uint64_t retired, const struct vcpu_exit *exit);
+    void *opaque;
 };
 
 /* The wires behind one global system interrupt: an 8259 input, an I/O APIC input, or
@@ -90,6 +99,11 @@ struct vm {
     int (*boot)(void *opaque, struct vm *vm, struct error *err);
     void *boot_opaque;
     bool is_restored; /* the state was loaded instead: vm_start does not boot */
+
+    struct vm_trace trace; /* exit NULL: nobody; set before the start */
+    /* Deterministic runs: */
+    struct worker_pool *jobs; /* the vCPU's thread runs them; NULL: there are none */
+    uint64_t stop_at;         /* steps after which it parks; UINT64_MAX: never */
 
     _Atomic unsigned arbitration; /* turns of lowest-priority delivery among equals */
     uint64_t tsc_to_ns;           /* ns per tick of the host's TSC, 32.32 fixed point */
@@ -152,6 +166,8 @@ enum vm_status vm_get_status(struct vm *vm);
 void vm_request_end(struct vm *vm, enum vm_end_reason reason, int value,
                     const char *message);
 void vm_request_reset(struct vm *vm);
+/* Was the end requested, or has it come? Likewise from any thread. */
+bool vm_is_ending(struct vm *vm);
 /* Stops every vCPU at an instruction boundary and the clock; waits for it. Not from a
  * vCPU's thread or a device. Called in the event loop's thread, it also finds no timer
  * under way. Does nothing to a VM that has not started or has ended. */
@@ -165,6 +181,9 @@ void vm_resume(struct vm *vm);
  */
 void vm_set_debugger(struct vm *vm, void (*stopped)(void *opaque), void *opaque);
 void vm_hold(struct vm *vm, unsigned index, bool is_held);
+
+/* The time of day, in ns since 1970. Deterministic runs began at the same moment. */
+int64_t vm_wall_ns(const struct vm *vm);
 
 /* The sum of a counter over all vCPUs, and its time. */
 void vm_exit_totals(const struct vm *vm, enum exit_reason reason, uint64_t *count,

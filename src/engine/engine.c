@@ -32,6 +32,26 @@ static void explain(char reason[ENGINE_REASON_SIZE], const char *name, const cha
              length ? "; " : "", name, why);
 }
 
+const struct engine_ops *engine_choose_counting(char reason[ENGINE_REASON_SIZE],
+                                                struct error *err)
+{
+    reason[0] = '\0';
+    for (unsigned i = 0; engine_table[i]; i++) {
+        const struct engine_ops *engine = engine_table[i];
+        struct error failure = {0};
+        if (!engine->set_limit) {
+            explain(reason, engine->name, "cannot count instructions");
+        } else if (engine->probe(&failure) < 0) {
+            explain(reason, engine->name, failure.message);
+        } else {
+            explain(reason, engine->name, "the fastest that counts instructions");
+            return engine;
+        }
+    }
+    fail_plain(err, ENOTSUP, "no engine here can make deterministic runs: %s", reason);
+    return NULL;
+}
+
 const struct engine_ops *engine_choose(char reason[ENGINE_REASON_SIZE], struct error *err)
 {
     reason[0] = '\0';

@@ -199,3 +199,6 @@ const struct engine_ops *engine_find(const char *name);
  * and why none before it. */
 const struct engine_ops *engine_choose(char reason[ENGINE_REASON_SIZE],
                                        struct error *err);
+/* The same for a deterministic run: the first that works and has set_limit. */
+const struct engine_ops *engine_choose_counting(char reason[ENGINE_REASON_SIZE],
+                                                struct error *err);

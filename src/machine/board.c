@@ -15,6 +15,7 @@ static void board_reset(struct device *device)
 static void board_free(struct device *device)
 {
     struct board *board = container_of(device, struct board, device);
+    patient_console_fini(&board->patient);
     board_disks_free(&board->disks);
     image_close(&board->kernel);
     image_close(&board->initrd);
@@ -49,6 +50,11 @@ struct uart16550 *board_serial(struct board *board)
     return board->serial;
 }
 
+struct patient_console *board_patient_console(struct board *board)
+{
+    return &board->patient;
+}
+
 struct acpi_pm *board_pm(struct board *board)
 {
     return board->pm;
@@ -71,6 +77,7 @@ struct machine_config board_config(const struct board *board)
         .disk_count = board->disks.count,
         .debug_exit = board->has_debug_exit,
         .no_reboot = board->vm->config.no_reboot,
+        .deterministic = board->vm->config.is_deterministic,
     };
 }
 
@@ -166,7 +173,9 @@ struct board *board_build(struct vm *vm, const struct machine_config *config,
     }
     device_init(&board->device, &board_type, "board");
     board->vm = vm;
-    board->console = *console;
+    patient_console_init(&board->patient, console, vm);
+    board->console =
+        vm->config.is_deterministic ? patient_console_port(&board->patient) : *console;
     board->kernel = board->initrd = (struct image)IMAGE_NONE;
     if (vm_add_device(vm, &board->device, err) < 0 ||
         copy_config(board, config, err) < 0 || open_files(board, config, err) < 0 ||

@@ -25,6 +25,7 @@ const struct image *board_kernel(const struct board *board);
 const struct image *board_initrd(const struct board *board);
 struct uart16550 *board_serial(struct board *board);
 struct acpi_pm *board_pm(struct board *board);
+struct patient_console *board_patient_console(struct board *board);
 
 /* The frames that a board of that RAM needs, in bytes, for vm_config.memory_limit. */
 uint64_t board_memory_size(uint64_t ram);

@@ -158,10 +158,8 @@ static int add_timers(struct board *board, struct error *err)
     if (result < 0) {
         return result;
     }
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
     const struct rtc_config config = {
-        .wall_ns = now.tv_sec * (int64_t)NS_PER_SECOND + now.tv_nsec,
+        .wall_ns = vm_wall_ns(vm),
         .low_memory = memory_map_low_end(board->ram),
         .high_memory = board->ram - memory_map_low_end(board->ram),
     };

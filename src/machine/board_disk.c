@@ -5,6 +5,7 @@
 
 #include "base/scope.h"
 #include "device/virtio/virtio_mmio.h"
+#include "dispatcher/steps.h"
 #include "machine/memory_map.h"
 
 /* As many requests can wait for the host at once; more are queued. */
@@ -67,9 +68,13 @@ int board_disks_add(struct board_disks *disks, struct vm *vm,
         return fail(err, ENOMEM, "cannot make the disks");
     }
     memcpy(disks->config, config, count * sizeof(*config));
-    disks->pool = worker_pool_open("disk", DISK_THREADS, err);
+    bool is_deterministic = vm->config.is_deterministic;
+    disks->pool = worker_pool_open("disk", is_deterministic ? 0 : DISK_THREADS, err);
     if (!disks->pool) {
         return -err->code;
+    }
+    if (is_deterministic) {
+        steps_take_jobs(vm, disks->pool);
     }
     int result = 0;
     while (result >= 0 && disks->count < count) {

@@ -5,6 +5,7 @@
 
 #include "machine/board.h"
 #include "machine/board_disk.h"
+#include "machine/patient_console.h"
 
 /*
  * The board is a device too: it answers the ports that every PC has and that nothing
@@ -22,6 +23,7 @@ struct board {
     char *command_line;
     struct image kernel, initrd;
     struct console_port console;
+    struct patient_console patient; /* behind it, in deterministic runs */
     struct board_disks disks;
     struct uart16550 *serial;
     struct pic8259 *pic;

@@ -34,8 +34,10 @@ struct machine_config {
     const char *console_path; /* CONSOLE_SOCKET */
     bool debug_exit;
     bool no_reboot;
-    const char *exit_stats; /* path or NULL */
-    const char *gdb;        /* control/gdb.h: ADDRESS[,wait]; NULL: no debugger */
+    bool deterministic;      /* see dispatcher/steps.h */
+    const char *exit_stats;  /* path or NULL */
+    const char *trace_exits; /* likewise */
+    const char *gdb;         /* control/gdb.h: ADDRESS[,wait]; NULL: no debugger */
     /* A restored VM's, which then takes cpu_model's place; NULL otherwise. */
     const struct cpuid_policy *cpuid;
 };

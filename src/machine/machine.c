@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/sysinfo.h>
@@ -16,6 +17,7 @@
 #include "machine/kernel.h"
 #include "machine/memory_map.h"
 #include "machine/micro.h"
+#include "machine/patient_console.h"
 #include "x86/paravirt.h"
 
 const struct machine_type *const machine_table[] = {
@@ -80,9 +82,32 @@ static int check_address_space(uint64_t memory, unsigned physical_bits, struct e
     return 0;
 }
 
-static int find_engine(const char *name, struct resolved *resolved, struct error *err)
+static int check_deterministic(const struct machine_config *config, const char *name,
+                               struct error *err)
 {
-    if (!name || strcmp(name, "auto") == 0) {
+    const struct engine_ops *engine = engine_find(name);
+    if (config->cpus != 1) {
+        return fail_plain(
+            err, EINVAL, "--deterministic: %u processors are never in step; use --cpus 1",
+            config->cpus);
+    }
+    if (engine && !engine->set_limit) {
+        return fail_plain(err, ENOTSUP,
+                          "--deterministic: the engine %s cannot count instructions; use "
+                          "--engine interpreter",
+                          engine->name);
+    }
+    return 0;
+}
+
+static int find_engine(const char *name, bool is_deterministic, struct resolved *resolved,
+                       struct error *err)
+{
+    if (is_deterministic && strcmp(name, "auto") == 0) {
+        resolved->engine = engine_choose_counting(resolved->engine_reason, err);
+        return resolved->engine ? 0 : -err->code;
+    }
+    if (strcmp(name, "auto") == 0) {
         resolved->engine = engine_choose(resolved->engine_reason, err);
         return resolved->engine ? 0 : -err->code;
     }
@@ -97,6 +122,9 @@ static int find_engine(const char *name, struct resolved *resolved, struct error
     return 0;
 }
 
+/* One tick an instruction, and a nanosecond. */
+#define DETERMINISTIC_TSC_KHZ 1000000u
+
 static int make_cpuid(struct cpuid_policy *policy, const struct machine_config *config,
                       struct error *err)
 {
@@ -104,6 +132,8 @@ static int make_cpuid(struct cpuid_policy *policy, const struct machine_config *
     struct cpuid_config cpuid = {
         .model = config->cpuid ? NULL : model,
         .cpus = config->cpus,
+        /* The host's rate is measured, each time a little differently. */
+        .tsc_khz = config->deterministic ? DETERMINISTIC_TSC_KHZ : 0,
     };
     int result =
         paravirt_parse(config->paravirt ? config->paravirt : "all", &cpuid.paravirt, err);
@@ -146,7 +176,13 @@ static int resolve(struct resolved *resolved, const struct machine_config *confi
                           "nothing to boot: give a kernel with --kernel FILE (a Linux "
                           "bzImage or vmlinux, or a PVH ELF image)");
     }
-    result = find_engine(config->engine, resolved, err);
+    const char *engine = config->engine ? config->engine : "auto";
+    if (config->deterministic) {
+        result = check_deterministic(config, engine, err);
+    }
+    if (result >= 0) {
+        result = find_engine(engine, config->deterministic, resolved, err);
+    }
     if (result < 0) {
         return result;
     }
@@ -171,6 +207,7 @@ struct vm *machine_new(const struct machine_config *config,
         .engine = resolved.engine,
         .cpuid = resolved.cpuid,
         .no_reboot = config->no_reboot,
+        .is_deterministic = config->deterministic,
     };
     struct vm *vm = vm_new(&vm_config, err);
     if (vm && resolved.type->build(vm, config, console, err) < 0) {
@@ -180,19 +217,48 @@ struct vm *machine_new(const struct machine_config *config,
     return vm;
 }
 
+/* What is refused is taken all the same: nobody is to wait for it. */
+static void refuse_input(struct vm *vm)
+{
+    static atomic_flag was_told = ATOMIC_FLAG_INIT;
+    if (!atomic_flag_test_and_set(&was_told)) {
+        log_warning("input is refused: nothing from outside reaches the guest of a "
+                    "deterministic run");
+    }
+}
+
 unsigned machine_console_input(struct vm *vm, const uint8_t *data, unsigned size)
 {
+    if (vm->config.is_deterministic) {
+        refuse_input(vm);
+        return size;
+    }
     return uart16550_input(board_serial(board_find(vm)), data, size);
 }
 
 void machine_console_ready(struct vm *vm)
 {
+    if (vm->config.is_deterministic) {
+        patient_console_wake(board_patient_console(board_find(vm)));
+    } else {
+        uart16550_ready(board_serial(board_find(vm)));
+    }
+}
+
+void machine_console_resume(struct vm *vm)
+{
     uart16550_ready(board_serial(board_find(vm)));
 }
 
-void machine_power_button(struct vm *vm)
+int machine_power_button(struct vm *vm, struct error *err)
 {
+    if (vm->config.is_deterministic) {
+        return fail_plain(err, EPERM,
+                          "the machine's run is deterministic: nothing from outside "
+                          "reaches its guest; doppel kill ends it");
+    }
     acpi_pm_power_button(board_pm(board_find(vm)));
+    return 0;
 }
 
 /* --- Description --- */

@@ -40,7 +40,9 @@ struct vm *machine_new(const struct machine_config *config,
 unsigned machine_console_input(struct vm *vm, const uint8_t *data, unsigned size);
 /* The console has room again: the serial port sends what it holds. */
 void machine_console_ready(struct vm *vm);
-/* Somebody presses the power button. Any thread. */
-void machine_power_button(struct vm *vm);
+/* After a restore: the serial port sends what it held when it was saved. */
+void machine_console_resume(struct vm *vm);
+/* Somebody presses the power button. Any thread. A deterministic run refuses it. */
+int machine_power_button(struct vm *vm, struct error *err);
 /* The resolved machine as JSON, for --dry-run and inspect. The caller frees it. */
 char *machine_describe(const struct machine_config *config, struct error *err);

@@ -26,6 +26,7 @@ static const struct row {
     {"append", offsetof(struct machine_config, append), TEXT},
     {"debug-exit", offsetof(struct machine_config, debug_exit), FLAG},
     {"no-reboot", offsetof(struct machine_config, no_reboot), FLAG},
+    {"deterministic", offsetof(struct machine_config, deterministic), FLAG},
 };
 
 static json_t *row_get(const struct row *row, const struct machine_config *config)

@@ -137,14 +137,18 @@ static int write_extents(struct memory *memory, int fd, struct memory_source *so
     return result;
 }
 
-int memory_file_write(struct memory *memory, int fd, struct memory_source *source,
-                      struct error *err)
+int memory_file_find(struct memory *memory, struct memory_source *source,
+                     struct error *err)
 {
     *source = (struct memory_source)MEMORY_SOURCE_NONE;
     int result = memory_load_finish(memory, err);
-    if (result >= 0) {
-        result = find_extents(memory, source, err);
-    }
+    return result < 0 ? result : find_extents(memory, source, err);
+}
+
+int memory_file_write(struct memory *memory, int fd, struct memory_source *source,
+                      struct error *err)
+{
+    int result = memory_file_find(memory, source, err);
     if (result >= 0) {
         result = write_extents(memory, fd, source, err);
     }

@@ -5,6 +5,10 @@
 #include "allocator/source.h"
 #include "state/stream.h"
 
+/* Fills the extents of *source with the pages that are not zero; no file, no checksums.
+ * The guest does not run. */
+int memory_file_find(struct memory *memory, struct memory_source *source,
+                     struct error *err);
 /* Writes the pages to fd, which is at its beginning, and fills *source, whose descriptor
  * stays -1. The guest does not run. */
 int memory_file_write(struct memory *memory, int fd, struct memory_source *source,

@@ -36,10 +36,10 @@ void snapshot_close(struct snapshot *snapshot);
  */
 struct machine_config snapshot_config(const struct snapshot *snapshot);
 /*
- * Makes the VM; vm_start then goes on where it was saved, and machine_console_ready sends
- * what its serial port still held. Memory is checked as a whole, but brought in as it is
- * touched, where the host can; the directory may be removed meanwhile. The snapshot can
- * be closed when it returns; it serves for one VM. config's texts are borrowed as by
+ * Makes the VM; vm_start then goes on where it was saved, and machine_console_resume
+ * sends what its serial port still held. Memory is checked as a whole, but brought in as
+ * it is touched, where the host can; the directory may be removed meanwhile. The snapshot
+ * can be closed when it returns; it serves for one VM. config's texts are borrowed as by
  * machine_new.
  */
 struct vm *vm_restore(struct snapshot *snapshot, const struct machine_config *config,

@@ -26,6 +26,11 @@ static const struct option_spec restore_options[] = {
      OPTION_CUSTOM, FIELD(console), .choice = console_choice, .parse = parse_console},
     {"no-reboot", NULL, "a guest reset ends the VM instead of restarting it", OPTION_FLAG,
      FIELD(no_reboot)},
+    {"deterministic", NULL,
+     "time is the number of instructions: the same run each time (docs/time.md)",
+     OPTION_FLAG, FIELD(deterministic)},
+    {"trace-exits", "FILE", "write each exit there, and a digest of the state at the end",
+     OPTION_FILE, FIELD(trace_exits)},
     {"exit-stats", "FILE",
      "write exit counts, times and retired instructions there, as JSON", OPTION_FILE,
      FIELD(exit_stats)},
@@ -50,7 +55,9 @@ static struct machine_config combine(const struct snapshot *snapshot,
     config.console = given->console;
     config.console_path = given->console_path;
     config.no_reboot = config.no_reboot || given->no_reboot;
+    config.deterministic = config.deterministic || given->deterministic;
     config.exit_stats = given->exit_stats;
+    config.trace_exits = given->trace_exits;
     config.gdb = given->gdb;
     return config;
 }
@@ -65,9 +72,14 @@ static struct vm *make(void *opaque, const struct machine_config *config,
 
 static int start(void *opaque, struct vm *vm, struct error *err)
 {
+    /* Of a deterministic run this is the first event, and before all instructions. */
+    if (vm->config.is_deterministic) {
+        machine_console_resume(vm);
+        return vm_start(vm, err);
+    }
     int result = vm_start(vm, err);
     if (result >= 0) {
-        machine_console_ready(vm);
+        machine_console_resume(vm);
     }
     return result;
 }

@@ -15,6 +15,7 @@
 #include "control/gdb.h"
 #include "tool/command.h"
 #include "tool/console.h"
+#include "tool/trace.h"
 
 /* What Linux needs to talk on the machine's first serial port. */
 #define APPEND_DEFAULT "console=ttyS0"
@@ -29,7 +30,8 @@ struct session {
     struct loop *waiting_loop; /* while there is no VM yet; NULL otherwise */
     int signal_fd;
     int stats_fd;
-    int waiting_signal; /* that ended the wait */
+    struct trace *trace; /* NULL: not asked for */
+    int waiting_signal;  /* that ended the wait */
     sigset_t signals_before;
     char output_failure[256]; /* told by the console's thread; "" if none */
 };
@@ -164,6 +166,9 @@ static int session_start(void *opaque, struct error *err)
     if (!session->vm) {
         return -err->code;
     }
+    if (session->trace) {
+        trace_attach(session->trace, session->vm);
+    }
     int result = attach(session, err);
     if (result < 0) {
         console_stop(session->console);
@@ -225,6 +230,12 @@ static int session_open(struct session *session, struct error *err)
             return fail(err, errno, "--exit-stats: cannot write %s", config->exit_stats);
         }
     }
+    if (config->trace_exits) {
+        session->trace = trace_open(config->trace_exits, err);
+        if (!session->trace) {
+            return -err->code;
+        }
+    }
     int result = signals_take(session, err);
     if (result < 0) {
         return result;
@@ -255,6 +266,7 @@ static void session_close(struct session *session)
     }
     gdb_close(session->gdb, STATUS_HOST_ERROR);
     vm_free(session->vm);
+    trace_close(session->trace);
     control_close(session->control);
     loop_close(session->waiting_loop);
     console_close(session->console);
@@ -305,6 +317,10 @@ static int session_finish(struct session *session, const struct vm_end *end)
     if (session->stats_fd >= 0 &&
         vm_write_exit_stats(session->vm, session->stats_fd, &err) < 0) {
         log_error("--exit-stats %s: %s", session->plan->config->exit_stats, err.message);
+        status = status ? status : STATUS_HOST_ERROR;
+    }
+    if (session->trace && trace_finish(steal(session->trace), session->vm, &err) < 0) {
+        log_error("--trace-exits: %s", err.message);
         status = status ? status : STATUS_HOST_ERROR;
     }
     return status;

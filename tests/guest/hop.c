@@ -205,7 +205,7 @@ int main(int argc, char **argv)
     if (vm_start(vm, &err) < 0) {
         return complain("starting");
     }
-    machine_console_ready(vm);
+    machine_console_resume(vm);
     if (hop > 0) {
         remove_dir(hop);
     }
