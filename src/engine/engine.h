@@ -120,10 +120,14 @@ struct engine_ops {
      * NULL: it is, among those that follow it in the table. */
     bool (*is_fast)(char *reason, size_t size);
 
-    /* How many of the model's features its guests do not get on this host, and their
-     * names, as far as they fit; NULL: they get all. */
+    /* How many of the model's features its guests cannot have on this host, and their
+     * names, as far as they fit; NULL: they can have all. */
     unsigned (*missing)(const struct cpuid_policy *policy, char *names, size_t size);
+    /* Takes these features away from a model that was made for this host. NULL as above.
+     */
+    int (*fit)(struct cpuid_policy *policy, struct error *err);
 
+    /* Fails if a feature of the model is missing. */
     struct engine *(*open)(const struct engine_config *config, struct error *err);
     void (*close)(struct engine *engine);
 

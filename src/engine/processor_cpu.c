@@ -213,7 +213,7 @@ static bool take_saved_event(struct processor *processor)
     if (!event.pending) {
         return false;
     }
-    processor->cpu->state.event.pending = false;
+    processor->cpu->state.event = (struct x86_event){0};
     processor->cpu->state.activity = X86_RUNNING;
     event_deliver(processor->cpu, &event, processor->cpu->state.cr2);
     cpu_set_attention(processor->cpu);

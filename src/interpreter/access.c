@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "interpreter/block.h"
+#include "interpreter/breakpoint.h"
 #include "interpreter/debug.h"
 #include "x86/paging.h"
 
@@ -74,17 +75,31 @@ static bool check_canonical(struct cpu *cpu, gva_t gva)
     return false;
 }
 
+static bool is_watched(const struct cpu *cpu, gva_t page)
+{
+    return (cpu->debug && debug_watches_page(cpu, page)) ||
+           breakpoint_watches_page(cpu, page);
+}
+
+static void note_access(struct cpu *cpu, gva_t gva, unsigned size, bool is_write)
+{
+    if (cpu->debug) {
+        debug_note_access(cpu, gva, size, is_write);
+    }
+    breakpoint_note_access(cpu, gva, size, is_write);
+}
+
 static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
                  const struct x86_translation *translation, frame_t frame,
                  bool is_writable)
 {
     unsigned index = gva >> FRAME_SHIFT & (TLB_SIZE - 1);
     struct tlb_entry *entry = &cpu->tlb_context->entry[view][index];
-    if (unlikely(cpu->debug && debug_watches_page(cpu, gva))) {
+    uint64_t page = gva & -(uint64_t)FRAME_SIZE;
+    if (unlikely(cpu->needs_interpreter & NEEDS_WATCH && is_watched(cpu, page))) {
         cpu_clear_entry(entry, index); /* each access is to be seen */
         return;
     }
-    uint64_t page = gva & -(uint64_t)FRAME_SIZE;
     uint64_t never = (uint64_t)(index ^ 1) << FRAME_SHIFT;
     entry->read = page;
     entry->write = is_writable && translation->writable ? page : never;
@@ -210,8 +225,8 @@ static bool find_span(struct cpu *cpu, enum tlb_view view, gva_t gva, unsigned s
     unsigned room = FRAME_SIZE - gva % FRAME_SIZE;
     span->size[0] = size < room ? size : room;
     span->size[1] = size - span->size[0];
-    if (unlikely(cpu->debug)) {
-        debug_note_access(cpu, gva, size, access == X86_WRITE);
+    if (unlikely(cpu->needs_interpreter & NEEDS_WATCH)) {
+        note_access(cpu, gva, size, access == X86_WRITE);
     }
     /* #GP for the second page comes before #PF for the first. */
     if (span->size[1] && !check_canonical(cpu, next_page(cpu, gva))) {
@@ -293,6 +308,12 @@ bool access_read_system(struct cpu *cpu, uint64_t gva, void *buffer, unsigned si
 bool access_write_system(struct cpu *cpu, uint64_t gva, const void *buffer, unsigned size)
 {
     return write_view(cpu, TLB_KERNEL, gva, buffer, size);
+}
+
+bool access_probe_system(struct cpu *cpu, gva_t gva, unsigned size, bool is_write)
+{
+    struct span span;
+    return find_span(cpu, TLB_KERNEL, gva, size, is_write ? X86_WRITE : X86_READ, &span);
 }
 
 uint8_t *access_modify(struct cpu *cpu, uint64_t ea, unsigned size)

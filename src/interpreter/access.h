@@ -103,6 +103,7 @@ bool access_probe(struct cpu *cpu, uint64_t ea, unsigned size, bool is_write);
 bool access_read_system(struct cpu *cpu, uint64_t gva, void *buffer, unsigned size);
 bool access_write_system(struct cpu *cpu, uint64_t gva, const void *buffer,
                          unsigned size);
+bool access_probe_system(struct cpu *cpu, gva_t gva, unsigned size, bool is_write);
 
 /*
  * For read-modify-write: the host address of [ea, ea + size) checked for writing, if it

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "interpreter/breakpoint.h"
 #include "interpreter/debug.h"
 #include "interpreter/isa.h"
 
@@ -307,7 +308,9 @@ static void close_block(const struct cpu *cpu, struct block *block, unsigned cou
 /* Blocks begin at breakpoints, and are then found by the run loop alone, which looks. */
 static bool has_breakpoint(const struct cpu *cpu, unsigned offset)
 {
-    return unlikely(cpu->debug) && debug_has_offset(cpu, offset);
+    return unlikely(cpu->needs_interpreter & NEEDS_BREAK) &&
+           ((cpu->debug && debug_has_offset(cpu, offset)) ||
+            breakpoint_has_offset(cpu, offset));
 }
 
 /*
@@ -489,6 +492,10 @@ static const struct block *find_once(struct cpu *cpu)
 const struct block *block_find(struct cpu *cpu)
 {
     cpu->has_fault = false;
+    if (unlikely(cpu->drops_blocks)) {
+        block_cache_empty(cpu);
+        cpu->drops_blocks = false;
+    }
     const struct block *block = find_once(cpu);
     if (!block && cpu->blocks->is_full) {
         block_cache_empty(cpu);

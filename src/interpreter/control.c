@@ -1,5 +1,6 @@
 /* Control, debug and extended control registers: SDM 3A 2.5, 2.6, 17.2; SDM 2B "MOV". */
 
+#include "interpreter/breakpoint.h"
 #include "interpreter/operation.h"
 #include "x86/segment.h"
 
@@ -114,6 +115,9 @@ static bool set_cr4(struct cpu *cpu, uint64_t value)
         return cpu_raise(cpu, X86_GP, 0);
     }
     state->cr4 = value;
+    if (changed & X86_CR4_DE) {
+        breakpoint_update(cpu);
+    }
     if (changed & translation) {
         cpu_flush_all(cpu);
         cpu_switch_context(cpu, false);
@@ -228,7 +232,6 @@ OPERATION(smsw)
 
 /* ---- Debug registers ---- */
 
-#define DR6_BD       (1ull << 13)
 #define DR6_WRITABLE 0xe00full
 #define DR6_FIXED    0xffff0ff0ull
 #define DR7_GD       (1ull << 13)
@@ -281,12 +284,14 @@ OPERATION(mov_to_dr)
     uint64_t value = reg_read(cpu, insn->dst, insn->size);
     if (number < 4) {
         state->dr[number] = value;
+        breakpoint_update(cpu);
     } else if (value >> 32) {
         return cpu_raise(cpu, X86_GP, 0);
     } else if (number == 6) {
         state->dr6 = (value & DR6_WRITABLE) | DR6_FIXED;
     } else {
         state->dr7 = (value & DR7_WRITABLE) | DR7_FIXED;
+        breakpoint_update(cpu);
     }
     return true;
 }

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "interpreter/block.h"
+#include "interpreter/breakpoint.h"
 #include "interpreter/debug.h"
 #include "interpreter/native.h"
 
@@ -112,7 +113,11 @@ void cpu_sync_in(struct cpu *cpu, const struct x86_state *state)
     cpu->wants_window = false;
     cpu_flush_all(cpu);
     cpu_switch_context(cpu, false);
-    cpu_update_mode(cpu);
+    breakpoint_update(cpu);
+    cpu->debug_traps = 0;
+    if (state->rflags & X86_FLAG_RF) {
+        cpu_set_resume(cpu);
+    }
     cpu_set_attention(cpu);
 }
 
@@ -121,7 +126,8 @@ void cpu_sync_out(struct cpu *cpu, struct x86_state *state)
     memcpy(cpu->state.gpr, cpu->reg, sizeof(cpu->state.gpr));
     cpu->state.rip = cpu->rip;
     *state = cpu->state;
-    state->rflags = cpu_rflags(cpu);
+    state->rflags = cpu_rflags(cpu) & ~(uint64_t)X86_FLAG_RF;
+    state->rflags |= cpu_resumes(cpu) ? X86_FLAG_RF : 0;
     state->interrupt_shadow = cpu->state.interrupt_shadow && cpu->rip == cpu->shadow_rip;
 }
 
@@ -271,10 +277,20 @@ static void flush_region(struct cpu *cpu, struct tlb_context *context, gva_t gva
     context->generation = ++cpu->generations;
 }
 
+void cpu_clear_page(struct cpu *cpu, gva_t gva)
+{
+    unsigned index = gva >> FRAME_SHIFT & (TLB_SIZE - 1);
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        struct tlb_context *context = &cpu->tlb_contexts[i];
+        for (unsigned view = 0; context->used && view < TLB_VIEWS; view++) {
+            cpu_clear_entry(&context->entry[view][index], index);
+        }
+    }
+}
+
 void cpu_flush_page(struct cpu *cpu, gva_t gva)
 {
     uint64_t page = gva >> FRAME_SHIFT;
-    unsigned index = page & (TLB_SIZE - 1);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
         struct tlb_context *context = &cpu->tlb_contexts[i];
         if (!context->used || context->key == TLB_NO_KEY) {
@@ -287,10 +303,8 @@ void cpu_flush_page(struct cpu *cpu, gva_t gva)
             flush_region(cpu, context, gva,
                          LARGE_SHIFT + 1); /* a 4M page is two regions */
         }
-        for (unsigned view = 0; view < TLB_VIEWS; view++) {
-            cpu_clear_entry(&context->entry[view][index], index);
-        }
     }
+    cpu_clear_page(cpu, gva);
     cpu->fetch[page & (FETCH_COUNT - 1)].key = 0;
     struct jump_entry *jump = cpu_jump_page(cpu, gva);
     for (unsigned i = 0; i < 1u << JUMP_SLOT_BITS; i++) {

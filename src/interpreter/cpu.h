@@ -262,11 +262,23 @@ static inline struct jump_entry *cpu_jump_entry(struct cpu *cpu, uint64_t rip)
     return cpu_jump_page(cpu, rip) + slot;
 }
 
-/* Every flag, as PUSHF shows it. */
+/* Every flag; of RF only whether it was set at some time, see cpu_resumes. */
 static inline uint64_t cpu_rflags(const struct cpu *cpu)
 {
     return (cpu->state.rflags & ~(uint64_t)X86_FLAGS_ARITH) | arith_to_flags(cpu->arith) |
            X86_FLAG_1;
+}
+
+/* RFLAGS.RF set by an instruction (IRET, a task switch) or an interrupted repetition
+ * holds for the next instruction: until another one has retired. */
+static inline void cpu_set_resume(struct cpu *cpu)
+{
+    cpu->state.rflags |= X86_FLAG_RF;
+    cpu->resume_count = cpu->retired;
+}
+static inline bool cpu_resumes(const struct cpu *cpu)
+{
+    return cpu->state.rflags & X86_FLAG_RF && cpu->resume_count == cpu->retired;
 }
 
 /* Sets all of RFLAGS; the caller has decided which bits may change. Looks at pending
@@ -276,6 +288,8 @@ void cpu_set_rflags(struct cpu *cpu, uint64_t rflags);
 /* Empties an entry: nothing matches it, and stores that found their place otherwise look
  * further. */
 void cpu_clear_entry(struct tlb_entry *entry, unsigned index);
+/* Takes a page's entries out of every view and context, for accesses to it to be seen. */
+void cpu_clear_page(struct cpu *cpu, gva_t gva);
 /* Drops translations: of one page in every view and context (INVLPG), of the address
  * space with a PCID (CR4.PCIDE being set), of all. They also make cached block look-ups
  * miss. */

@@ -6,15 +6,15 @@
 
 #include "interpreter/event.h"
 
-#include "base/log.h"
 #include "interpreter/access.h"
+#include "interpreter/breakpoint.h"
+#include "interpreter/task.h"
 #include "interpreter/transfer.h"
 
 #define IDT_ERROR(vector) ((uint32_t)(vector)*8 + 2)
 #define ERROR_EXT         1u
 
 #define DR7_GD            (1u << 13)
-#define DEBUGCTL_LBR_BTF  3u
 
 static bool is_software(const struct x86_event *event)
 {
@@ -38,16 +38,15 @@ static bool error_has_external_bit(uint8_t vector)
  * instruction does not hit its breakpoint again. */
 static uint64_t pushed_flags(const struct cpu *cpu, const struct x86_event *event)
 {
+    /* Not at instruction breakpoints: their handlers decide. */
     static const uint32_t faults = 1u << X86_DE | 1u << X86_BR | 1u << X86_UD |
                                    1u << X86_NM | 1u << X86_TS | 1u << X86_NP |
                                    1u << X86_SS_FAULT | 1u << X86_GP | 1u << X86_PF |
                                    1u << X86_MF | 1u << X86_AC_FAULT | 1u << X86_XM;
-    uint64_t flags = cpu_rflags(cpu);
-    if (event->type == X86_EVENT_EXCEPTION && event->vector < 32 &&
-        faults >> event->vector & 1) {
-        flags |= X86_FLAG_RF;
-    }
-    return flags;
+    uint64_t flags = cpu_rflags(cpu) & ~(uint64_t)X86_FLAG_RF;
+    bool is_fault = event->type == X86_EVENT_EXCEPTION && event->vector < 32 &&
+                    faults >> event->vector & 1;
+    return flags | (is_fault || cpu_resumes(cpu) ? X86_FLAG_RF : 0);
 }
 
 /* The code segment a gate leads to. */
@@ -158,19 +157,11 @@ static bool check_handler_code(struct cpu *cpu, struct handler *handler)
     return true;
 }
 
-/* Finds and checks the handler: SDM 2A "INT n", SDM 3A 6.12 and 6.14. */
+/* Checks the handler behind the gate: SDM 2A "INT n", SDM 3A 6.12 and 6.14. */
 static bool find_handler(struct cpu *cpu, const struct x86_event *event,
                          struct handler *handler)
 {
-    if (!read_gate(cpu, event, &handler->gate)) {
-        return false;
-    }
     unsigned type = handler->gate.access & X86_ACCESS_TYPE;
-    if (type == X86_TYPE_TASK_GATE) {
-        log_guest("task gate for vector %u: task switches are not supported",
-                  event->vector);
-        return cpu_raise(cpu, X86_GP, IDT_ERROR(event->vector));
-    }
     if (!check_handler_code(cpu, handler)) {
         return false;
     }
@@ -207,9 +198,34 @@ static void enter_handler(struct cpu *cpu, const struct handler *handler,
     cpu->rip = handler->address;
 }
 
-static bool deliver_protected(struct cpu *cpu, const struct x86_event *event)
+/* SDM 3A 6.12.1.2, 8.3: the handler is a task. What fails when it has been entered fails
+ * there. */
+static bool deliver_to_task(struct cpu *cpu, const struct x86_event *event,
+                            const struct x86_gate *gate, bool *has_switched)
+{
+    const struct task_switch request = {
+        .cause = TASK_INTERRUPT,
+        .selector = gate->selector,
+        .return_rip = cpu->rip,
+        .flags = pushed_flags(cpu, event),
+        .has_error = event->has_error,
+        .error = event->error,
+    };
+    enum task_result result = task_switch(cpu, &request);
+    *has_switched = result != TASK_REFUSED;
+    return result == TASK_SWITCHED;
+}
+
+static bool deliver_protected(struct cpu *cpu, const struct x86_event *event,
+                              bool *has_switched)
 {
     struct handler handler;
+    if (!read_gate(cpu, event, &handler.gate)) {
+        return false;
+    }
+    if ((handler.gate.access & X86_ACCESS_TYPE) == X86_TYPE_TASK_GATE) {
+        return deliver_to_task(cpu, event, &handler.gate, has_switched);
+    }
     if (!find_handler(cpu, event, &handler)) {
         return false;
     }
@@ -246,7 +262,7 @@ static bool deliver_protected(struct cpu *cpu, const struct x86_event *event)
 static bool deliver_long(struct cpu *cpu, const struct x86_event *event)
 {
     struct handler handler;
-    if (!find_handler(cpu, event, &handler)) {
+    if (!read_gate(cpu, event, &handler.gate) || !find_handler(cpu, event, &handler)) {
         return false;
     }
     const struct x86_segment *seg = cpu->state.seg;
@@ -281,12 +297,16 @@ static bool deliver_long(struct cpu *cpu, const struct x86_event *event)
     return true;
 }
 
-static bool deliver_once(struct cpu *cpu, const struct x86_event *event)
+/* has_switched: a failure belongs to another task than the event did. */
+static bool deliver_once(struct cpu *cpu, const struct x86_event *event,
+                         bool *has_switched)
 {
+    *has_switched = false;
     if (!(cpu->state.cr0 & X86_CR0_PE)) {
         return deliver_real(cpu, event);
     }
-    return cpu->is_long ? deliver_long(cpu, event) : deliver_protected(cpu, event);
+    return cpu->is_long ? deliver_long(cpu, event)
+                        : deliver_protected(cpu, event, has_switched);
 }
 
 /* What an event changes before its handler is looked for. For #DB the "address" is the
@@ -306,10 +326,10 @@ static void apply_side_effects(struct cpu *cpu, const struct x86_event *event,
     }
     if (event->vector == X86_DB) {
         if (fault_address) {
-            state->dr6 = (state->dr6 & ~0xfull) | fault_address;
+            state->dr6 = (state->dr6 & ~(uint64_t)DR6_HITS) | fault_address;
         }
         state->dr7 &= ~(uint64_t)DR7_GD;
-        state->debugctl &= ~(uint64_t)DEBUGCTL_LBR_BTF;
+        state->debugctl &= ~(DEBUGCTL_LBR | DEBUGCTL_BTF);
     }
 }
 
@@ -328,11 +348,16 @@ static struct x86_event exception_event(const struct x86_exception *fault)
 void event_deliver(struct cpu *cpu, const struct x86_event *event, gva_t fault_address)
 {
     struct x86_event current = *event;
+    bool has_switched;
     for (;;) {
         apply_side_effects(cpu, &current, fault_address);
         cpu->has_fault = false;
         cpu->fault_noncanonical = false;
-        if (deliver_once(cpu, &current)) {
+        if (deliver_once(cpu, &current, &has_switched)) {
+            if (current.vector == X86_DB && current.type == X86_EVENT_EXCEPTION) {
+                /* Its own frame does not hit again, which would never end. */
+                cpu->debug_traps &= ~DR6_HITS;
+            }
             /* SDM 3B 18.3.1.4: INT n, INT3 and INTO clear TF without a trap behind them.
              */
             cpu->faults += current.length != 0;
@@ -345,7 +370,7 @@ void event_deliver(struct cpu *cpu, const struct x86_event *event, gva_t fault_a
         if (error_has_external_bit(second.vector)) {
             second.error |= external_bit(&current);
         }
-        if (current.length) {
+        if (current.length && !has_switched) {
             /* The instruction that asked for the event faults instead. */
             cpu->rip -= current.length;
         }
@@ -368,6 +393,7 @@ void event_deliver(struct cpu *cpu, const struct x86_event *event, gva_t fault_a
 void event_deliver_fault(struct cpu *cpu)
 {
     cpu->faults++;
+    cpu->debug_traps = 0; /* the instruction did not complete */
     cpu->hooks->count(cpu, EXIT_EXCEPTION);
     struct x86_event event = exception_event(&cpu->fault);
     event_deliver(cpu, &event, cpu->fault.address);

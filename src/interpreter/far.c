@@ -1,8 +1,8 @@
 /* Far jumps, calls and returns, through call gates and between levels: SDM 3A 5.8, SDM 2A
  * "CALL", "JMP", SDM 2B "RET". */
 
-#include "base/log.h"
 #include "interpreter/operation.h"
+#include "interpreter/task.h"
 #include "interpreter/transfer.h"
 
 #define SELECTOR_ERROR(selector) ((uint32_t)(selector)&0xfffcu)
@@ -17,6 +17,7 @@ struct target {
     bool is_inner;               /* through a gate to a more privileged level */
     unsigned parameters;         /* that a gate copies */
     struct transfer_stack stack; /* CALL: after the push */
+    uint16_t task;               /* not 0: the selector of a TSS, and only that counts */
 };
 
 static unsigned dpl_of(uint32_t access)
@@ -121,6 +122,30 @@ static bool find_through_gate(struct cpu *cpu,
     return find_gate_code(cpu, &gate, is_call, target);
 }
 
+/* SDM 2A "JMP", TASK-GATE and TASK-STATE-SEGMENT: the privilege to go there. */
+static bool find_task(struct cpu *cpu, const struct transfer_descriptor *descriptor,
+                      struct target *target)
+{
+    uint32_t access = descriptor->segment.access;
+    uint32_t error = SELECTOR_ERROR(target->selector);
+    bool is_gate = (access & X86_ACCESS_TYPE) == X86_TYPE_TASK_GATE;
+    if (dpl_of(access) < cpu->cpl ||
+        dpl_of(access) < X86_SELECTOR_RPL(target->selector)) {
+        return cpu_raise(cpu, X86_GP, error);
+    }
+    target->task = target->selector;
+    if (is_gate) {
+        if (!(access & X86_ACCESS_P)) {
+            return cpu_raise(cpu, X86_NP, error);
+        }
+        target->task = (uint16_t)(descriptor->low >> 16);
+        if (!SELECTOR_ERROR(target->task)) {
+            return cpu_raise(cpu, X86_GP, 0);
+        }
+    }
+    return true;
+}
+
 static bool find_system(struct cpu *cpu, const struct transfer_descriptor *descriptor,
                         bool is_call, struct target *target)
 {
@@ -136,11 +161,10 @@ static bool find_system(struct cpu *cpu, const struct transfer_descriptor *descr
     case X86_TYPE_TASK_GATE:
     case X86_TYPE_TSS:
     case X86_TYPE_TSS16:
-        if (!cpu->is_long) {
-            log_guest("far transfer to task %#x: task switches are not supported",
-                      target->selector);
+        if (cpu->is_long) {
+            break;
         }
-        break;
+        return find_task(cpu, descriptor, target);
     default:
         break;
     }
@@ -231,6 +255,18 @@ static bool push_return(struct cpu *cpu, const struct insn *insn, struct target 
     return transfer_push(cpu, &target->stack, frame, 2, target->size);
 }
 
+static bool transfer_to_task(struct cpu *cpu, const struct insn *insn,
+                             enum task_cause cause, const struct target *target)
+{
+    const struct task_switch request = {
+        .cause = cause,
+        .selector = target->task,
+        .return_rip = operation_next_rip(cpu, insn),
+        .flags = cpu_rflags(cpu) & ~(uint64_t)X86_FLAG_RF,
+    };
+    return task_switch_and_fault(cpu, &request);
+}
+
 static __attribute__((noinline)) bool far_jump(struct cpu *cpu, const struct insn *insn,
                                                bool is_memory)
 {
@@ -238,6 +274,9 @@ static __attribute__((noinline)) bool far_jump(struct cpu *cpu, const struct ins
     if (!read_pointer(cpu, insn, is_memory, &target) ||
         !find_target(cpu, false, &target)) {
         return false;
+    }
+    if (target.task) {
+        return transfer_to_task(cpu, insn, TASK_JUMP, &target);
     }
     transfer_set_cs(cpu, &target.code, target.cpl);
     cpu->rip = target.offset;
@@ -249,7 +288,13 @@ static __attribute__((noinline)) bool far_call(struct cpu *cpu, const struct ins
 {
     struct target target;
     if (!read_pointer(cpu, insn, is_memory, &target) ||
-        !find_target(cpu, true, &target) || !push_return(cpu, insn, &target)) {
+        !find_target(cpu, true, &target)) {
+        return false;
+    }
+    if (target.task) {
+        return transfer_to_task(cpu, insn, TASK_CALL, &target);
+    }
+    if (!push_return(cpu, insn, &target)) {
         return false;
     }
     if (target.is_inner) {
@@ -358,11 +403,18 @@ OPERATION(far_return)
 
 /* ---- Handlers and rows ---- */
 
-/* The operations leave the target in cpu->rip. */
+/* The operations leave the target in cpu->rip; a task may have set RF for it. */
+static const struct insn *leave(struct cpu *cpu, const struct insn *insn)
+{
+    insn_leave_to(cpu, insn, cpu->rip);
+    cpu->resume_count = cpu->retired;
+    return NULL;
+}
+
 #define FAR_HANDLER(name, call)                                                     \
     static const struct insn *exec_##name(struct cpu *cpu, const struct insn *insn) \
     {                                                                               \
-        return (call) ? insn_leave_to(cpu, insn, cpu->rip) : insn_fault(cpu, insn); \
+        return (call) ? leave(cpu, insn) : insn_fault(cpu, insn);                   \
     }
 
 FAR_HANDLER(jump_direct, far_jump(cpu, insn, false))

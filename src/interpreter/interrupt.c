@@ -1,11 +1,19 @@
 /* Software interrupts and the return from interrupts: SDM 2A "INT n", "IRET", "BOUND". */
 
-#include "base/log.h"
 #include "interpreter/event.h"
 #include "interpreter/operation.h"
+#include "interpreter/task.h"
 #include "interpreter/transfer.h"
 
 /* ---- INT n, INT3, INT1, INTO, BOUND ---- */
+
+/* RF, if it was loaded, holds for the instruction behind. */
+static const struct insn *leave(struct cpu *cpu, const struct insn *insn)
+{
+    insn_leave_to(cpu, insn, cpu->rip);
+    cpu->resume_count = cpu->retired;
+    return NULL;
+}
 
 /* imm: the vector, aux: enum x86_event_type. */
 static const struct insn *exec_int(struct cpu *cpu, const struct insn *insn)
@@ -22,7 +30,7 @@ static const struct insn *exec_int(struct cpu *cpu, const struct insn *insn)
     };
     cpu->rip = operation_next_rip(cpu, insn);
     event_deliver(cpu, &event, 0);
-    return insn_leave_to(cpu, insn, cpu->rip);
+    return leave(cpu, insn);
 }
 
 static const struct insn *exec_into(struct cpu *cpu, const struct insn *insn)
@@ -61,13 +69,12 @@ enum frame_slot {
     FRAME_SLOTS,
 };
 
-/* The flags that IRET may change at this level. RF would hold for the next instruction
- * only, and nothing looks at it there. */
+/* The flags that IRET may change at this level. */
 static uint64_t writable_flags(const struct cpu *cpu, unsigned size)
 {
     unsigned iopl = (cpu->state.rflags & X86_FLAG_IOPL) >> X86_FLAG_IOPL_SHIFT;
     uint64_t writable = X86_FLAGS_ARITH | X86_FLAG_TF | X86_FLAG_DF | X86_FLAG_NT |
-                        X86_FLAG_AC | X86_FLAG_ID;
+                        X86_FLAG_AC | X86_FLAG_ID | X86_FLAG_RF;
     if (cpu->cpl <= iopl) {
         writable |= X86_FLAG_IF;
     }
@@ -119,7 +126,7 @@ static bool return_vm86(struct cpu *cpu, const uint64_t *frame)
     if (frame[FRAME_RIP] > 0xffff) {
         return cpu_raise(cpu, X86_GP, 0);
     }
-    cpu_set_rflags(cpu, frame[FRAME_FLAGS] & ~(uint64_t)X86_FLAG_RF);
+    cpu_set_rflags(cpu, frame[FRAME_FLAGS]);
     for (unsigned i = 0; i < sizeof(segments) / sizeof(segments[0]); i++) {
         cpu->state.seg[segments[i].reg] = transfer_real_segment(
             cpu, segments[i].reg, (uint16_t)frame[segments[i].slot]);
@@ -130,13 +137,29 @@ static bool return_vm86(struct cpu *cpu, const uint64_t *frame)
     return true;
 }
 
-static bool return_protected(struct cpu *cpu, unsigned size)
+/* SDM 2A "IRET", TASK-RETURN: to the task whose selector lies at the start of the TSS. */
+static bool return_task(struct cpu *cpu, uint64_t next_rip)
 {
+    const struct x86_segment *tr = &cpu->state.tr;
+    struct task_switch request = {
+        .cause = TASK_RETURN,
+        .return_rip = next_rip,
+        .flags = cpu_rflags(cpu) & ~(uint64_t)X86_FLAG_RF,
+    };
+    if (tr->limit < sizeof(request.selector) - 1) {
+        return cpu_raise(cpu, X86_TS, tr->selector & 0xfffcu);
+    }
+    return access_read_system(cpu, tr->base, &request.selector,
+                              sizeof(request.selector)) &&
+           task_switch_and_fault(cpu, &request);
+}
+
+static bool return_protected(struct cpu *cpu, const struct insn *insn)
+{
+    unsigned size = insn->size;
     if (cpu->state.rflags & X86_FLAG_NT) {
-        if (!cpu->is_long) {
-            log_guest("IRET with NT set: task switches are not supported");
-        }
-        return cpu_raise(cpu, X86_GP, 0);
+        return cpu->is_long ? cpu_raise(cpu, X86_GP, 0)
+                            : return_task(cpu, operation_next_rip(cpu, insn));
     }
     struct transfer_stack stack = transfer_current_stack(cpu);
     uint64_t frame[FRAME_SLOTS];
@@ -185,13 +208,12 @@ OPERATION(iret)
         cpu->state.nmi_blocked = false;
         cpu_set_attention(cpu);
     }
-    return cpu->is_protected ? return_protected(cpu, insn->size)
-                             : return_real(cpu, insn->size);
+    return cpu->is_protected ? return_protected(cpu, insn) : return_real(cpu, insn->size);
 }
 
 static const struct insn *exec_iret(struct cpu *cpu, const struct insn *insn)
 {
-    return iret(cpu, insn) ? insn_leave_to(cpu, insn, cpu->rip) : insn_fault(cpu, insn);
+    return iret(cpu, insn) ? leave(cpu, insn) : insn_fault(cpu, insn);
 }
 
 HANDLER(bound)

@@ -1,5 +1,6 @@
 #include "interpreter/port.h"
 
+#include "interpreter/breakpoint.h"
 #include "x86/segment.h"
 
 /* SDM 1 19.5.2: two bytes of the bitmap are read even where one would do, so the last
@@ -55,6 +56,7 @@ static __attribute__((noinline)) bool port_in(struct cpu *cpu, const struct insn
     }
     uint32_t value = ~0u;
     cpu->hooks->io(cpu, port, insn->size, false, 1, (uint8_t *)&value);
+    breakpoint_note_port(cpu, port, insn->size);
     reg_write(cpu, REG_OFFSET(X86_RAX), insn->size, value);
     return true;
 }
@@ -67,6 +69,7 @@ static __attribute__((noinline)) bool port_out(struct cpu *cpu, const struct ins
     }
     uint32_t value = (uint32_t)cpu->reg[X86_RAX];
     cpu->hooks->io(cpu, port, insn->size, true, 1, (uint8_t *)&value);
+    breakpoint_note_port(cpu, port, insn->size);
     return true;
 }
 

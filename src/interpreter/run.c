@@ -1,6 +1,7 @@
 #include "interpreter/run.h"
 
 #include "interpreter/block.h"
+#include "interpreter/breakpoint.h"
 #include "interpreter/debug.h"
 #include "interpreter/event.h"
 
@@ -15,11 +16,28 @@ static void execute(struct cpu *cpu, const struct block *block)
     }
 }
 
-/* False: stopped by a breakpoint, nothing was executed. */
+/* SDM 3A 6.9: instruction breakpoints come before anything else of the instruction, its
+ * fetch included. */
+static void deliver_breakpoint(struct cpu *cpu, uint32_t hits)
+{
+    cpu_raise(cpu, X86_DB, 0);
+    cpu->fault.address = hits;
+    event_deliver_fault(cpu);
+}
+
+/* False: stopped by a debugger's breakpoint, nothing was executed. */
 static bool run_block(struct cpu *cpu)
 {
-    if (unlikely(cpu->debug) && debug_breaks_at(cpu, debug_address(cpu))) {
-        return false;
+    if (unlikely(cpu->needs_interpreter)) {
+        cpu->hides_step = false;
+        if (cpu->debug && debug_breaks_at(cpu, debug_address(cpu))) {
+            return false;
+        }
+        uint32_t hits = breakpoint_hits(cpu);
+        if (hits) {
+            deliver_breakpoint(cpu, hits);
+            return true;
+        }
     }
     const struct block *block = block_find(cpu);
     if (likely(block != NULL)) {
@@ -30,19 +48,32 @@ static bool run_block(struct cpu *cpu)
     return true;
 }
 
-/* SDM 3B 18.3.1.4: the trap after an instruction that began with TF set. */
-static void deliver_single_step(struct cpu *cpu)
+/* Traps behind an instruction, all conditions in one #DB. Not behind one that loaded SS:
+ * then they wait for the end of the next (SDM 3A 6.8.3). */
+static void deliver_traps(struct cpu *cpu)
 {
-    cpu->state.dr6 |= 1u << 14;
-    struct x86_event event = {
+    uint32_t traps = cpu->debug_traps;
+    if (!traps ||
+        (cpu->hides_step && cpu->state.interrupt_shadow && cpu->rip == cpu->shadow_rip)) {
+        return;
+    }
+    const struct x86_event event = {
         .pending = true, .vector = X86_DB, .type = X86_EVENT_EXCEPTION};
-    event_deliver(cpu, &event, 0);
+    cpu->debug_traps = 0;
+    event_deliver(cpu, &event, traps);
 }
 
+/* SDM 3B 18.3.1.4, 18.4.3: the trap after an instruction that began with TF set, or with
+ * DEBUGCTL.BTF only if it was a branch that was taken. */
 static bool step(struct cpu *cpu)
 {
     bool was_tracing = cpu->state.rflags & X86_FLAG_TF;
     uint64_t faults = cpu->faults;
+    enum branch_kind branch = BRANCH_ALWAYS;
+    uint64_t next_rip = 0;
+    if (was_tracing && cpu->state.debugctl & DEBUGCTL_BTF) {
+        branch = breakpoint_branch(cpu, &next_rip);
+    }
     cpu->single_step = true;
     cpu->hides_step = false;
     cpu_update_mode(cpu);
@@ -50,10 +81,12 @@ static bool step(struct cpu *cpu)
     bool is_done = run_block(cpu);
     cpu->single_step = false;
     cpu_update_mode(cpu);
-    if (is_done && was_tracing && !cpu->hides_step && cpu->faults == faults &&
-        cpu->state.activity == X86_RUNNING) {
-        deliver_single_step(cpu);
+    bool is_taken =
+        branch == BRANCH_ALWAYS || (branch == BRANCH_CONDITIONAL && cpu->rip != next_rip);
+    if (is_done && was_tracing && is_taken && !cpu->hides_step && cpu->faults == faults) {
+        cpu->debug_traps |= DR6_BS;
     }
+    deliver_traps(cpu);
     return is_done;
 }
 
@@ -68,6 +101,9 @@ void cpu_step(struct cpu *cpu)
 void cpu_run(struct cpu *cpu)
 {
     while (cpu->state.activity == X86_RUNNING) {
+        if (unlikely(cpu->debug_traps)) {
+            deliver_traps(cpu);
+        }
         if (unlikely(cpu->retired >= cpu->limit)) {
             return;
         }

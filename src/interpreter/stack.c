@@ -20,7 +20,11 @@ OPERATION(enter)
     if (!transfer_push(cpu, &stack, &pushed, 1, size)) {
         return false;
     }
+    /* SDM 2A "ENTER": FrameTemp is ESP, whatever a 16-bit stack uses of it. */
     uint64_t frame = stack.rsp;
+    if (stack.bits == 16) {
+        frame |= cpu->reg[X86_RSP] & ~0xffffull;
+    }
     /* The display: the enclosing levels' frame pointers, found through RBP. */
     struct transfer_stack outer = stack;
     outer.rsp = cpu->reg[X86_RBP];

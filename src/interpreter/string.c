@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "interpreter/block.h"
+#include "interpreter/breakpoint.h"
 #include "interpreter/insn.h"
 #include "interpreter/port.h"
 #include "x86/segment.h"
@@ -68,8 +69,9 @@ static uint64_t run_fit(const struct cpu *cpu, const struct run *run,
                         enum x86_segment_register reg, uint64_t offset, uint64_t linear,
                         bool is_write)
 {
-    /* A single-step trap follows each iteration (SDM 3B 18.3.1.4). */
-    if (run->is_backward || cpu->state.rflags & X86_FLAG_TF) {
+    /* A single-step trap or one by a breakpoint follows its iteration (SDM 3B 18.3.1.4).
+     */
+    if (run->is_backward || cpu->needs_interpreter) {
         return 0;
     }
     uint64_t bytes = FRAME_SIZE - (linear & (FRAME_SIZE - 1));
@@ -319,6 +321,7 @@ static uint64_t ins_chunk(struct cpu *cpu, struct run *run)
     uint8_t data[FRAME_SIZE];
     memset(data, 0xff, bytes);
     cpu->hooks->io(cpu, port, run->size, false, (uint32_t)count, data);
+    breakpoint_note_port(cpu, port, run->size);
     return access_write(cpu, linear, data, bytes) ? count : 0;
 }
 
@@ -335,6 +338,7 @@ static uint64_t outs_chunk(struct cpu *cpu, struct run *run)
         return 0;
     }
     cpu->hooks->io(cpu, port, run->size, true, (uint32_t)count, data);
+    breakpoint_note_port(cpu, port, run->size);
     return count;
 }
 
@@ -397,6 +401,13 @@ static void string_advance(struct cpu *cpu, struct run *run, unsigned uses, uint
     }
 }
 
+/* SDM 3B 18.3.1.1: RF is set after any iteration but the last. */
+static void set_resume(struct cpu *cpu, const struct insn *insn)
+{
+    cpu->state.rflags |= X86_FLAG_RF;
+    cpu->resume_count = cpu->retired + insn->ordinal; /* as insn_again leaves it */
+}
+
 /* The virtual clock counts iterations; the instruction itself is counted when it retires.
  */
 static enum outcome string_run(struct cpu *cpu, const struct insn *insn,
@@ -415,10 +426,14 @@ static enum outcome string_run(struct cpu *cpu, const struct insn *insn,
     };
     for (unsigned chunks = 0; run.count; chunks++) {
         /* It may have overwritten itself. */
-        bool has_to_look = cpu_has_attention(cpu) || !block_is_valid(cpu->block);
+        bool has_to_look =
+            cpu_has_attention(cpu) || cpu->debug_traps || !block_is_valid(cpu->block);
         cpu->counted = cpu->retired + insn->ordinal;
         if (chunks == CHUNKS_MAX || (chunks && has_to_look) ||
             cpu->counted >= cpu->limit) {
+            if (chunks) {
+                set_resume(cpu, insn);
+            }
             return OUTCOME_AGAIN;
         }
         run.most = smaller(run.count, cpu->limit - cpu->counted);

@@ -198,15 +198,15 @@ static bool load_stack_segment(struct cpu *cpu, uint16_t selector)
     return true;
 }
 
-static bool load_data_segment(struct cpu *cpu, enum x86_segment_register reg,
-                              uint16_t selector)
+bool transfer_load_data(struct cpu *cpu, enum x86_segment_register reg, uint16_t selector,
+                        uint8_t vector)
 {
     if (SELECTOR_IS_NULL(selector)) {
         transfer_load_null(cpu, reg, selector);
         return true;
     }
     struct transfer_descriptor descriptor;
-    if (!transfer_fetch(cpu, selector, X86_GP, &descriptor)) {
+    if (!transfer_fetch(cpu, selector, vector, &descriptor)) {
         return false;
     }
 
@@ -217,7 +217,7 @@ static bool load_data_segment(struct cpu *cpu, enum x86_segment_register reg,
     unsigned dpl = segment_dpl(&descriptor.segment);
     if (!(access & X86_ACCESS_S) || !is_readable ||
         (!is_conforming && (X86_SELECTOR_RPL(selector) > dpl || cpu->cpl > dpl))) {
-        return cpu_raise(cpu, X86_GP, SELECTOR_ERROR(selector));
+        return cpu_raise(cpu, vector, SELECTOR_ERROR(selector));
     }
     if (!(access & X86_ACCESS_P)) {
         return cpu_raise(cpu, X86_NP, SELECTOR_ERROR(selector));
@@ -239,7 +239,7 @@ bool transfer_load_segment(struct cpu *cpu, enum x86_segment_register reg,
     } else if (reg == X86_SS) {
         loaded = load_stack_segment(cpu, selector);
     } else {
-        loaded = load_data_segment(cpu, reg, selector);
+        loaded = transfer_load_data(cpu, reg, selector, X86_GP);
     }
     return loaded;
 }

@@ -42,6 +42,10 @@ bool transfer_write_type(struct cpu *cpu, const struct transfer_descriptor *desc
  * and vm86 mode included. */
 bool transfer_load_segment(struct cpu *cpu, enum x86_segment_register reg,
                            uint16_t selector);
+/* The same for DS, ES, FS, GS of protected mode, raising vector for what #GP stands for.
+ */
+bool transfer_load_data(struct cpu *cpu, enum x86_segment_register reg, uint16_t selector,
+                        uint8_t vector);
 /* The checks for a new SS at a privilege level, raising vector (#GP for returns, #TS for
  * stacks from the TSS); nothing is loaded. */
 bool transfer_check_stack(struct cpu *cpu, uint16_t selector, unsigned cpl,

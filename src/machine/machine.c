@@ -154,6 +154,47 @@ static int make_cpuid(struct cpuid_policy *policy, const struct machine_config *
     return 0;
 }
 
+/* What a guest has seen stays; what was asked for by name is given or refused; of what
+ * this host has, the guest gets what the engine can give. The model in force is what a
+ * snapshot keeps, so that other engines resume it as it was. */
+static int fit_engine(struct resolved *resolved, const struct machine_config *config,
+                      struct error *err)
+{
+    const struct engine_ops *engine = resolved->engine;
+    const struct cpuid_policy asked = resolved->cpuid;
+    char names[200];
+    if (!engine->missing || !engine->missing(&asked, names, sizeof(names))) {
+        return 0;
+    }
+    if (config->cpuid) {
+        return fail_plain(
+            err, ENOTSUP,
+            "the guest knows features that the engine %s does not have here "
+            "(%s); use --engine interpreter, or start the guest with a --cpu "
+            "and --paravirt that fit both",
+            engine->name, names);
+    }
+    int result = engine->fit(&resolved->cpuid, err);
+    if (result < 0) {
+        return result;
+    }
+    bool is_model = config->cpu_model && strcmp(config->cpu_model, "host") != 0;
+    bool is_list = config->paravirt && strcmp(config->paravirt, "all") != 0;
+    if (is_model &&
+        memcmp(asked.features, resolved->cpuid.features, sizeof(asked.features)) != 0) {
+        return fail_plain(err, ENOTSUP,
+                          "--cpu %.64s: the engine %s does not have all of it here (%s)",
+                          config->cpu_model, engine->name, names);
+    }
+    if (is_list && asked.paravirt != resolved->cpuid.paravirt) {
+        return fail_plain(err, ENOTSUP,
+                          "--paravirt %.64s: the engine %s does not have all of it here "
+                          "(%s)",
+                          config->paravirt, engine->name, names);
+    }
+    return 0;
+}
+
 static int resolve(struct resolved *resolved, const struct machine_config *config,
                    struct error *err)
 {
@@ -187,6 +228,7 @@ static int resolve(struct resolved *resolved, const struct machine_config *confi
         return result;
     }
     result = make_cpuid(&resolved->cpuid, config, err);
+    result = result < 0 ? result : fit_engine(resolved, config, err);
     if (result < 0) {
         return result;
     }

@@ -307,23 +307,6 @@ static int apply(struct snapshot *snapshot, struct vm *vm,
     return 0;
 }
 
-/* A guest that was saved under another engine may use what this one keeps from it. */
-static int check_engine(const struct snapshot *snapshot, const struct vm *vm,
-                        struct error *err)
-{
-    const struct engine_ops *engine = vm->engine_ops;
-    const char *before = snapshot->config.engine;
-    char names[200];
-    if (!engine->missing || (before && strcmp(before, engine->name) == 0) ||
-        engine->missing(&snapshot->cpuid, names, sizeof(names)) == 0) {
-        return 0;
-    }
-    return fail_plain(err, ENOTSUP,
-                      "the guest knows features that the engine %s does not have here "
-                      "(%s); use --engine %s",
-                      engine->name, names, before ? before : "interpreter");
-}
-
 struct vm *vm_restore(struct snapshot *snapshot, const struct machine_config *config,
                       const struct console_port *console, struct error *err)
 {
@@ -334,9 +317,6 @@ struct vm *vm_restore(struct snapshot *snapshot, const struct machine_config *co
     int result = vm ? 0 : -err->code;
     if (result >= 0 && !image) {
         result = fail(err, ENOMEM, "it cannot be read");
-    }
-    if (result >= 0) {
-        result = check_engine(snapshot, vm, err);
     }
     if (result >= 0) {
         result = state_check(vm, &snapshot->stream, image, err);

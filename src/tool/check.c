@@ -193,6 +193,25 @@ static void probe_kvm_features(struct finding *finding)
     }
 }
 
+static void probe_kvm_excess(struct finding *finding)
+{
+    struct cpuid_policy policy;
+    struct error err;
+    const struct cpuid_config config = {.cpus = 1};
+    char names[120];
+    if (engine_kvm.probe(&err) < 0 || cpuid_policy_init(&policy, &config, &err) < 0) {
+        found(finding, CHECK_OK, "not looked at: KVM cannot be used");
+        return;
+    }
+    unsigned count = kvm_cpuid_excess(&policy, names, sizeof(names));
+    found(finding, count ? CHECK_WARNING : CHECK_OK, "%s", count ? names : "nothing");
+    if (count) {
+        remedy(finding,
+               "guests that use them under the engine kvm cannot be saved, and a "
+               "--cpu of less is not kept to; other engines keep to the model");
+    }
+}
+
 static void probe_memfd(struct finding *finding)
 {
     SCOPE_FD int fd = memfd_create("doppel-doctor", MFD_CLOEXEC);
@@ -402,6 +421,8 @@ const struct check check_table[] = {
     {"/dev/kvm", "hardware virtualization", false, probe_kvm},
     {"kvm lacks", "features of the processor model that KVM cannot give", false,
      probe_kvm_features},
+    {"kvm adds", "features that KVM shows guests whatever their model", false,
+     probe_kvm_excess},
     {"memfd", "holds guest memory", true, probe_memfd},
     {"membarrier", "makes waking a virtual processor cheap", false, probe_membarrier},
     {"userfaultfd", "will serve lazy restore and migration", false, probe_userfaultfd},

@@ -98,11 +98,13 @@ static bool is_candidate(const struct cpuid_policy *policy, const struct cpuid_h
     default:
         break;
     }
+    bool is_of_model = level == 0 || (row->level && row->level <= level) ||
+                       (row->since && row->since <= level);
     switch (row->provider) {
     case CPUID_OURS:
-        return true;
+        return is_of_model;
     case CPUID_HOST:
-        return host_has(host, row) && (level == 0 || (row->level && row->level <= level));
+        return is_of_model && host_has(host, row);
     default:
         return false;
     }
@@ -164,6 +166,17 @@ static void make_brand(const struct cpuid_host *host, const struct model *model,
     }
 }
 
+/* What follows from the features. */
+static void finish(struct cpuid_policy *policy, const struct cpuid_host *host,
+                   const char brand[48])
+{
+    policy->xcr0_valid = !cpuid_has(policy, CPU_XSAVE) ? 0
+                         : cpuid_has(policy, CPU_AVX)
+                             ? X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX
+                             : X86_XCR0_X87 | X86_XCR0_SSE;
+    cpuid_build_leaves(policy, host, brand);
+}
+
 int cpuid_policy_init_from(struct cpuid_policy *policy, const struct cpuid_config *config,
                            const struct cpuid_host *host, struct error *err)
 {
@@ -194,14 +207,32 @@ int cpuid_policy_init_from(struct cpuid_policy *policy, const struct cpuid_confi
     if (result < 0) {
         return result;
     }
-    policy->xcr0_valid = !cpuid_has(policy, CPU_XSAVE) ? 0
-                         : cpuid_has(policy, CPU_AVX)
-                             ? X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX
-                             : X86_XCR0_X87 | X86_XCR0_SSE;
     char brand[48];
     make_brand(host, model, brand);
-    cpuid_build_leaves(policy, host, brand);
+    finish(policy, host, brand);
     return 0;
+}
+
+void cpuid_policy_remove(struct cpuid_policy *policy, const struct cpuid_set *features,
+                         uint32_t paravirt)
+{
+    struct cpuid_host host;
+    uint32_t text[12];
+    struct x86_state state = {0};
+    cpuid_host_init(&host);
+    for (unsigned i = 0; i < 3; i++) {
+        cpuid_execute(policy, &state, 0, 0x80000002 + i, 0, &text[4 * i]);
+    }
+    for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++) {
+        if (features->bits[i / 64] >> i % 64 & 1) {
+            set_feature(policy, i, false);
+        }
+    }
+    policy->paravirt &= ~paravirt;
+    enforce_dependencies(policy);
+    char brand[48];
+    memcpy(brand, text, sizeof(brand));
+    finish(policy, &host, brand);
 }
 
 int cpuid_policy_init(struct cpuid_policy *policy, const struct cpuid_config *config,

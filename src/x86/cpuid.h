@@ -141,6 +141,16 @@ struct cpuid_host;
 int cpuid_policy_init_from(struct cpuid_policy *policy, const struct cpuid_config *config,
                            const struct cpuid_host *host, struct error *err);
 
+/* Features as a set of their own. */
+struct cpuid_set {
+    uint64_t bits[(CPU_FEATURE_COUNT + 63) / 64];
+};
+
+/* Takes features, what needs them, and paravirtual services away from a policy of this
+ * host. */
+void cpuid_policy_remove(struct cpuid_policy *policy, const struct cpuid_set *features,
+                         uint32_t paravirt);
+
 /*
  * Can a policy made elsewhere, perhaps by a stranger, be had here? host is the policy of
  * the model "host". Fails with a message that names what the host lacks.

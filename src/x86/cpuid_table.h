@@ -18,6 +18,10 @@ struct cpuid_feature_row {
     enum cpuid_register reg;
     uint8_t bit;
     uint8_t level; /* the x86-64 level of the psABI that includes it, 0 for none */
+    /* What no level of the psABI tells, being for kernels: the first level whose named
+     * model has it, 0 for none. Nothing that a processor or a KVM of that level may lack.
+     */
+    uint8_t since;
     enum cpuid_provider provider;
     uint8_t subleaf;
     bool amd_only;

@@ -130,6 +130,8 @@ enum x86_vector_number {
 #define MSR_MCG_STATUS      0x0000017au
 #define MSR_MISC_ENABLE     0x000001a0u
 #define MSR_DEBUGCTL        0x000001d9u
+#define DEBUGCTL_LBR        (1ull << 0)
+#define DEBUGCTL_BTF        (1ull << 1)
 #define MSR_MTRR_PHYSBASE0  0x00000200u /* base, mask pairs up to 0x20f */
 #define MSR_MTRR_FIX64K     0x00000250u
 #define MSR_MTRR_FIX16K_80  0x00000258u

@@ -22,9 +22,6 @@
 #define MISC_NO_PEBS      (1ull << 12)
 #define MISC_EIST         (1ull << 16)
 
-#define DEBUGCTL_LBR      (1ull << 0)
-#define DEBUGCTL_BTF      (1ull << 1)
-
 #define HWCR_TSC_FREQ_SEL (1ull << 24)
 #define DE_CFG_LFENCE     (1ull << 1)
 #define NB_CFG_CF8_EXT    (1ull << 46)

@@ -1,8 +1,10 @@
 /*
  * One walk for every paging mode: levels of 8-byte entries (4-level and PAE) or of 4-byte
  * entries (32-bit), then one check of the rights gathered on the way. Each entry is read
- * once; what the walk decides about it, it decides about that value, and the A and D bits
- * are set only if it still stands.
+ * once; what the walk decides about it, it decides about that value. When the access is
+ * permitted, A (and D in the leaf) are set from the top down, each only if its entry
+ * still stands; an access that faults sets none, which the architecture leaves open (SDM
+ * 3A 4.8) and processors before page-walk caches do.
  */
 
 #include "x86/paging.h"
@@ -26,6 +28,15 @@
 
 #define WALK_DONE         (-1) /* else the P and RSVD bits of a #PF's error code */
 
+#define LEVELS_ABOVE      3 /* of the leaf, at most */
+
+/* An entry above the leaf that lacks its A bit. */
+struct upper {
+    void *host;
+    gpa_t gpa;
+    uint64_t entry;
+};
+
 /* What the entries of a walk say together. */
 struct leaf {
     uint64_t entry;
@@ -33,6 +44,8 @@ struct leaf {
     uint64_t no_execute;
     gpa_t base;
     uint64_t size;
+    unsigned upper_count;
+    struct upper upper[LEVELS_ABOVE];
 };
 
 struct permissions {
@@ -76,32 +89,38 @@ static inline bool permits(struct permissions permissions, enum x86_access acces
 }
 
 /*
- * Sets bits in an entry that still has the value it was judged by. False: it has changed
- * and has to be read and judged again. An entry outside RAM reads as all ones, so there
- * is nothing to set.
+ * Sets bits in an entry that still has the value it was judged by, but for A and D bits
+ * that came meanwhile (also by this walk, where tables map themselves). False: it has
+ * changed and has to be read and judged again. An entry outside RAM reads as all ones, so
+ * there is nothing to set.
  */
 static inline bool set_bits(const struct x86_walk_memory *memory, void *host, gpa_t gpa,
                             uint64_t entry, uint64_t bits, bool is_wide)
 {
-    bool done;
+    const uint64_t harmless = X86_PTE_A | X86_PTE_D;
+    uint64_t judged = entry;
+    bool done = false;
 
-    if ((entry & bits) == bits) {
-        return true;
-    }
-    if (is_wide) {
-        done = __atomic_compare_exchange_n((uint64_t *)host, &entry, entry | bits, false,
-                                           __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
-    } else {
-        uint32_t narrow = (uint32_t)entry;
+    while ((entry & bits) != bits && !done) {
+        if (is_wide) {
+            done = __atomic_compare_exchange_n((uint64_t *)host, &entry, entry | bits,
+                                               false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+        } else {
+            uint32_t narrow = (uint32_t)entry;
 
-        done = __atomic_compare_exchange_n((uint32_t *)host, &narrow,
-                                           narrow | (uint32_t)bits, false,
-                                           __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+            done = __atomic_compare_exchange_n((uint32_t *)host, &narrow,
+                                               narrow | (uint32_t)bits, false,
+                                               __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+            entry = narrow;
+        }
+        if ((entry ^ judged) & ~harmless) {
+            return false;
+        }
     }
     if (done && memory->entry_written) {
         memory->entry_written(memory->opaque, gpa);
     }
-    return done;
+    return true;
 }
 
 static inline uint64_t load_entry(const void *host, bool is_wide)
@@ -113,8 +132,15 @@ static inline uint64_t load_entry(const void *host, bool is_wide)
                    : __atomic_load_n((const uint32_t *)host, __ATOMIC_ACQUIRE);
 }
 
+static inline void note_upper(struct leaf *leaf, void *host, gpa_t gpa, uint64_t entry)
+{
+    if (!(entry & X86_PTE_A)) {
+        leaf->upper[leaf->upper_count++] = (struct upper){host, gpa, entry};
+    }
+}
+
 /* Is the access permitted, and are A and, for a write, D set? The leaf's own entry is
- * already counted in. WALK_RETRY: the entry has changed. */
+ * already counted in. WALK_RETRY: an entry has changed. */
 #define WALK_RETRY (-2)
 static inline int finish(const struct x86_walk_context *context,
                          const struct x86_walk_memory *memory, void *host, gpa_t gpa,
@@ -124,6 +150,13 @@ static inline int finish(const struct x86_walk_context *context,
 
     if (!permits(leaf_permissions(context, leaf), access)) {
         return X86_PF_P;
+    }
+    for (unsigned i = 0; i < leaf->upper_count; i++) {
+        const struct upper *upper = &leaf->upper[i];
+        if (!set_bits(memory, upper->host, upper->gpa, upper->entry, X86_PTE_A,
+                      is_wide)) {
+            return WALK_RETRY;
+        }
     }
     if (!set_bits(memory, host, gpa, leaf->entry, bits, is_wide)) {
         return WALK_RETRY;
@@ -171,6 +204,7 @@ walk_wide(const struct x86_walk_context *context, const struct x86_walk_memory *
     }
     leaf->flags = ~0ull;
     leaf->no_execute = 0;
+    leaf->upper_count = 0;
 
     while (true) {
         unsigned shift = 3 + 9 * level;
@@ -179,10 +213,7 @@ walk_wide(const struct x86_walk_context *context, const struct x86_walk_memory *
             gpa = table + (gva >> 30 & 3) * 8;
         }
         void *host = memory->entry(memory->opaque, gpa);
-        uint64_t flags = leaf->flags, no_execute = leaf->no_execute, entry;
-
-    again:
-        entry = load_entry(host, true);
+        uint64_t entry = load_entry(host, true);
         if (!(entry & X86_PTE_P)) {
             return 0;
         }
@@ -196,8 +227,8 @@ walk_wide(const struct x86_walk_context *context, const struct x86_walk_memory *
             level = 2;
             continue;
         }
-        leaf->flags = flags & entry;
-        leaf->no_execute = no_execute | (entry & X86_PTE_NX);
+        leaf->flags &= entry;
+        leaf->no_execute |= entry & X86_PTE_NX;
         if (level == 1 || is_large) {
             leaf->entry = entry;
             leaf->size = 1ull << shift;
@@ -205,15 +236,9 @@ walk_wide(const struct x86_walk_context *context, const struct x86_walk_memory *
             if (is_peek) {
                 return WALK_DONE;
             }
-            int result = finish(context, memory, host, gpa, access, true, leaf);
-            if (result == WALK_RETRY) {
-                goto again;
-            }
-            return result;
+            return finish(context, memory, host, gpa, access, true, leaf);
         }
-        if (!is_peek && !set_bits(memory, host, gpa, entry, X86_PTE_A, true)) {
-            goto again;
-        }
+        note_upper(leaf, host, gpa, entry);
         table = entry & ADDRESS_52;
         level--;
     }
@@ -239,14 +264,12 @@ walk_narrow(const struct x86_walk_context *context, const struct x86_walk_memory
 
     leaf->flags = ~0ull;
     leaf->no_execute = 0;
+    leaf->upper_count = 0;
     for (unsigned level = 2;; level--) {
         unsigned shift = 2 + 10 * level;
         gpa_t gpa = table + (gva >> shift & 0x3ff) * 4;
         void *host = memory->entry(memory->opaque, gpa);
-        uint64_t flags = leaf->flags, entry;
-
-    again:
-        entry = load_entry(host, false);
+        uint64_t entry = load_entry(host, false);
         if (!(entry & X86_PTE_P)) {
             return 0;
         }
@@ -255,7 +278,7 @@ walk_narrow(const struct x86_walk_context *context, const struct x86_walk_memory
         if (is_large && large_4m_is_reserved(entry, context->physical_bits)) {
             return X86_PF_P | X86_PF_RSVD;
         }
-        leaf->flags = flags & entry;
+        leaf->flags &= entry;
         if (level == 1 || is_large) {
             leaf->entry = entry;
             leaf->size = 1ull << shift;
@@ -264,15 +287,9 @@ walk_narrow(const struct x86_walk_context *context, const struct x86_walk_memory
             if (is_peek) {
                 return WALK_DONE;
             }
-            int result = finish(context, memory, host, gpa, access, false, leaf);
-            if (result == WALK_RETRY) {
-                goto again;
-            }
-            return result;
+            return finish(context, memory, host, gpa, access, false, leaf);
         }
-        if (!is_peek && !set_bits(memory, host, gpa, entry, X86_PTE_A, false)) {
-            goto again;
-        }
+        note_upper(leaf, host, gpa, entry);
         table = entry & 0xfffff000;
     }
 }
@@ -347,7 +364,10 @@ bool x86_walk(const struct x86_walk_context *context,
         identity(gva, out);
         return true;
     }
-    int result = walk_any(context, memory, gva, access, false, &leaf);
+    int result;
+    do {
+        result = walk_any(context, memory, gva, access, false, &leaf);
+    } while (result == WALK_RETRY);
     if (result == WALK_DONE) {
         fill(context, gva, &leaf, out);
         return true;

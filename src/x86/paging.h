@@ -59,8 +59,8 @@ struct x86_translation {
 /*
  * Translates one address for one access. Returns true and fills *out, having set the
  * accessed bits and, for a write, the dirty bit; or returns false and fills *fault with
- * the #PF (error code, address), having changed nothing but accessed bits of upper
- * levels, as hardware may. A non-canonical address is the caller's business.
+ * the #PF (error code, address), having changed nothing. A non-canonical address is the
+ * caller's business.
  */
 bool x86_walk(const struct x86_walk_context *context,
               const struct x86_walk_memory *memory, gva_t gva, enum x86_access access,

@@ -1,8 +1,10 @@
 /*
  * Runs a guest program while the VM is saved and restored all the time, each time in a
  * new process.
- * usage: hop ENGINE HOPS MAX-MS SEED DIR PROGRAM CPUS
+ * usage: hop ENGINE[,ENGINE...] HOPS MAX-MS SEED DIR PROGRAM CPUS
  *
+ * Of several engines the next one takes over each time; the guest then has a processor
+ * and services that all of them can give.
  * After a pseudo-random time, at most MAX-MS of guest time, the VM is paused and saved
  * into DIR/<number>, and the process replaced by one that restores it; the directory is
  * removed as soon as the VM runs. At each restore the VM is saved once more before it
@@ -148,11 +150,28 @@ static int check_loaded(const char *dir)
     return result;
 }
 
+/* The one whose turn it is. */
+static const char *choose_engine(char *list, bool *is_only)
+{
+    static char *engine[8];
+    unsigned count = 0;
+    for (char *name = strtok(list, ","); name && count < 8; name = strtok(NULL, ",")) {
+        engine[count++] = name;
+    }
+    *is_only = count < 2;
+    return count ? engine[hop % count] : "";
+}
+
 static int open_vm(char **argv)
 {
-    char dir[4096];
+    char dir[4096], engines[64];
+    bool is_only;
+    snprintf(engines, sizeof(engines), "%s", argv[1]);
+    const char *engine = choose_engine(engines, &is_only);
     struct machine_config config = {
-        .engine = argv[1],
+        .engine = engine,
+        .cpu_model = is_only ? NULL : "x86-64-v2",
+        .paravirt = is_only ? NULL : "clock,io-delay,steal",
         .cpus = (unsigned)atoi(argv[7]),
         .memory = 128 << 20,
         .kernel = argv[6],
@@ -169,7 +188,7 @@ static int open_vm(char **argv)
         return complain("opening");
     }
     config = snapshot_config(snapshot);
-    config.engine = argv[1];
+    config.engine = engine;
     vm = vm_restore(snapshot, &config, &console, &err);
     snapshot_close(snapshot);
     return vm ? check_loaded(dir) : complain("restoring");

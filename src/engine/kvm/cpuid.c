@@ -1,16 +1,19 @@
-/* The CPU model as KVM is told it: the common policy, without what this KVM cannot do. */
+/* The CPU model as KVM is told it, and what of a model this KVM cannot do. */
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/scope.h"
 #include "engine/kvm/vcpu.h"
 #include "x86/cpuid_table.h"
 #include "x86/paravirt.h"
 
 #define ENTRIES_MAX 256
+/* SDM 2A, leaf 7 EBX. */
+#define CPUID_AVX512F (1u << 16)
 
 /* Ours whatever KVM supports: the local APIC and what only describes the model. */
 static const enum cpu_feature own_features[] = {
@@ -49,6 +52,27 @@ static struct kvm_cpuid2 *supported_entries(int device, struct error *err)
     return cpuid;
 }
 
+/*
+ * There are KVMs that show a guest features of the processor beneath whatever they are
+ * told, those that user code executes natively and finds anyway. Reading back tells.
+ */
+static struct kvm_cpuid2 *read_back(int device, const struct kvm_cpuid2 *given,
+                                    struct error *err)
+{
+    struct kvm_cpuid2 *shown = entries_new(ENTRIES_MAX);
+    int vm = kvm_ioctl(device, KVM_CREATE_VM, 0);
+    int vcpu = vm < 0 ? -1 : kvm_ioctl(vm, KVM_CREATE_VCPU, 0);
+    if (!shown || vcpu < 0 || kvm_ioctl_pointer(vcpu, KVM_SET_CPUID2, given) < 0 ||
+        kvm_ioctl_pointer(vcpu, KVM_GET_CPUID2, shown) < 0) {
+        fail(err, shown ? errno : ENOMEM, "cannot tell what CPUID shows under KVM");
+        free(shown);
+        shown = NULL;
+    }
+    kvm_host_close(vcpu);
+    kvm_host_close(vm);
+    return shown;
+}
+
 static struct kvm_cpuid_entry2 *find_entry(struct kvm_cpuid2 *cpuid, uint32_t leaf,
                                            uint32_t subleaf)
 {
@@ -69,50 +93,179 @@ static uint32_t *entry_register(struct kvm_cpuid_entry2 *entry, enum cpuid_regis
     return registers[reg];
 }
 
-static bool is_supported(struct kvm_cpuid2 *supported, enum cpu_feature feature)
-{
-    const struct cpuid_feature_row *row = &cpuid_features[feature];
-    if (is_own(feature)) {
-        return true;
-    }
-    struct kvm_cpuid_entry2 *entry = find_entry(supported, row->leaf, row->subleaf);
-    return entry && *entry_register(entry, row->reg) >> row->bit & 1;
-}
-
-static void remove_feature(struct kvm_cpuid2 *cpuid, enum cpu_feature feature)
+static bool has_feature(struct kvm_cpuid2 *cpuid, enum cpu_feature feature)
 {
     const struct cpuid_feature_row *row = &cpuid_features[feature];
     struct kvm_cpuid_entry2 *entry = find_entry(cpuid, row->leaf, row->subleaf);
-    if (entry) {
-        *entry_register(entry, row->reg) &= ~(1u << row->bit);
+    return entry && *entry_register(entry, row->reg) >> row->bit & 1;
+}
+
+/* What KVM shows a processor without any feature. */
+static struct kvm_cpuid2 *forced_entries(int device, struct error *err)
+{
+    static const uint32_t leaves[] = {0,   1,          6,          7,
+                                      0xd, 0x80000000, 0x80000001, 0x80000007};
+    struct kvm_cpuid2 *none = entries_new(array_size(leaves));
+    if (!none) {
+        fail(err, ENOMEM, "cannot make a CPU model");
+        return NULL;
     }
-    if (row->leaf == 1 && row->reg == CPUID_EDX && CPUID_AMD_REPEATED >> row->bit & 1 &&
-        (entry = find_entry(cpuid, 0x80000001, 0))) {
-        entry->edx &= ~(1u << row->bit);
+    for (unsigned i = 0; i < array_size(leaves); i++) {
+        uint32_t leaf = leaves[i];
+        none->entries[i].function = leaf;
+        none->entries[i].flags =
+            leaf == 7 || leaf == 0xd ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0;
+        none->entries[i].eax = leaf == 0 ? 0x16 : leaf == 0x80000000 ? 0x80000008 : 0;
     }
+    struct kvm_cpuid2 *forced = read_back(device, none, err);
+    free(none);
+    return forced;
+}
+
+/* Hypercalls are KVM's own, and it does not know our APICs. */
+#define PARAVIRT_MISSING (PARAVIRT_IPI | PARAVIRT_YIELD)
+
+/* What this KVM says it has, and what it shows in any case. */
+struct host {
+    struct kvm_cpuid2 *supported, *forced;
+};
+
+static void host_fini(struct host *host)
+{
+    free(host->supported);
+    free(host->forced);
+}
+
+static int host_init(struct host *host, int device, struct error *err)
+{
+    host->supported = supported_entries(device, err);
+    host->forced = host->supported ? forced_entries(device, err) : NULL;
+    if (!host->forced) {
+        host_fini(host);
+        *host = (struct host){0};
+        return -err->code;
+    }
+    return 0;
+}
+
+static int host_open(struct host *host, struct error *err)
+{
+    *host = (struct host){0};
+    int device = kvm_open_device(err);
+    int result = device < 0 ? device : host_init(host, device, err);
+    kvm_host_close(device);
+    return result;
+}
+
+struct lack {
+    struct cpuid_set features;
+    uint32_t paravirt;
+};
+
+static struct lack find_missing(const struct cpuid_policy *policy,
+                                const struct host *host)
+{
+    struct lack lack = {.paravirt = policy->paravirt & PARAVIRT_MISSING};
+    for (unsigned i = 0; host->forced && i < CPU_FEATURE_COUNT; i++) {
+        if (cpuid_has(policy, i) && !is_own(i) && !has_feature(host->supported, i) &&
+            !has_feature(host->forced, i)) {
+            lack.features.bits[i / 64] |= 1ull << i % 64;
+        }
+    }
+    return lack;
+}
+
+struct list {
+    char *text;
+    size_t size, length;
+    unsigned count;
+};
+
+static void add_name(struct list *list, const char *name)
+{
+    list->count++;
+    if (list->length < list->size) {
+        list->length +=
+            (size_t)snprintf(list->text + list->length, list->size - list->length, "%s%s",
+                             list->length ? ", " : "", name);
+    }
+}
+
+static unsigned list_missing(const struct lack *lack, char *names, size_t size)
+{
+    struct list list = {names, size, 0, 0};
+    names[0] = '\0';
+    for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++) {
+        if (lack->features.bits[i / 64] >> i % 64 & 1) {
+            add_name(&list, cpuid_features[i].name);
+        }
+    }
+    uint32_t features;
+    const char *name;
+    for (unsigned i = 0; (name = paravirt_service_name(i, &features)); i++) {
+        if (lack->paravirt & features) {
+            char text[40];
+            snprintf(text, sizeof(text), "paravirtual %s", name);
+            add_name(&list, text);
+        }
+    }
+    return list.count;
+}
+
+/* Bits that no row of the table knows count as one. */
+static unsigned list_excess(const struct cpuid_policy *policy, const struct host *host,
+                            char *names, size_t size)
+{
+    struct list list = {names, size, 0, 0};
+    names[0] = '\0';
+    struct kvm_cpuid_entry2 *leaf = host->forced ? find_entry(host->forced, 7, 0) : NULL;
+    uint32_t rest = leaf ? leaf->ebx : 0;
+    for (unsigned i = 0; host->forced && i < CPU_FEATURE_COUNT; i++) {
+        const struct cpuid_feature_row *row = &cpuid_features[i];
+        if (row->leaf == 7 && row->reg == CPUID_EBX) {
+            rest &= ~(1u << row->bit);
+        }
+        if (has_feature(host->forced, i) && !cpuid_has(policy, i) && !is_own(i)) {
+            add_name(&list, row->name);
+        }
+    }
+    if (rest) {
+        add_name(&list, rest & CPUID_AVX512F ? "AVX-512 and others" : "others");
+    }
+    return list.count;
 }
 
 unsigned kvm_cpuid_missing(const struct cpuid_policy *policy, char *names, size_t size)
 {
-    unsigned count = 0;
-    size_t length = 0;
+    struct host host;
     struct error err;
-    names[0] = '\0';
-    int device = kvm_open_device(&err);
-    struct kvm_cpuid2 *supported = device < 0 ? NULL : supported_entries(device, &err);
-    for (unsigned i = 0; supported && i < CPU_FEATURE_COUNT; i++) {
-        if (!cpuid_has(policy, i) || is_supported(supported, i)) {
-            continue;
-        }
-        count++;
-        if (length < size) {
-            length += (size_t)snprintf(names + length, size - length, "%s%s",
-                                       length ? ", " : "", cpuid_features[i].name);
-        }
-    }
-    free(supported);
-    kvm_host_close(device);
+    host_open(&host, &err);
+    const struct lack lack = find_missing(policy, &host);
+    host_fini(&host);
+    return list_missing(&lack, names, size);
+}
+
+unsigned kvm_cpuid_excess(const struct cpuid_policy *policy, char *names, size_t size)
+{
+    struct host host;
+    struct error err;
+    host_open(&host, &err);
+    unsigned count = list_excess(policy, &host, names, size);
+    host_fini(&host);
     return count;
+}
+
+int kvm_cpuid_fit(struct cpuid_policy *policy, struct error *err)
+{
+    struct host host;
+    int result = host_open(&host, err);
+    if (result < 0) {
+        return result;
+    }
+    const struct lack lack = find_missing(policy, &host);
+    host_fini(&host);
+    cpuid_policy_remove(policy, &lack.features, lack.paravirt);
+    return 0;
 }
 
 /* The policy's leaves, and their dynamic bits as after a reset: KVM keeps OSXSAVE, APIC
@@ -141,27 +294,27 @@ static void fill_entries(const struct cpuid_policy *policy, struct kvm_cpuid2 *c
 int kvm_cpuid_init(struct engine *engine, struct error *err)
 {
     const struct cpuid_policy *policy = engine->config.cpuid;
-    struct kvm_cpuid2 *supported = supported_entries(engine->device, err);
-    if (!supported) {
-        return -err->code;
+    struct host host;
+    char names[160];
+    int result = host_init(&host, engine->device, err);
+    if (result < 0) {
+        return result;
+    }
+    const struct lack lack = find_missing(policy, &host);
+    bool has_excess = list_excess(policy, &host, names, sizeof(names));
+    host_fini(&host);
+    if (has_excess) {
+        log_info("KVM: the guest sees more features than its model has: %s", names);
+    }
+    if (list_missing(&lack, names, sizeof(names))) {
+        return fail_plain(err, ENOTSUP, "KVM lacks features of the CPU model here: %s",
+                          names);
     }
     engine->cpuid = entries_new(policy->leaf_count);
     if (!engine->cpuid) {
-        free(supported);
         return fail(err, ENOMEM, "cannot make the CPU model");
     }
     fill_entries(policy, engine->cpuid);
-    for (unsigned i = 0; i < CPU_FEATURE_COUNT; i++) {
-        if (!is_supported(supported, i)) {
-            remove_feature(engine->cpuid, i);
-        }
-    }
-    free(supported);
-    /* Hypercalls are KVM's own, and it does not know our APICs. */
-    struct kvm_cpuid_entry2 *paravirt = find_entry(engine->cpuid, 0x40000001, 0);
-    if (paravirt) {
-        paravirt->eax &= ~(PARAVIRT_IPI | PARAVIRT_YIELD);
-    }
     return 0;
 }
 

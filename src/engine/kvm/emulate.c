@@ -25,7 +25,7 @@ void kvm_emulate(struct engine_vcpu *vcpu)
     kvm_settle(vcpu);
     kvm_state_save(vcpu);
     struct x86_event event = vcpu->state.event;
-    vcpu->state.event.pending = false;
+    vcpu->state.event = (struct x86_event){0};
     cpu_sync_in(cpu, &vcpu->state);
     block_cache_empty(cpu); /* KVM does not tell which code the guest has written over */
     if (event.pending) {

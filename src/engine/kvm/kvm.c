@@ -268,6 +268,7 @@ const struct engine_ops engine_kvm = {
     .probe = kvm_probe,
     .is_fast = kvm_is_fast,
     .missing = kvm_cpuid_missing,
+    .fit = kvm_cpuid_fit,
     .open = kvm_open,
     .close = kvm_close,
     .vcpu_open = kvm_vcpu_open,

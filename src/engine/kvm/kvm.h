@@ -5,6 +5,9 @@
 
 extern const struct engine_ops engine_kvm;
 
-/* Names of features that the policy has and this KVM cannot give, as far as they fit;
- * returns their number. */
+/* engine_ops.missing and fit. */
 unsigned kvm_cpuid_missing(const struct cpuid_policy *policy, char *names, size_t size);
+int kvm_cpuid_fit(struct cpuid_policy *policy, struct error *err);
+/* Names of features that this KVM shows its guests though the policy lacks them, as
+ * kvm_cpuid_missing gives them. */
+unsigned kvm_cpuid_excess(const struct cpuid_policy *policy, char *names, size_t size);

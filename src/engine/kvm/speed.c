@@ -163,7 +163,8 @@ static uint64_t time_loop(struct bench *bench, unsigned ring, uint32_t rounds)
 static double measure_ring(struct bench *bench, unsigned ring)
 {
     uint32_t rounds = FEW_ROUNDS;
-    uint64_t ns = time_loop(bench, ring, rounds);
+    /* The first entry builds what the host needs for it. */
+    uint64_t ns = time_loop(bench, ring, 1) ? time_loop(bench, ring, rounds) : 0;
     if (ns && ns < MANY_IF_BELOW) {
         uint64_t few = ns;
         rounds = MANY_ROUNDS - FEW_ROUNDS;

@@ -246,8 +246,8 @@ static void load_vectors(struct engine_vcpu *vcpu)
 static void save_xcr0(struct engine_vcpu *vcpu)
 {
     struct kvm_xcrs xcrs = {0};
-    if (vcpu->engine->config.cpuid->xcr0_valid &&
-        get(vcpu, KVM_GET_XCRS, &xcrs, "KVM_GET_XCRS") && xcrs.nr_xcrs > 0) {
+    /* A guest may have set more than its model has: see kvm_cpuid_excess. */
+    if (get(vcpu, KVM_GET_XCRS, &xcrs, "KVM_GET_XCRS") && xcrs.nr_xcrs > 0) {
         vcpu->state.xcr0 = xcrs.xcrs[0].value;
     }
 }

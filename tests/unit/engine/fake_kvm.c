@@ -89,6 +89,41 @@ static int get_dirty_log(struct kvm_dirty_log *log)
     return 0;
 }
 
+/* Supports every bit of every leaf that the engine knows. */
+static int get_supported(struct kvm_cpuid2 *cpuid)
+{
+    static const uint32_t leaves[][2] = {{1, 0},          {6, 0},         {7, 0},
+                                         {0xd, 0},        {0xd, 1},       {0x80000001, 0},
+                                         {0x80000007, 0}, {0x80000008, 0}};
+    cpuid->nent = sizeof(leaves) / sizeof(leaves[0]);
+    for (unsigned i = 0; i < cpuid->nent; i++) {
+        cpuid->entries[i] = (struct kvm_cpuid_entry2){
+            .function = leaves[i][0],
+            .index = leaves[i][1],
+            .flags = leaves[i][0] == 7 || leaves[i][0] == 0xd
+                         ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+                         : 0,
+            .eax = UINT32_MAX,
+            .ebx = UINT32_MAX & ~(leaves[i][0] == 7 ? fake_kvm.unsupported_ebx7 : 0),
+            .ecx = UINT32_MAX,
+            .edx = UINT32_MAX,
+        };
+    }
+    return 0;
+}
+
+static int set_cpuid(const struct kvm_cpuid2 *cpuid)
+{
+    size_t size = sizeof(*cpuid) + cpuid->nent * sizeof(cpuid->entries[0]);
+    memcpy(&fake_kvm.cpuid, cpuid, size);
+    for (unsigned i = 0; i < cpuid->nent; i++) {
+        if (cpuid->entries[i].function == 7) {
+            fake_kvm.cpuid.entry[i].ebx |= fake_kvm.forced_ebx7;
+        }
+    }
+    return 0;
+}
+
 #define KEPT(NAME, field)                                           \
     case KVM_GET_##NAME:                                            \
         return keep(data, &fake_kvm.field, sizeof(fake_kvm.field)); \
@@ -113,8 +148,11 @@ static int fake_ioctl(int fd, unsigned long request, unsigned long argument)
     case KVM_GET_VCPU_MMAP_SIZE:
         return FAKE_RUN_SIZE;
     case KVM_GET_SUPPORTED_CPUID:
-        ((struct kvm_cpuid2 *)data)->nent = 0;
-        return 0;
+        return get_supported(data);
+    case KVM_SET_CPUID2:
+        return set_cpuid(data);
+    case KVM_GET_CPUID2:
+        return keep(data, &fake_kvm.cpuid, sizeof(fake_kvm.cpuid));
     case KVM_SET_USER_MEMORY_REGION:
         memcpy(&fake_kvm.region[((struct kvm_userspace_memory_region *)data)->slot], data,
                sizeof(fake_kvm.region[0]));

@@ -26,6 +26,12 @@ struct fake_kvm {
     struct kvm_xcrs xcrs;
     struct kvm_debugregs debugregs;
     struct kvm_vcpu_events events;
+    /* As last set; leaf 7 with forced_ebx7 and without what is not supported. */
+    struct {
+        struct kvm_cpuid2 header;
+        struct kvm_cpuid_entry2 entry[64];
+    } cpuid;
+    uint32_t unsupported_ebx7, forced_ebx7;
     struct kvm_msr_entry msr[32];
     unsigned msr_count;
     struct kvm_userspace_memory_region region[8];

@@ -13,6 +13,7 @@
 #include "x86/cpuid.h"
 #include "x86/cpuid_host.h"
 #include "x86/cpuid_table.h"
+#include "x86/paravirt.h"
 
 /* A host made of a table: what it lacks reads as zero. */
 struct fake {
@@ -239,10 +240,44 @@ static void test_portable_models_are_levels(void **unused)
     assert_true(shows(CPU_AVX2));
     assert_true(shows(CPU_ABM));
     assert_false(shows(CPU_SHA)); /* in no level */
-    assert_true(shows(CPU_SMAP));
+    /* Kernels' features come where every processor and KVM of the level has them. */
+    assert_true(shows(CPU_SMEP));
+    assert_true(shows(CPU_RDTSCP));
+    assert_true(shows(CPU_NX));
+    assert_false(shows(CPU_SMAP));
+    assert_false(shows(CPU_PCID));
     char brand[17] = "";
     memcpy(brand, execute(0x80000002, 0), 16);
     assert_string_equal(brand, "Doppel x86-64-v3");
+}
+
+/* On the host that the test runs on, since taking away reads its leaves again. */
+static void test_removed_features_take_others_along(void **unused)
+{
+    struct cpuid_config config = {.cpus = 2, .paravirt = UINT32_MAX};
+    assert_int_equal(cpuid_policy_init(&policy, &config, NULL), 0);
+    struct cpuid_policy before = policy;
+    struct cpuid_set removed = {0};
+    removed.bits[CPU_SSE3 / 64] |= 1ull << CPU_SSE3 % 64;
+    removed.bits[CPU_FXSR / 64] |= 1ull << CPU_FXSR % 64;
+    cpuid_policy_remove(&policy, &removed, PARAVIRT_IPI);
+    assert_false(shows(CPU_SSE3));
+    assert_false(shows(CPU_SSSE3));
+    assert_false(shows(CPU_XSAVE));
+    assert_true(shows(CPU_NX));
+    assert_int_equal(policy.xcr0_valid, 0);
+    assert_int_equal(execute(0xd, 0)[0], 0);
+    assert_int_equal(execute(0x40000001, 0)[0], UINT32_MAX & ~PARAVIRT_IPI);
+    assert_int_equal(policy.tsc_khz, before.tsc_khz);
+    for (uint32_t leaf = 0x80000002; leaf <= 0x80000004; leaf++) {
+        uint32_t brand[4], same[4];
+        memcpy(brand, execute(leaf, 0), 16);
+        struct cpuid_policy reduced = policy;
+        policy = before;
+        memcpy(same, execute(leaf, 0), 16);
+        policy = reduced;
+        assert_memory_equal(brand, same, 16);
+    }
 }
 
 static void test_what_is_missing_is_named(void **unused)
@@ -445,6 +480,7 @@ int main(void)
         cmocka_unit_test(test_privileged_features_do_not_depend_on_the_host),
         cmocka_unit_test(test_features_fall_with_what_they_need),
         cmocka_unit_test(test_portable_models_are_levels),
+        cmocka_unit_test(test_removed_features_take_others_along),
         cmocka_unit_test(test_what_is_missing_is_named),
         cmocka_unit_test(test_topology_is_one_socket_of_cores),
         cmocka_unit_test(test_state_shows_through),

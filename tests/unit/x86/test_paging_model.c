@@ -194,6 +194,8 @@ static struct result model_walk(const struct x86_walk_context *context,
 {
     bool user_page = true, writable = true, no_execute = false;
     gpa_t table = context->cr3 & ~0xfffull;
+    gpa_t used[4];
+    unsigned used_count = 0;
 
     for (unsigned i = 0;; i++) {
         unsigned shift = mode->level[i].shift;
@@ -216,7 +218,7 @@ static struct result model_walk(const struct x86_walk_context *context,
         }
         if (!is_large && i + 1 < mode->levels) {
             if (has_rights) {
-                model_set(gpa, 5);
+                used[used_count++] = gpa;
             }
             table = model_frame(mode, 12, false, entry);
             continue;
@@ -227,6 +229,9 @@ static struct result model_walk(const struct x86_walk_context *context,
               : access == X86_WRITE ? result.write
                                     : result.execute)) {
             return model_fault(context, mode, access, 1);
+        }
+        for (unsigned j = 0; j < used_count; j++) {
+            model_set(used[j], 5);
         }
         model_set(gpa, 5);
         if (access == X86_WRITE) {
