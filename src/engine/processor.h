@@ -19,6 +19,9 @@ struct processor {
     struct exclusive *exclusive;
     /* Makes every other vCPU come to exclusive_yield soon. */
     void (*interrupt_others)(struct processor *processor);
+    _Atomic bool return_requested; /* run() returns RUN_KICKED */
+    bool step;                     /* for the debugger: one instruction, then RUN_DEBUG */
+    struct debug_stop stop;
     bool is_overcommitted; /* more vCPUs than host processors */
     unsigned pauses;       /* PAUSE instructions so far */
 };

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "engine/exclusive.h"
+#include "interpreter/debug.h"
 #include "interpreter/event.h"
 #include "interpreter/run.h"
 #include "x86/msr.h"
@@ -269,4 +270,79 @@ void processor_cpu_close(struct processor *processor)
 {
     cpu_free(processor->cpu);
     processor->cpu = NULL;
+}
+
+/* Guest code until something has to be looked at. True: the debugger has to. */
+static bool execute(struct processor *processor)
+{
+    struct cpu *cpu = processor->cpu;
+    if (processor->step) {
+        cpu_step(cpu);
+        processor->stop = (struct debug_stop){.reason = DEBUG_STEPPED};
+    } else {
+        cpu_run(cpu);
+    }
+    if (debug_has_stopped(cpu)) {
+        processor->stop = cpu->debug->stop;
+        return true;
+    }
+    return processor->step;
+}
+
+static enum run_result run(struct processor *processor)
+{
+    struct cpu *cpu = processor->cpu;
+    for (;;) {
+        /* Cleared before the causes are looked at: one that comes later sets it again. */
+        atomic_store(&cpu->attention, 0);
+        if (atomic_exchange(&processor->return_requested, false)) {
+            return RUN_KICKED;
+        }
+        if (cpu->retired >= cpu->limit) {
+            return RUN_LIMIT;
+        }
+        exclusive_yield(processor->exclusive);
+        if (!processor->step) {
+            processor_take_events(processor);
+        }
+        if (cpu->state.activity == X86_SHUTDOWN) {
+            return RUN_SHUTDOWN;
+        }
+        if (cpu->state.activity != X86_RUNNING) {
+            return RUN_HALTED;
+        }
+        if (execute(processor)) {
+            return RUN_DEBUG;
+        }
+        processor_tell_retired(processor);
+    }
+}
+
+enum run_result processor_cpu_run(struct processor *processor)
+{
+    debug_resume(processor->cpu);
+    exclusive_enter(processor->exclusive);
+    enum run_result result = run(processor);
+    processor_tell_retired(processor);
+    exclusive_leave(processor->exclusive);
+    return result;
+}
+
+void processor_cpu_kick(struct processor *processor, bool return_to_caller)
+{
+    if (return_to_caller) {
+        atomic_store(&processor->return_requested, true);
+    }
+    cpu_set_attention(processor->cpu);
+}
+
+int processor_cpu_debug(struct processor *processor, const struct debug_control *control,
+                        struct error *err)
+{
+    processor->step = control && control->step;
+    if (debug_set(processor->cpu, control) < 0) {
+        return fail(err, ENOMEM, "cannot debug virtual processor %u",
+                    processor->config.index);
+    }
+    return 0;
 }

@@ -21,3 +21,10 @@ void processor_tell_retired(struct processor *processor);
  * an event saved by another engine, NMI, interrupts. May execute one instruction, the one
  * in an interrupt shadow. */
 void processor_take_events(struct processor *processor);
+
+/* engine_ops.run, kick, debug and debug_stop (processor->stop) of a processor that
+ * executes everything by its struct cpu. */
+enum run_result processor_cpu_run(struct processor *processor);
+void processor_cpu_kick(struct processor *processor, bool return_to_caller);
+int processor_cpu_debug(struct processor *processor, const struct debug_control *control,
+                        struct error *err);

@@ -6,8 +6,6 @@
 #include "base/scope.h"
 #include "engine/exclusive.h"
 #include "engine/processor_cpu.h"
-#include "interpreter/debug.h"
-#include "interpreter/run.h"
 
 struct engine {
     struct engine_config config;
@@ -18,9 +16,6 @@ struct engine {
 struct engine_vcpu {
     struct engine *engine;
     struct processor processor;
-    _Atomic bool return_requested;
-    bool step; /* for the debugger: one instruction, then RUN_DEBUG */
-    struct debug_stop stop;
 };
 
 static void interrupt_others(struct processor *processor)
@@ -34,69 +29,14 @@ static void interrupt_others(struct processor *processor)
     }
 }
 
-/* Guest code until something has to be looked at. True: the debugger has to. */
-static bool execute(struct engine_vcpu *vcpu)
-{
-    struct cpu *cpu = vcpu->processor.cpu;
-    if (vcpu->step) {
-        cpu_step(cpu);
-        vcpu->stop = (struct debug_stop){.reason = DEBUG_STEPPED};
-    } else {
-        cpu_run(cpu);
-    }
-    if (debug_has_stopped(cpu)) {
-        vcpu->stop = cpu->debug->stop;
-        return true;
-    }
-    return vcpu->step;
-}
-
 static enum run_result interp_run(struct engine_vcpu *vcpu)
 {
-    struct cpu *cpu = vcpu->processor.cpu;
-    enum run_result result;
-    debug_resume(cpu);
-    exclusive_enter(&vcpu->engine->exclusive);
-    for (;;) {
-        /* Cleared before the causes are looked at: one that comes later sets it again. */
-        atomic_store(&cpu->attention, 0);
-        if (atomic_exchange(&vcpu->return_requested, false)) {
-            result = RUN_KICKED;
-            break;
-        }
-        if (cpu->retired >= cpu->limit) {
-            result = RUN_LIMIT;
-            break;
-        }
-        exclusive_yield(&vcpu->engine->exclusive);
-        if (!vcpu->step) {
-            processor_take_events(&vcpu->processor);
-        }
-        if (cpu->state.activity == X86_SHUTDOWN) {
-            result = RUN_SHUTDOWN;
-            break;
-        }
-        if (cpu->state.activity != X86_RUNNING) {
-            result = RUN_HALTED;
-            break;
-        }
-        if (execute(vcpu)) {
-            result = RUN_DEBUG;
-            break;
-        }
-        processor_tell_retired(&vcpu->processor);
-    }
-    processor_tell_retired(&vcpu->processor);
-    exclusive_leave(&vcpu->engine->exclusive);
-    return result;
+    return processor_cpu_run(&vcpu->processor);
 }
 
 static void interp_kick(struct engine_vcpu *vcpu, bool return_to_caller)
 {
-    if (return_to_caller) {
-        atomic_store(&vcpu->return_requested, true);
-    }
-    cpu_set_attention(vcpu->processor.cpu);
+    processor_cpu_kick(&vcpu->processor, return_to_caller);
 }
 
 static void interp_set_limit(struct engine_vcpu *vcpu, uint64_t retired)
@@ -153,17 +93,12 @@ static void interp_get_state(struct engine_vcpu *vcpu, struct x86_state *state)
 static int interp_debug(struct engine_vcpu *vcpu, const struct debug_control *control,
                         struct error *err)
 {
-    vcpu->step = control && control->step;
-    if (debug_set(vcpu->processor.cpu, control) < 0) {
-        return fail(err, ENOMEM, "cannot debug virtual processor %u",
-                    vcpu->processor.config.index);
-    }
-    return 0;
+    return processor_cpu_debug(&vcpu->processor, control, err);
 }
 
 static void interp_debug_stop(struct engine_vcpu *vcpu, struct debug_stop *stop)
 {
-    *stop = vcpu->stop;
+    *stop = vcpu->processor.stop;
 }
 
 static struct engine_vcpu *interp_vcpu_open(struct engine *engine,

@@ -257,6 +257,11 @@ static void kvm_set_state(struct engine_vcpu *vcpu, const struct x86_state *stat
     kvm_state_load(vcpu);
 }
 
+static void kvm_debug_stop(struct engine_vcpu *vcpu, struct debug_stop *stop)
+{
+    *stop = vcpu->processor.stop;
+}
+
 static void kvm_failure(struct engine_vcpu *vcpu, struct error *err)
 {
     *err = vcpu->failure;
@@ -277,5 +282,7 @@ const struct engine_ops engine_kvm = {
     .kick = kvm_kick,
     .get_state = kvm_get_state,
     .set_state = kvm_set_state,
+    .debug = kvm_debug,
     .failure = kvm_failure,
+    .debug_stop = kvm_debug_stop,
 };

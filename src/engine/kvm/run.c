@@ -18,6 +18,7 @@
 
 #include "base/scope.h"
 #include "engine/kvm/vcpu.h"
+#include "interpreter/cpu.h"
 #include "x86/exception.h"
 
 /* Ignored by default, so that a stray one does no harm. */
@@ -53,9 +54,12 @@ static void set_immediate_exit(struct engine_vcpu *vcpu, uint8_t value)
 void kvm_kick(struct engine_vcpu *vcpu, bool return_to_caller)
 {
     if (return_to_caller) {
-        atomic_store(&vcpu->return_requested, true);
+        atomic_store(&vcpu->processor.return_requested, true);
     }
     set_immediate_exit(vcpu, 1);
+    if (atomic_load(&vcpu->is_interpreting)) {
+        cpu_set_attention(vcpu->processor.cpu);
+    }
     if (atomic_load(&vcpu->is_inside)) {
         syscall(SYS_tgkill, getpid(), vcpu->thread, KICK_SIGNAL);
     }
@@ -234,7 +238,7 @@ static enum run_result run(struct engine_vcpu *vcpu)
 {
     for (;;) {
         set_immediate_exit(vcpu, 0);
-        if (atomic_exchange(&vcpu->return_requested, false)) {
+        if (atomic_exchange(&vcpu->processor.return_requested, false)) {
             kvm_settle(vcpu);
             return vcpu->failure.code ? RUN_FAILED : RUN_KICKED;
         }
@@ -263,6 +267,9 @@ enum run_result kvm_run(struct engine_vcpu *vcpu)
     kvm_tsc_sync(vcpu);
     if (has_failed(vcpu)) {
         return RUN_FAILED;
+    }
+    if (vcpu->is_debugged) {
+        return kvm_interpret(vcpu);
     }
     exclusive_enter(&vcpu->engine->exclusive);
     enum run_result result = run(vcpu);

@@ -59,9 +59,11 @@ struct engine_vcpu {
     uint64_t tsc_offset; /* what KVM was told */
     struct error failure;
 
+    bool is_debugged; /* there are points or a step to be made: the interpreter runs */
+
     int thread;             /* that last called run(); its kick signal is unblocked */
     _Atomic bool is_inside; /* in KVM_RUN, or about to be */
-    _Atomic bool return_requested;
+    _Atomic bool is_interpreting; /* in the interpreter's loop instead */
 };
 
 /* memory.c: slots and dirty log. */
@@ -100,6 +102,10 @@ void kvm_tsc_sync(struct engine_vcpu *vcpu);
 /* emulate.c: one instruction (or the delivery of one event) by the interpreter. */
 void kvm_emulate(struct engine_vcpu *vcpu);
 void kvm_emulate_fini(struct engine_vcpu *vcpu);
+/* run() by the interpreter, for a debugger. */
+enum run_result kvm_interpret(struct engine_vcpu *vcpu);
+int kvm_debug(struct engine_vcpu *vcpu, const struct debug_control *control,
+              struct error *err);
 
 /* run.c */
 enum run_result kvm_run(struct engine_vcpu *vcpu);
