@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -15,6 +16,8 @@
 #include "base/size.h"
 #include "control/client.h"
 #include "control/fields.h"
+#include "state/directory.h"
+#include "state/snapshot.h"
 #include "tool/command.h"
 
 /* Beyond the guest's time to stop, for the process's own end. */
@@ -153,6 +156,61 @@ static int absolute_path(const char *path, char absolute[PATH_MAX], struct error
     return length < PATH_MAX ? 0 : fail(err, ENAMETOOLONG, "%.200s", path);
 }
 
+/* The machine may make no files, so they are made here and passed to it. */
+static int create_files(struct directory *directory, int fd[SNAPSHOT_FILES],
+                        struct error *err)
+{
+    for (unsigned i = 0; i < SNAPSHOT_FILES; i++) {
+        fd[i] = directory_create(directory, snapshot_file_name[i], err);
+        if (fd[i] < 0) {
+            return fd[i];
+        }
+    }
+    return 0;
+}
+
+/* What stayed empty is not part of it. */
+static int remove_empty(struct directory *directory, const int fd[SNAPSHOT_FILES],
+                        struct error *err)
+{
+    for (unsigned i = 0; i < SNAPSHOT_FILES; i++) {
+        struct stat status;
+        bool is_optional = strcmp(snapshot_file_name[i], SNAPSHOT_KERNEL) == 0 ||
+                           strcmp(snapshot_file_name[i], SNAPSHOT_INITRD) == 0;
+        if (fstat(fd[i], &status) < 0 ||
+            (is_optional && status.st_size == 0 &&
+             unlinkat(directory->fd, snapshot_file_name[i], 0) < 0)) {
+            return fail(err, errno, "cannot finish %s", directory->path);
+        }
+    }
+    return 0;
+}
+
+static int save_into(const char *machine, struct directory *directory, const json_t *body,
+                     struct error *err)
+{
+    const struct operation *operation = operation_find("snapshot");
+    int fd[SNAPSHOT_FILES] = {-1, -1, -1, -1, -1};
+    struct client_reply reply = {0};
+    SCOPE_FD int connection = client_open(machine, err);
+    int result = connection < 0 ? connection : create_files(directory, fd, err);
+    if (result >= 0) {
+        result =
+            client_call_passing(connection, operation->method, operation->path, body, fd,
+                                SNAPSHOT_FILES, SNAPSHOT_PATIENCE_MS, &reply, err);
+        client_reply_free(&reply);
+    }
+    if (result >= 0) {
+        result = remove_empty(directory, fd, err);
+    }
+    for (unsigned i = 0; i < SNAPSHOT_FILES; i++) {
+        if (fd[i] >= 0) {
+            close(fd[i]);
+        }
+    }
+    return result >= 0 ? directory_commit(directory, err) : result;
+}
+
 static int snapshot_run(const struct command *command, int argc, char **argv)
 {
     char directory[PATH_MAX];
@@ -174,11 +232,14 @@ static int snapshot_run(const struct command *command, int argc, char **argv)
     if (!body) {
         return usage_error("the directory's name is not valid UTF-8");
     }
-    status = remote_ask(argv[0], "snapshot", body, SNAPSHOT_PATIENCE_MS, NULL, &err) < 0
-                 ? remote_error(&err)
-                 : STATUS_OK;
+    struct directory made;
+    int result = directory_begin(&made, directory, &err);
+    if (result >= 0) {
+        result = save_into(argv[0], &made, body, &err);
+    }
+    directory_fini(&made);
     json_decref(body);
-    return status;
+    return result < 0 ? remote_error(&err) : STATUS_OK;
 }
 
 /* --- inspect --- */
