@@ -12,6 +12,7 @@
 
 #include "base/scope.h"
 #include "control/control_internal.h"
+#include "control/passed.h"
 #include "jail/jail.h"
 #include "machine/machine.h"
 #include "state/snapshot.h"
@@ -149,15 +150,15 @@ const struct option_spec snapshot_options[] = {
 };
 
 /* Files that a client made: no pipe or device that could hold the machine up. */
-static int check_files(const struct http_request *request, struct error *err)
+static int check_files(const struct passed *passed, struct error *err)
 {
     struct stat status;
-    if (request->descriptor_count != SNAPSHOT_FILES) {
+    if (passed->count != SNAPSHOT_FILES) {
         return fail_plain(err, EINVAL, "a snapshot takes %d descriptors, not %u",
-                          SNAPSHOT_FILES, request->descriptor_count);
+                          SNAPSHOT_FILES, passed->count);
     }
     for (unsigned i = 0; i < SNAPSHOT_FILES; i++) {
-        int fd = request->descriptor[i];
+        int fd = passed->descriptor[i];
         int flags = fcntl(fd, F_GETFL);
         bool is_good = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY &&
                        fstat(fd, &status) == 0 && S_ISREG(status.st_mode) &&
@@ -193,11 +194,11 @@ static int handle_snapshot(struct control *control, const struct call *call,
                            struct answer *answer, struct error *err)
 {
     const struct snapshot_fields *fields = call->fields;
-    if (call->request->descriptor_count) {
-        int result = check_files(call->request, err);
-        return result < 0
-                   ? result
-                   : vm_snapshot_files(control->vm, call->request->descriptor, err);
+    if (call->request->passed->count) {
+        int result = check_files(call->request->passed, err);
+        return result < 0 ? result
+                          : vm_snapshot_files(control->vm,
+                                              call->request->passed->descriptor, err);
     }
     if (!fields->directory || *fields->directory != '/') {
         return fail_plain(err, EINVAL, "directory must be given, as an absolute path");

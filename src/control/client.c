@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/scope.h"
+#include "control/passed.h"
 #include "control/runtime.h"
 
 #define BODY_MAX (16u << 20)
@@ -39,39 +40,12 @@ int client_open(const char *machine, struct error *err)
     return fd;
 }
 
-/* What goes along with a request. */
-struct passed {
-    const int *descriptor;
-    unsigned count;
-};
-
-static ssize_t send_some(int fd, const char *data, size_t size,
-                         const struct passed *passed)
-{
-    union {
-        char buffer[CMSG_SPACE(HTTP_DESCRIPTORS_MAX * sizeof(int))];
-        struct cmsghdr align;
-    } control = {{0}};
-    struct iovec iov = {(char *)data, size};
-    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
-    if (passed->count) {
-        message.msg_control = control.buffer;
-        message.msg_controllen = CMSG_SPACE(passed->count * sizeof(int));
-        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(passed->count * sizeof(int));
-        memcpy(CMSG_DATA(header), passed->descriptor, passed->count * sizeof(int));
-    }
-    return sendmsg(fd, &message, MSG_NOSIGNAL);
-}
-
 /* The descriptors go with the first byte. */
 static int send_all(int fd, const char *data, size_t size, struct passed passed,
                     struct error *err)
 {
     while (size) {
-        ssize_t sent = send_some(fd, data, size, &passed);
+        ssize_t sent = passed_send(fd, data, size, &passed);
         if (sent < 0 && errno == EINTR) {
             continue;
         }
@@ -97,7 +71,7 @@ static int send_request(int fd, enum http_method method, const char *path,
                  http_method_name(method), path, headers, body ? strlen(body) : 0);
     int result = send_all(fd, head, (size_t)length, passed, err);
     if (result >= 0 && body) {
-        result = send_all(fd, body, strlen(body), (struct passed){NULL, 0}, err);
+        result = send_all(fd, body, strlen(body), (struct passed){0}, err);
     }
     return result;
 }
@@ -209,22 +183,22 @@ static int exchange(int fd, enum http_method method, const char *path,
 }
 
 int client_call_passing(int fd, enum http_method method, const char *path,
-                        const struct json_t *body, const int *descriptor, unsigned count,
+                        const struct json_t *body, const struct passed *passed,
                         int patience_ms, struct client_reply *reply, struct error *err)
 {
-    const struct passed passed = {descriptor, count};
     SCOPE_FREE char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
     if (body && !text) {
         return fail_plain(err, EINVAL, "an argument is not valid UTF-8");
     }
-    return exchange(fd, method, path, "", text, passed, patience_ms, reply, err);
+    return exchange(fd, method, path, "", text, *passed, patience_ms, reply, err);
 }
 
 int client_call(int fd, enum http_method method, const char *path,
                 const struct json_t *body, int patience_ms, struct client_reply *reply,
                 struct error *err)
 {
-    return client_call_passing(fd, method, path, body, NULL, 0, patience_ms, reply, err);
+    const struct passed nothing = {0};
+    return client_call_passing(fd, method, path, body, &nothing, patience_ms, reply, err);
 }
 
 void client_reply_free(struct client_reply *reply)
@@ -248,7 +222,7 @@ int client_attach(int fd, struct error *err)
     struct client_reply reply;
     int result = exchange(fd, HTTP_GET, "/doppel/console",
                           "Connection: Upgrade\r\nUpgrade: doppel-console\r\n", NULL,
-                          (struct passed){NULL, 0}, CLIENT_PATIENCE_MS, &reply, err);
+                          (struct passed){0}, CLIENT_PATIENCE_MS, &reply, err);
     if (result >= 0 && reply.status != 101) {
         result = fail_plain(err, EPROTO, "the machine does not offer its console");
     }

@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+struct passed; /* passed.h */
+
 enum http_method {
     HTTP_GET,
     HTTP_PUT,
@@ -32,12 +34,9 @@ struct http_request {
     bool is_persistent;    /* the connection stays open for another request */
     bool expects_continue; /* the client waits to be told to send the body */
     bool upgrades_to_console;
-    /* What came with it (SCM_RIGHTS): the server's, closed when it has been answered. */
-    const int *descriptor;
-    unsigned descriptor_count;
+    /* What came with it: the server's, closed when it has been answered. */
+    const struct passed *passed;
 };
-
-#define HTTP_DESCRIPTORS_MAX 8
 
 /*
  * The first request in data. Returns the number of bytes it takes, 0 if more are needed,

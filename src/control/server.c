@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/scope.h"
+#include "control/passed.h"
 #include "jail/jail.h"
 
 #define LISTENERS_MAX    4
@@ -31,8 +32,7 @@ struct connection {
 
     char *in;
     size_t in_size, in_room;
-    int descriptor[HTTP_DESCRIPTORS_MAX]; /* for the request that is arriving */
-    unsigned descriptor_count;
+    struct passed passed;  /* with the request that is arriving */
     bool has_ended;        /* the peer sends nothing more */
     bool told_to_continue; /* for the request that is arriving */
 
@@ -90,16 +90,9 @@ struct server *server_new(server_fn answer, void *opaque, struct error *err)
 
 /* --- Connections --- */
 
-static void connection_close_descriptors(struct connection *connection)
-{
-    while (connection->descriptor_count) {
-        close(connection->descriptor[--connection->descriptor_count]);
-    }
-}
-
 static void connection_free(struct connection *connection)
 {
-    connection_close_descriptors(connection);
+    passed_close(&connection->passed);
     if (connection->fd >= 0) {
         close(connection->fd);
     }
@@ -232,56 +225,13 @@ static bool connection_serve(struct connection *connection)
         return true;
     }
     struct http_reply reply = {.status = 500, .type = "application/json"};
-    request.descriptor = connection->descriptor;
-    request.descriptor_count = connection->descriptor_count;
+    request.passed = &connection->passed;
     connection->server->answer(connection->server->opaque, &request, &reply);
-    connection_close_descriptors(connection);
+    passed_close(&connection->passed);
     connection->closes = !request.is_persistent;
     connection->active_ns = clock_host_ns();
     connection_consume(connection, (size_t)used);
     return connection_answer(connection, &reply);
-}
-
-/* Keeps what came with input; more than there is room for is closed. */
-static void connection_take_descriptors(struct connection *connection,
-                                        struct msghdr *message)
-{
-    for (struct cmsghdr *at = CMSG_FIRSTHDR(message); at; at = CMSG_NXTHDR(message, at)) {
-        if (at->cmsg_level != SOL_SOCKET || at->cmsg_type != SCM_RIGHTS) {
-            continue;
-        }
-        size_t count = (at->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < count; i++) {
-            int fd;
-            memcpy(&fd, CMSG_DATA(at) + i * sizeof(fd), sizeof(fd));
-            if (connection->descriptor_count < HTTP_DESCRIPTORS_MAX) {
-                connection->descriptor[connection->descriptor_count++] = fd;
-            } else {
-                close(fd);
-            }
-        }
-    }
-}
-
-/* recv, and the descriptors that come along. */
-static ssize_t connection_receive(struct connection *connection, char *data, size_t room)
-{
-    union {
-        char buffer[CMSG_SPACE(HTTP_DESCRIPTORS_MAX * sizeof(int))];
-        struct cmsghdr align;
-    } control;
-    struct iovec iov = {data, room};
-    struct msghdr message = {
-        .msg_iov = &iov,
-        .msg_iovlen = 1,
-        .msg_control = control.buffer,
-        .msg_controllen = sizeof(control.buffer),
-    };
-    ssize_t size = recvmsg(connection->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (size >= 0) {
-        connection_take_descriptors(connection, &message);
-    }
-    return size;
 }
 
 /* Makes room for input and reads once. False if the peer is gone or memory is short. */
@@ -296,8 +246,9 @@ static bool connection_read(struct connection *connection)
         connection->in = in;
         connection->in_room = room;
     }
-    ssize_t size = connection_receive(connection, connection->in + connection->in_size,
-                                      connection->in_room - connection->in_size);
+    ssize_t size =
+        passed_receive(connection->fd, connection->in + connection->in_size,
+                       connection->in_room - connection->in_size, &connection->passed);
     if (size < 0) {
         return errno == EAGAIN || errno == EINTR;
     }
