@@ -50,8 +50,11 @@ void socket_remove_stale(const char *path)
 
 static const char *base_name(const char *path)
 {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
+    size_t start = strlen(path);
+    while (start > 0 && path[start - 1] != '/') {
+        start--;
+    }
+    return path + start;
 }
 
 /* The folder in which the name is to be removed some day, under the jail. */

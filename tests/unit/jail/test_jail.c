@@ -165,8 +165,9 @@ static const struct {
     enum jail_role role;
     void (*call)(int fd);
 } listed[] = {
-    {JAIL_VCPU, call_pread}, {JAIL_VCPU_KVM, call_kvm}, {JAIL_LOOP, call_loop},
-    {JAIL_DISK, call_disk},  {JAIL_CONSOLE, call_poll}, {JAIL_RAM, call_poll},
+    {JAIL_VCPU, call_pread}, {JAIL_VCPU_KVM, call_kvm}, {JAIL_VCPU_STEPS, call_disk},
+    {JAIL_LOOP, call_loop},  {JAIL_DISK, call_disk},    {JAIL_CONSOLE, call_poll},
+    {JAIL_RAM, call_poll},
 };
 _Static_assert(array_size(listed) == JAIL_ROLES, "one for each role");
 
