@@ -265,16 +265,26 @@ static bool write_view(struct cpu *cpu, enum tlb_view view, gva_t gva,
     return true;
 }
 
+bool access_misaligned(struct cpu *cpu, uint64_t ea)
+{
+    if (cpu->has_fault || !x86_canonical(ea)) {
+        return true; /* the access itself fails */
+    }
+    return cpu_raise(cpu, X86_AC_FAULT, 0);
+}
+
 struct loaded access_load_slow(struct cpu *cpu, uint64_t ea, unsigned size)
 {
     uint64_t value = 0;
-    bool ok = read_view(cpu, current_view(cpu), ea, (uint8_t *)&value, size);
+    bool ok = access_check_alignment(cpu, ea, size) &&
+              read_view(cpu, current_view(cpu), ea, (uint8_t *)&value, size);
     return (struct loaded){value, ok};
 }
 
 bool access_store_slow(struct cpu *cpu, uint64_t ea, unsigned size, uint64_t value)
 {
-    return write_view(cpu, current_view(cpu), ea, (const uint8_t *)&value, size);
+    return access_check_alignment(cpu, ea, size) &&
+           write_view(cpu, current_view(cpu), ea, (const uint8_t *)&value, size);
 }
 
 void access_store_watched(struct cpu *cpu, uint8_t *host, unsigned size)
@@ -333,6 +343,9 @@ void access_modified(struct cpu *cpu, uint8_t *host, unsigned size)
 uint8_t *access_modify_begin_slow(struct cpu *cpu, uint64_t ea, unsigned size,
                                   bool is_locked)
 {
+    if (!access_check_alignment(cpu, ea, size)) {
+        return NULL;
+    }
     uint8_t *host = access_modify(cpu, ea, size);
     if (host || cpu->has_fault) {
         return host;

@@ -91,6 +91,22 @@ access_store(struct cpu *cpu, uint64_t ea, unsigned size, uint64_t value)
     return access_store_slow(cpu, ea, size, value);
 }
 
+/*
+ * #AC(0) if alignment is checked (NEEDS_ALIGNMENT) and ea is not a multiple of alignment,
+ * a power of two. Loads, stores and modifications of 2, 4 and 8 bytes check their own
+ * size; the accesses below check nothing: what the alignment of an operand is, its
+ * instruction knows (SDM 3A table 6-7; vectors of 16 and more bytes have none). It comes
+ * before page faults, and behind limits and non-canonical addresses.
+ */
+bool access_misaligned(struct cpu *cpu, uint64_t ea);
+static inline bool access_check_alignment(struct cpu *cpu, uint64_t ea,
+                                          unsigned alignment)
+{
+    return likely(!(cpu->needs_interpreter & NEEDS_ALIGNMENT) ||
+                  !(ea & (alignment - 1))) ||
+           access_misaligned(cpu, ea);
+}
+
 /* Any length up to 4096, page crossing and MMIO included; used for wide operands, XSAVE,
  * descriptor fetches. All pages are checked before anything is transferred. */
 bool access_read(struct cpu *cpu, uint64_t ea, void *buffer, unsigned size);

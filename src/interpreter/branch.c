@@ -174,7 +174,8 @@ static bool push_is_possible(struct cpu *cpu, const struct insn *insn)
         }
         rsp = (uint32_t)(ss->base + rsp);
     }
-    if (access_probe(cpu, rsp, insn->aux, true)) {
+    if (access_check_alignment(cpu, rsp, insn->aux) &&
+        access_probe(cpu, rsp, insn->aux, true)) {
         return true;
     }
     if (cpu->fault_noncanonical) {

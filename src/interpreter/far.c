@@ -207,7 +207,9 @@ static bool read_pointer(struct cpu *cpu, const struct insn *insn, bool is_memor
         target->selector = (uint16_t)(insn->imm >> 32);
         return true;
     }
-    if (!access_read(cpu, insn_address(cpu, insn), pointer, target->size + 2)) {
+    uint64_t ea = insn_address(cpu, insn);
+    if (!access_check_alignment(cpu, ea, target->size) ||
+        !access_read(cpu, ea, pointer, target->size + 2)) {
         return false;
     }
     target->offset = access_host_load(pointer, target->size);

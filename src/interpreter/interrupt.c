@@ -43,7 +43,8 @@ OPERATION(bound)
 {
     unsigned size = insn->aux;
     uint8_t pair[8];
-    if (!access_read(cpu, insn_address(cpu, insn), pair, 2 * size)) {
+    uint64_t ea = insn_address(cpu, insn);
+    if (!access_check_alignment(cpu, ea, size) || !access_read(cpu, ea, pair, 2 * size)) {
         return false;
     }
     unsigned shift = 64 - size * 8;

@@ -89,6 +89,9 @@ static inline native_stub *stub_of(const struct insn *insn)
 static bool check_alignment(struct cpu *cpu, const struct insn *insn, uint64_t ea)
 {
     unsigned mask = insn->aux & NATIVE_ALIGNMENT;
+    if (insn->size <= 8 && !(insn->aux & NATIVE_ANYWHERE)) {
+        return access_check_alignment(cpu, ea, insn->size);
+    }
     if (!(ea & mask) || cpu->has_fault) {
         return true;
     }
@@ -236,6 +239,9 @@ static uint8_t alignment_of(const ZydisDecodedInstruction *decoded, unsigned siz
 {
     ZydisExceptionClass class = decoded->meta.exception_class;
     if (decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
+        if (class == ZYDIS_EXCEPTION_CLASS_AVX11) {
+            return NATIVE_ANYWHERE; /* SDM 2A table 2-28: F16C has no #AC */
+        }
         return class == ZYDIS_EXCEPTION_CLASS_AVX1 ? (size - 1) | NATIVE_STRICT : 0;
     }
     if (size != 16 || is_unaligned(decoded->mnemonic)) {

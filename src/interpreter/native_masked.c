@@ -45,6 +45,25 @@ static uint64_t element_address(struct cpu *cpu, const struct insn *insn,
     return insn_linear(cpu, insn, offset, masked->element);
 }
 
+/* Elements have no alignment (SDM 2A 2.8.6, 2.8.12: no #AC). */
+static struct loaded load_element(struct cpu *cpu, uint64_t ea, unsigned size)
+{
+    struct loaded loaded = {0, true};
+    if (likely(!(cpu->needs_interpreter & NEEDS_ALIGNMENT))) {
+        return access_load(cpu, ea, size);
+    }
+    loaded.ok = access_read(cpu, ea, &loaded.value, size);
+    return loaded;
+}
+
+static bool store_element(struct cpu *cpu, uint64_t ea, unsigned size, uint64_t value)
+{
+    if (likely(!(cpu->needs_interpreter & NEEDS_ALIGNMENT))) {
+        return access_store(cpu, ea, size, value);
+    }
+    return access_write(cpu, ea, &value, size);
+}
+
 static const struct insn *masked_load(struct cpu *cpu, const struct insn *insn)
 {
     struct masked masked = masked_of(insn);
@@ -56,7 +75,7 @@ static const struct insn *masked_load(struct cpu *cpu, const struct insn *insn)
     for (unsigned i = 0; i < masked.count; i++) {
         if (is_chosen(mask, masked.element, i)) {
             struct loaded loaded =
-                access_load(cpu, element_address(cpu, insn, &masked, i), masked.element);
+                load_element(cpu, element_address(cpu, insn, &masked, i), masked.element);
             if (!loaded.ok) {
                 return insn_fault(cpu, insn);
             }
@@ -82,8 +101,8 @@ static bool store_chosen(struct cpu *cpu, const struct insn *insn,
         uint64_t value = 0;
         memcpy(&value, data + i * masked->element, masked->element);
         if (is_chosen(mask, masked->element, i) &&
-            !access_store(cpu, element_address(cpu, insn, masked, i), masked->element,
-                          value)) {
+            !store_element(cpu, element_address(cpu, insn, masked, i), masked->element,
+                           value)) {
             return false;
         }
     }
@@ -106,7 +125,8 @@ static const struct insn *masked_store(struct cpu *cpu, const struct insn *insn)
     /* SDM 2B "MASKMOVDQU": whether bytes that are masked out fault is the processor's
      * choice. Those at hand let them. */
     if (masked.element == 1 &&
-        (!access_probe(cpu, element_address(cpu, insn, &masked, 0), 1, true) ||
+        (!access_check_alignment(cpu, element_address(cpu, insn, &masked, 0), 8) ||
+         !access_probe(cpu, element_address(cpu, insn, &masked, 0), 1, true) ||
          !access_probe(cpu, insn_address(cpu, insn), masked.count, true))) {
         return insn_fault(cpu, insn);
     }
@@ -135,7 +155,7 @@ static const struct insn *gather(struct cpu *cpu, const struct insn *insn)
                 masked.index_size == 4 ? (int32_t)index->u32[i] : (int64_t)index->u64[i];
             uint64_t offset = origin + ((uint64_t)step << insn->scale);
             struct loaded loaded =
-                access_load(cpu, insn_linear(cpu, insn, offset, size), size);
+                load_element(cpu, insn_linear(cpu, insn, offset, size), size);
             if (!loaded.ok) {
                 return insn_fault(cpu, insn);
             }

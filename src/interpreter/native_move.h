@@ -10,6 +10,7 @@ void native_move_bind(struct binding *binding, struct insn *insn);
 /* insn->aux of a memory operand. */
 #define NATIVE_ALIGNMENT 0x1f /* address bits that must be clear */
 #define NATIVE_STRICT    0x20 /* whatever MXCSR.MM says */
+#define NATIVE_ANYWHERE  0x40 /* not even #AC */
 
 #define MXCSR_MM         (1u << 17)
 

@@ -46,7 +46,8 @@ OPERATION(load_far_pointer)
     uint8_t pointer[10];
     uint64_t ea = insn_address(cpu, insn);
     unsigned size = insn->aux;
-    if (!access_read(cpu, ea, pointer, size + 2) ||
+    if (!access_check_alignment(cpu, ea, size) ||
+        !access_read(cpu, ea, pointer, size + 2) ||
         !transfer_load_segment(cpu, insn->src, *(const u16_any *)(pointer + size))) {
         return false;
     }
@@ -126,8 +127,9 @@ static bool store_table(struct cpu *cpu, const struct insn *insn,
     unsigned size = table_base_size(cpu);
     *(u16_any *)image = table->limit;
     access_host_store(image + 2, size, table->base);
-    return operation_umip(cpu) &&
-           access_write(cpu, insn_address(cpu, insn), image, 2 + size);
+    uint64_t ea = insn_address(cpu, insn);
+    return operation_umip(cpu) && access_check_alignment(cpu, ea, 4) &&
+           access_write(cpu, ea, image, 2 + size);
 }
 
 OPERATION(sgdt)

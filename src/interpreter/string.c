@@ -315,7 +315,8 @@ static uint64_t ins_chunk(struct cpu *cpu, struct run *run)
     }
     uint64_t count = port_fit(cpu, run, X86_ES, run->di, linear, true);
     unsigned bytes = (unsigned)(count * run->size);
-    if (!access_probe(cpu, linear, bytes, true)) {
+    if (!access_check_alignment(cpu, linear, run->size) ||
+        !access_probe(cpu, linear, bytes, true)) {
         return 0;
     }
     uint8_t data[FRAME_SIZE];
@@ -334,7 +335,8 @@ static uint64_t outs_chunk(struct cpu *cpu, struct run *run)
     }
     uint64_t count = port_fit(cpu, run, run->source, run->si, linear, false);
     uint8_t data[FRAME_SIZE];
-    if (!access_read(cpu, linear, data, (unsigned)(count * run->size))) {
+    if (!access_check_alignment(cpu, linear, run->size) ||
+        !access_read(cpu, linear, data, (unsigned)(count * run->size))) {
         return 0;
     }
     cpu->hooks->io(cpu, port, run->size, true, (uint32_t)count, data);

@@ -379,10 +379,14 @@ static bool stack_linear(struct cpu *cpu, const struct transfer_stack *stack,
 }
 
 static bool stack_transfer(struct cpu *cpu, const struct transfer_stack *stack,
-                           uint64_t offset, uint8_t *buffer, unsigned size, bool is_write)
+                           uint64_t offset, uint8_t *buffer, unsigned size,
+                           unsigned alignment, bool is_write)
 {
     uint64_t linear = 0;
     if (!stack_linear(cpu, stack, offset, size, is_write, &linear)) {
+        return false;
+    }
+    if (!stack->is_system && !access_check_alignment(cpu, linear, alignment)) {
         return false;
     }
     if (is_write) {
@@ -403,11 +407,12 @@ static bool frame_transfer(struct cpu *cpu, const struct transfer_stack *stack,
     uint64_t mask = stack_mask(stack->bits);
     unsigned total = count * size;
     if (bottom <= mask - (total - 1)) {
-        return stack_transfer(cpu, stack, bottom, buffer, total, is_write);
+        return stack_transfer(cpu, stack, bottom, buffer, total, size, is_write);
     }
     for (unsigned i = 0; i < count; i++) {
         uint64_t offset = (bottom + i * size) & mask;
-        if (!stack_transfer(cpu, stack, offset, buffer + i * size, size, is_write)) {
+        if (!stack_transfer(cpu, stack, offset, buffer + i * size, size, size,
+                            is_write)) {
             return false;
         }
     }

@@ -66,10 +66,17 @@ static void image_to(const uint8_t *image, struct x86_fpu *fpu)
     memcpy(fpu->st, image + 32, sizeof(fpu->st));
 }
 
+/* SDM 3A table 6-7: extended precision counts as 8 bytes; so does BCD. */
+static unsigned alignment_of(const struct insn *insn)
+{
+    return insn->size > 8 ? 8 : insn->size;
+}
+
 static bool run_load(struct cpu *cpu, const struct insn *insn, uint64_t ea)
 {
     if (insn->size > 8) {
-        return access_read(cpu, ea, cpu->operand, insn->size);
+        return access_check_alignment(cpu, ea, alignment_of(insn)) &&
+               access_read(cpu, ea, cpu->operand, insn->size);
     }
     struct loaded loaded = access_load(cpu, ea, insn->size);
     memcpy(cpu->operand, &loaded.value, sizeof(loaded.value));
@@ -117,7 +124,8 @@ static const struct insn *x87_run(struct cpu *cpu, const struct insn *insn)
     if (insn->aux & RUN_LOADS && !run_load(cpu, insn, ea)) {
         return insn_fault(cpu, insn);
     }
-    if (insn->aux & RUN_STORES && !access_probe(cpu, ea, insn->size, true)) {
+    if (insn->aux & RUN_STORES && (!access_check_alignment(cpu, ea, alignment_of(insn)) ||
+                                   !access_probe(cpu, ea, insn->size, true))) {
         return insn_fault(cpu, insn);
     }
     uint8_t *image = cpu->native->image;

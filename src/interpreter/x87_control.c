@@ -225,7 +225,9 @@ const struct insn *x87_fnstenv(struct cpu *cpu, const struct insn *insn)
     }
     struct environment env = environment_from(cpu, is_16);
     unsigned size = environment_pack(&env, is_16, bytes);
-    if (!access_write(cpu, insn_address(cpu, insn), bytes, size)) {
+    uint64_t ea = insn_address(cpu, insn);
+    if (!access_check_alignment(cpu, ea, is_16 ? 2 : 4) ||
+        !access_write(cpu, ea, bytes, size)) {
         return insn_fault(cpu, insn);
     }
     cpu->state.fpu.fcw |= X87_FCW_MASKS;
@@ -239,8 +241,12 @@ const struct insn *x87_fldenv(struct cpu *cpu, const struct insn *insn)
     struct environment env;
     bool is_16 = insn->aux & X87_16;
     unsigned size = is_16 ? ENVIRONMENT_16 : ENVIRONMENT_32;
-    if (!x87_check(cpu, true) ||
-        !access_read(cpu, insn_address(cpu, insn), bytes, size)) {
+    if (!x87_check(cpu, true)) {
+        return insn_fault(cpu, insn);
+    }
+    uint64_t ea = insn_address(cpu, insn);
+    if (!access_check_alignment(cpu, ea, is_16 ? 2 : 4) ||
+        !access_read(cpu, ea, bytes, size)) {
         return insn_fault(cpu, insn);
     }
     environment_unpack(&env, is_16, bytes);
@@ -260,7 +266,9 @@ const struct insn *x87_fnsave(struct cpu *cpu, const struct insn *insn)
     for (unsigned i = 0; i < 8; i++) {
         memcpy(bytes + size + i * 10, cpu->state.fpu.st[i], 10);
     }
-    if (!access_write(cpu, insn_address(cpu, insn), bytes, size + STACK_BYTES)) {
+    uint64_t ea = insn_address(cpu, insn);
+    if (!access_check_alignment(cpu, ea, is_16 ? 2 : 4) ||
+        !access_write(cpu, ea, bytes, size + STACK_BYTES)) {
         return insn_fault(cpu, insn);
     }
     x87_init(&cpu->state.fpu);
@@ -273,8 +281,12 @@ const struct insn *x87_frstor(struct cpu *cpu, const struct insn *insn)
     struct environment env;
     bool is_16 = insn->aux & X87_16;
     unsigned size = is_16 ? ENVIRONMENT_16 : ENVIRONMENT_32;
-    if (!x87_check(cpu, true) ||
-        !access_read(cpu, insn_address(cpu, insn), bytes, size + STACK_BYTES)) {
+    if (!x87_check(cpu, true)) {
+        return insn_fault(cpu, insn);
+    }
+    uint64_t ea = insn_address(cpu, insn);
+    if (!access_check_alignment(cpu, ea, is_16 ? 2 : 4) ||
+        !access_read(cpu, ea, bytes, size + STACK_BYTES)) {
         return insn_fault(cpu, insn);
     }
     environment_unpack(&env, is_16, bytes);

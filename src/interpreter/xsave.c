@@ -147,7 +147,10 @@ static bool check_fxsave(struct cpu *cpu, uint64_t ea)
     if (cpu->is_long64 && !x86_canonical(ea)) {
         return true; /* the access tells, with #SS if it goes through SS */
     }
-    return !(ea & 15) || cpu_raise(cpu, X86_GP, 0);
+    /* SDM 3A 6.15, interrupt 17: which of the two it is, is the processor's choice. Those
+     * at hand look at multiples of 4 first. */
+    return access_check_alignment(cpu, ea, 4) &&
+           (!(ea & 15) || cpu_raise(cpu, X86_GP, 0));
 }
 
 /* Without CR4.OSFXSR the XMM registers stay out (APM 2 11.4.4). Bytes behind the last
@@ -216,7 +219,8 @@ static bool check_xsave(struct cpu *cpu, uint64_t ea)
     if (cpu->state.cr0 & X86_CR0_TS) {
         return cpu_raise(cpu, X86_NM, 0);
     }
-    return !(ea & 63) || cpu_raise(cpu, X86_GP, 0);
+    return access_check_alignment(cpu, ea, 4) &&
+           (!(ea & 63) || cpu_raise(cpu, X86_GP, 0));
 }
 
 /* The components asked for. */
