@@ -8,7 +8,7 @@ from .workloads import GROUPS
 # Colours that also the colour-blind tell apart (Okabe and Ito), and a shape each.
 LOOKS = (('#6e6e6e', 'square'), ('#0072b2', 'circle'), ('#d55e00', 'diamond'),
          ('#009e73', 'triangle'), ('#cc79a7', 'circle'), ('#e69f00', 'square'))
-WIDTH, LEFT, RIGHT, TOP, ROW = 860, 120, 30, 76, 20
+WIDTH, LEFT, RIGHT, TOP, ROW = 860, 130, 30, 76, 20
 SHAPES = {
     'circle': lambda x, y: f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5"/>',
     'square': lambda x, y: f'<rect x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9"/>',

@@ -1,5 +1,6 @@
 """The guest's files: Debian packages, our own programs, and data, as a directory for the host's
 namespace and as an initramfs for the guests. Both are made on first use and kept."""
+import functools
 import hashlib
 import os
 import pathlib
@@ -44,9 +45,24 @@ def call(command, what):
     return done.stdout.strip()
 
 
+@functools.cache
+def unshare_options():
+    """A user namespace makes an ordinary user root in it; where the host has none for
+    anybody, root itself does without."""
+    for options in (('--user', '--map-root-user'), ()):
+        command = ['unshare', *options, '--mount', '--pid', '--fork', 'true']
+        try:
+            if not subprocess.run(command, capture_output=True, check=False).returncode:
+                return options
+        except OSError:
+            raise ImageError('unshare is missing; run scripts/deps bench') from None
+    raise ImageError('the guest image and the programs on the host need namespaces: be root, or '
+                     'have user namespaces (doppel doctor tells about them)')
+
+
 def namespace(root, shell, *words):
-    """The command of a shell in ROOT, in a namespace where this user is root."""
-    return ['unshare', '--user', '--map-root-user', '--mount', '--pid', '--fork', '--kill-child',
+    """The command of a shell in namespaces of its own, where this user is root; ROOT is $1."""
+    return ['unshare', *unshare_options(), '--mount', '--pid', '--fork', '--kill-child',
             'sh', '-c', shell, 'sh', str(root), *words]
 
 
@@ -118,8 +134,7 @@ class Image:
         # The compiled library, key and archive come from the image's own programs.
         mounts = 'mount --rbind /dev "$1/dev" && mount -t proc proc "$1/proc" && '
         call(namespace(self.root, mounts + 'exec chroot "$1" /bin/sh -c "$2"', PREPARE),
-             'cannot prepare the guest image in a user namespace (doppel doctor tells whether '
-             'this host has them)')
+             'cannot prepare the guest image')
 
 
 def remove(path):

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,7 @@ class Comparison:
 
     def run(self):
         """An interrupted comparison still has what was measured."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             for number in range(self.settings.runs):
                 self.run_once(number)
@@ -76,10 +78,11 @@ class Comparison:
         count = len(self.engines)
         turn = [self.engines[(number + i) % count] for i in range(count)]
         for position, workload in enumerate(self.workloads):
+            where = f'run {number + 1}/{self.settings.runs}, {workload.name}'
             for engine in turn:
-                self.show(f'run {number + 1}/{self.settings.runs}, {workload.name} '
-                          f'({position + 1}/{len(self.workloads)}), {engine.label}')
+                self.show(f'{where} ({position + 1}/{len(self.workloads)}), {engine.label}')
                 self.measure(workload, engine)
+            self.report(where, workload)
             self.save()
         self.stop_all()
         self.show('')
@@ -125,7 +128,15 @@ class Comparison:
         for key in list(self.machines):
             self.stop(key)
 
+    def report(self, where, workload):
+        """For whoever reads this in a file: CPU seconds as they come."""
+        rows = self.results['workloads'][workload.name]['engines']
+        if not sys.stderr.isatty():
+            parts = [f'{name} {row["cpu"][-1]:.3f}' for name, row in rows.items() if row['cpu']]
+            print(f'{where}: {", ".join(parts)}', file=sys.stderr, flush=True)
+
     def show(self, text):
+        """One line on a terminal, which the next one replaces."""
         if sys.stderr.isatty():
             print(f'\r\033[K{text}', end='', file=sys.stderr, flush=True)
 

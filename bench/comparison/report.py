@@ -66,7 +66,9 @@ def table(results):
                 line += number(quotient(median(results, name, qemu), cpu), 8)
         lines.append(line)
     lines += means(results, native, qemu, width)
+    lines += slowest(results, qemu)
     lines += two_processors(results)
+    lines += unsteady(results)
     lines += troubles(results)
     return '\n'.join(lines)
 
@@ -91,6 +93,31 @@ def means(results, native, qemu, width):
                     for name in names), 8)
         lines.append(line.rstrip())
     return ['', 'geometric means', *lines]
+
+
+def slowest(results, qemu):
+    """The workload that is worst off against QEMU."""
+    lines = []
+    for engine in results['engines'] if qemu else []:
+        ratios = {name: quotient(median(results, name, qemu), median(results, name, engine))
+                  for name in results['workloads']}
+        ratios = {name: ratio for name, ratio in ratios.items() if ratio}
+        if ratios and engine not in (qemu, 'native'):
+            name = min(ratios, key=ratios.get)
+            lines.append(f'least x qemu of {engine}: {number(ratios[name], 0)} ({name})')
+    return lines and ['', *lines]
+
+
+def unsteady(results):
+    """Medians that say little: half of the runs' CPU times are further apart than a tenth."""
+    names = []
+    for name, workload in results['workloads'].items():
+        for engine, row in workload['engines'].items():
+            if len(row['cpu']) >= 3:
+                low, middle, high = statistics.quantiles(row['cpu'], n=4, method='inclusive')
+                if high - low > middle / 10:
+                    names.append(f'{name} {engine} ({low:.3f} to {high:.3f})')
+    return names and ['', 'half of the runs are further apart than a tenth: ' + ', '.join(names)]
 
 
 def two_processors(results):

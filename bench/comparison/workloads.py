@@ -9,7 +9,7 @@ GROUPS = {
     'boot': 'starting',
     'programs': 'programs',
     'compute': 'computing',
-    'calls': 'calls and jumps',
+    'control': 'calls and jumps',
     'system': 'system',
     'code': 'changing code',
     'parallel': 'two processors',
@@ -59,7 +59,7 @@ WORKLOADS = [
     Workload('gunzip', 'programs', 8, times(f'gzip -d -c {DATA}.gz >x') + '; cksum <x',
              'gzip -d, 4 MiB each'),
     Workload('python', 'programs', 10, times('python3 -c pass'), 'python3 -c pass'),
-    Workload('pycompute', 'programs', 100, 'exec python3 /bench/compute.py {n}',
+    Workload('pycompute', 'programs', 150, 'exec python3 /bench/compute.py {n}',
              'Python: dictionaries, classes, strings'),
     Workload('sqlite', 'programs', 10000, 'sed s/ROWS/{n}/g /bench/query.sql | sqlite3',
              'sqlite: joins, indexes, changes'),
@@ -76,11 +76,11 @@ WORKLOADS = [
     work('matmul-avx2', 'compute', 300, 'product of matrices of doubles, AVX2 and FMA'),
     work('x87', 'compute', 1500000, 'differential equation in 80-bit numbers'),
 
-    work('calls', 'calls', 5000, 'recursive calls'),
-    work('dispatch', 'calls', 6000000, "an interpreter's indirect jumps"),
+    work('calls', 'control', 5000, 'recursive calls'),
+    work('dispatch', 'control', 6000000, "an interpreter's indirect jumps"),
 
     work('syscall', 'system', 2500000, 'getppid'),
-    work('clock', 'system', 2000000, 'clock_gettime'),
+    work('clock', 'system', 5000000, 'clock_gettime'),
     work('fork', 'system', 1000, 'fork, exit, wait'),
     work('exec', 'system', 300, 'fork, exec, exit, wait'),
     work('pipe', 'system', 20000, 'a byte there and back between processes'),
@@ -90,8 +90,8 @@ WORKLOADS = [
     work('signal', 'system', 60000, 'a signal and its handler'),
     work('protect', 'system', 40000, 'write to a protected page, handler, mprotect'),
 
-    work('modify', 'code', 150000, 'an instruction rewritten before each call'),
-    work('jit', 'code', 1000, 'pages of code made anew'),
+    work('modify', 'code', 300000, 'an instruction rewritten before each call'),
+    work('jit', 'code', 2500, 'pages of code made anew'),
 
     work('parallel1', 'parallel', 40000000, 'one thread, one processor'),
     work('parallel2', 'parallel', 40000000, 'the same work by two threads on two processors', 2),

@@ -6,7 +6,6 @@
 #include "base/scope.h"
 #include "device/virtio/virtio_mmio.h"
 #include "dispatcher/steps.h"
-#include "jail/jail.h"
 #include "machine/memory_map.h"
 
 /* As many requests can wait for the host at once; more are queued. */
@@ -55,11 +54,6 @@ static int add_disk(struct board_disks *disks, struct vm *vm, unsigned index,
     return vm_add_mmio(vm, &region, err);
 }
 
-static void enter_jail(void)
-{
-    jail_enter(JAIL_DISK);
-}
-
 int board_disks_add(struct board_disks *disks, struct vm *vm,
                     const struct disk_config *config, unsigned count, struct error *err)
 {
@@ -75,13 +69,7 @@ int board_disks_add(struct board_disks *disks, struct vm *vm,
     }
     memcpy(disks->config, config, count * sizeof(*config));
     bool is_deterministic = vm->config.is_deterministic;
-    const struct worker_config workers = {
-        .name = "disk",
-        .threads = is_deterministic ? 0 : DISK_THREADS,
-        .create = jail_thread_create,
-        .begin = enter_jail,
-    };
-    disks->pool = worker_pool_open(&workers, err);
+    disks->pool = worker_pool_open("disk", is_deterministic ? 0 : DISK_THREADS, err);
     if (!disks->pool) {
         return -err->code;
     }

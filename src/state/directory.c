@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -25,114 +24,50 @@ static struct dirent *next_entry(DIR *stream)
     return entry;
 }
 
-/* A stream of its own, for a reading position of its own. */
-static DIR *open_stream(int parent, const char *name)
-{
-    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    DIR *stream = fd < 0 ? NULL : fdopendir(fd);
-    if (!stream && fd >= 0) {
-        close(fd);
-    }
-    return stream;
-}
-
 /* Early, so that nobody waits for what cannot be kept; rename looks again. */
-static int check_free(const struct directory *directory, struct error *err)
+static int check_free(const char *path, struct error *err)
 {
     struct stat status;
-    if (!*directory->name) {
-        return fail_plain(err, EEXIST, "%s exists already", directory->path);
+    if (lstat(path, &status) < 0) {
+        return errno == ENOENT ? 0 : fail(err, errno, "cannot write to %s", path);
     }
-    if (fstatat(directory->parent, directory->name, &status, AT_SYMLINK_NOFOLLOW) < 0) {
-        return errno == ENOENT ? 0
-                               : fail(err, errno, "cannot write to %s", directory->path);
-    }
-    DIR *stream = open_stream(directory->parent, directory->name);
+    DIR *stream = S_ISDIR(status.st_mode) ? opendir(path) : NULL;
     bool is_empty = stream && !next_entry(stream);
     if (stream) {
         closedir(stream);
     }
-    return is_empty ? 0
-                    : fail_plain(err, EEXIST,
-                                 "%s exists already; remove it or take another name",
-                                 directory->path);
-}
-
-/* A name beside it that nobody has. */
-static int make_filled(struct directory *directory, struct error *err)
-{
-    const unsigned tries_max = 100;
-    int result = -1;
-    for (unsigned i = 0; result < 0 && i < tries_max && (i == 0 || errno == EEXIST);
-         i++) {
-        uint32_t random;
-        free(directory->filled);
-        directory->filled = NULL;
-        if (getrandom(&random, sizeof(random), 0) < 0 ||
-            asprintf(&directory->filled, "%s.%06x", directory->name, random & 0xffffff) <
-                0) {
-            directory->filled = NULL;
-            return fail(err, ENOMEM, "cannot write to %s", directory->path);
-        }
-        result = mkdirat(directory->parent, directory->filled, 0700);
-    }
-    if (result < 0) {
-        result = fail(err, errno, "cannot make a directory beside %s", directory->path);
-        free(directory->filled);
-        directory->filled = NULL;
-    }
-    return result;
-}
-
-/* Without the slashes at its end. */
-static char *trim(const char *path)
-{
-    size_t length = strlen(path);
-    while (length > 1 && path[length - 1] == '/') {
-        length--;
-    }
-    return strndup(path, length);
-}
-
-int directory_begin_at(struct directory *directory, int parent, const char *path,
-                       struct error *err)
-{
-    *directory = (struct directory)DIRECTORY_NONE;
-    directory->path = trim(path);
-    directory->parent = fcntl(parent, F_DUPFD_CLOEXEC, 0);
-    if (!directory->path || directory->parent < 0) {
-        return fail(err, errno, "cannot write to %s", path);
-    }
-    const char *slash = strrchr(directory->path, '/');
-    directory->name = slash ? slash + 1 : directory->path;
-    int result = check_free(directory, err);
-    if (result >= 0) {
-        result = make_filled(directory, err);
-    }
-    if (result < 0) {
-        return result;
-    }
-    directory->fd =
-        openat(directory->parent, directory->filled, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return directory->fd < 0 ? fail(err, errno, "cannot open %s", directory->filled) : 0;
+    return is_empty
+               ? 0
+               : fail_plain(err, EEXIST,
+                            "%s exists already; remove it or take another name", path);
 }
 
 int directory_begin(struct directory *directory, const char *path, struct error *err)
 {
-    *directory = (struct directory)DIRECTORY_NONE;
-    SCOPE_FREE char *parent = trim(path);
-    if (!parent) {
+    *directory = (struct directory){.fd = -1};
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') {
+        length--;
+    }
+    directory->path = strndup(path, length);
+    char *filled = NULL;
+    if (!directory->path || asprintf(&filled, "%s.XXXXXX", directory->path) < 0) {
         return fail(err, ENOMEM, "cannot write to %s", path);
     }
-    char *slash = strrchr(parent, '/');
-    if (slash) {
-        slash[slash == parent] = '\0';
+    SCOPE_FREE char *name = filled;
+    int result = check_free(directory->path, err);
+    if (result < 0) {
+        return result;
     }
-    SCOPE_FD int fd = open(slash ? parent : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) {
-        return fail(err, errno, "cannot make a directory beside %s", path);
+    if (!mkdtemp(name)) {
+        return fail(err, errno, "cannot make a directory beside %s", directory->path);
     }
-    return directory_begin_at(directory, fd, path, err);
+    directory->filled = steal(name);
+    directory->fd = open(directory->filled, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory->fd < 0) {
+        return fail(err, errno, "cannot open %s", directory->filled);
+    }
+    return 0;
 }
 
 int directory_create(struct directory *directory, const char *name, struct error *err)
@@ -177,7 +112,7 @@ int file_write(int fd, const void *data, uint64_t size, struct error *err)
 
 static int flush_files(struct directory *directory, struct error *err)
 {
-    DIR *stream = open_stream(directory->fd, ".");
+    DIR *stream = opendir(directory->filled);
     if (!stream) {
         return fail(err, errno, "cannot read %s", directory->filled);
     }
@@ -194,12 +129,23 @@ static int flush_files(struct directory *directory, struct error *err)
     return result;
 }
 
+static int flush_parent(const char *path, struct error *err)
+{
+    const char *slash = strrchr(path, '/');
+    size_t length = slash ? (size_t)(slash - path) : 0;
+    SCOPE_FREE char *parent = slash ? strndup(path, length ? length : 1) : strdup(".");
+    SCOPE_FD int fd = parent ? open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (fd < 0 || fsync(fd) < 0) {
+        return fail(err, errno, "cannot flush the directory of %s", path);
+    }
+    return 0;
+}
+
 /* What may not outlive a crash does not appear. If even this fails, a whole snapshot is
  * left, which harms nobody. */
 static void take_back(struct directory *directory)
 {
-    if (renameat(directory->parent, directory->name, directory->parent,
-                 directory->filled) < 0) {
+    if (rename(directory->path, directory->filled) < 0) {
         log_warning("cannot take back %s: %s", directory->path, strerror(errno));
     }
 }
@@ -213,13 +159,12 @@ int directory_commit(struct directory *directory, struct error *err)
     if (fsync(directory->fd) < 0) {
         return fail(err, errno, "cannot flush %s", directory->filled);
     }
-    if (renameat(directory->parent, directory->filled, directory->parent,
-                 directory->name) < 0) {
+    if (rename(directory->filled, directory->path) < 0) {
         return fail(err, errno, "cannot rename %s to %s", directory->filled,
                     directory->path);
     }
-    if (fsync(directory->parent) < 0) {
-        result = fail(err, errno, "cannot flush the directory of %s", directory->path);
+    result = flush_parent(directory->path, err);
+    if (result < 0) {
         take_back(directory);
         return result;
     }
@@ -230,7 +175,7 @@ int directory_commit(struct directory *directory, struct error *err)
 
 static void remove_filled(struct directory *directory)
 {
-    DIR *stream = open_stream(directory->parent, directory->filled);
+    DIR *stream = opendir(directory->filled);
     for (struct dirent *entry = stream ? next_entry(stream) : NULL; entry;
          entry = next_entry(stream)) {
         unlinkat(dirfd(stream), entry->d_name, 0);
@@ -238,7 +183,7 @@ static void remove_filled(struct directory *directory)
     if (stream) {
         closedir(stream);
     }
-    unlinkat(directory->parent, directory->filled, AT_REMOVEDIR);
+    rmdir(directory->filled);
 }
 
 void directory_fini(struct directory *directory)
@@ -246,13 +191,10 @@ void directory_fini(struct directory *directory)
     if (directory->filled) {
         remove_filled(directory);
     }
-    if (directory->fd >= 0) {
+    if (directory->path && directory->fd >= 0) {
         close(directory->fd);
-    }
-    if (directory->parent >= 0) {
-        close(directory->parent);
     }
     free(directory->filled);
     free(directory->path);
-    *directory = (struct directory)DIRECTORY_NONE;
+    *directory = (struct directory){.fd = -1};
 }
