@@ -19,6 +19,7 @@
 #include "allocator/source.h"
 #include "allocator/source_read.h"
 #include "base/scope.h"
+#include "jail/jail.h"
 
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
@@ -194,6 +195,7 @@ static void *loader_thread(void *opaque)
     struct memory_loader *loader = opaque;
     struct error error = {0};
     pthread_setname_np(pthread_self(), "ram");
+    jail_enter(JAIL_RAM);
     while (!atomic_load(&loader->must_stop)) {
         bool is_finishing = atomic_load(&loader->must_finish);
         struct pollfd fds[] = {{loader->uffd, POLLIN, 0}, {loader->wake_fd, POLLIN, 0}};
@@ -271,7 +273,7 @@ static bool start_thread(struct memory_loader *loader)
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int code = pthread_create(&loader->thread, NULL, loader_thread, loader);
+    int code = jail_thread_create(&loader->thread, loader_thread, loader);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return code == 0;
 }

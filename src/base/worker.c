@@ -1,7 +1,6 @@
 #include "base/worker.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -15,6 +14,7 @@ struct worker_pool {
     void (*posted_fn)(void *opaque); /* see worker_pool_set_posted */
     void *posted_opaque;
     char name[16]; /* the kernel keeps 15 characters of a thread's name */
+    void (*begin)(void);
     unsigned thread_count;
     pthread_t thread[];
 };
@@ -47,44 +47,54 @@ static void *worker_main(void *opaque)
     struct worker_pool *pool = opaque;
     struct worker_job *job;
     pthread_setname_np(pthread_self(), pool->name);
+    if (pool->begin) {
+        pool->begin();
+    }
     while ((job = job_take(pool))) {
         job->run(job);
     }
     return NULL;
 }
 
-/* Signals belong to the thread that asked for them. */
-static int start_threads(struct worker_pool *pool, unsigned threads)
+static int create_thread(pthread_t *thread, void *(*main)(void *), void *opaque)
 {
+    return pthread_create(thread, NULL, main, opaque);
+}
+
+/* Signals belong to the thread that asked for them. */
+static int start_threads(struct worker_pool *pool, const struct worker_config *config)
+{
+    int (*create)(pthread_t *, void *(*)(void *), void *) =
+        config->create ? config->create : create_thread;
     sigset_t all, before;
     int result = 0;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (result == 0 && pool->thread_count < threads) {
-        result =
-            pthread_create(&pool->thread[pool->thread_count], NULL, worker_main, pool);
+    while (result == 0 && pool->thread_count < config->threads) {
+        result = create(&pool->thread[pool->thread_count], worker_main, pool);
         pool->thread_count += result == 0;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return result;
 }
 
-struct worker_pool *worker_pool_open(const char *name, unsigned threads,
+struct worker_pool *worker_pool_open(const struct worker_config *config,
                                      struct error *err)
 {
     struct worker_pool *pool =
-        calloc(1, sizeof(*pool) + threads * sizeof(pool->thread[0]));
+        calloc(1, sizeof(*pool) + config->threads * sizeof(pool->thread[0]));
     if (!pool) {
-        fail(err, ENOMEM, "cannot make %s threads", name);
+        fail(err, ENOMEM, "cannot make %s threads", config->name);
         return NULL;
     }
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->posted, NULL);
     pool->last = &pool->first;
-    snprintf(pool->name, sizeof(pool->name), "%s", name);
-    int result = start_threads(pool, threads);
+    snprintf(pool->name, sizeof(pool->name), "%s", config->name);
+    pool->begin = config->begin;
+    int result = start_threads(pool, config);
     if (result) {
-        fail(err, result, "cannot start %s threads", name);
+        fail(err, result, "cannot start %s threads", config->name);
         worker_pool_close(pool);
         return NULL;
     }

@@ -1,6 +1,7 @@
 #pragma once
 /* A few threads that do what may block: the others hand them jobs and go on. */
 
+#include <pthread.h>
 #include <stdbool.h>
 
 #include "base/error.h"
@@ -14,9 +15,16 @@ struct worker_job {
     struct worker_job *next;             /* the pool's */
 };
 
-/* Starts all its threads at once, named for the debugger; signals are blocked in them.
- * Without any (0), jobs wait for worker_pool_run. */
-struct worker_pool *worker_pool_open(const char *name, unsigned threads,
+struct worker_config {
+    const char *name; /* of its threads, for the debugger */
+    unsigned threads; /* 0: jobs wait for worker_pool_run */
+    /* As pthread_create; NULL: that. */
+    int (*create)(pthread_t *thread, void *(*main)(void *), void *opaque);
+    void (*begin)(void); /* first thing in each thread; NULL: nothing */
+};
+
+/* Starts all its threads at once; signals are blocked in them. */
+struct worker_pool *worker_pool_open(const struct worker_config *config,
                                      struct error *err);
 /* Runs what was posted, then ends the threads. Accepts NULL. */
 void worker_pool_close(struct worker_pool *pool);

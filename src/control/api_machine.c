@@ -1,15 +1,35 @@
 /* Doppel's own operations, under /doppel/. */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "base/scope.h"
 #include "control/control_internal.h"
+#include "control/passed.h"
+#include "jail/jail.h"
 #include "machine/machine.h"
 #include "state/snapshot.h"
+
+/* {"closed": true, "seccomp": {"state": "on", "note": ""}, ...} */
+static json_t *jail_json(void)
+{
+    json_t *object = json_pack("{s:b}", "closed", jail_is_closed());
+    for (unsigned i = 0; i < JAIL_MECHANISMS; i++) {
+        struct jail_finding finding = jail_finding(i);
+        json_object_set_new(object, jail_mechanism_name(i),
+                            json_pack("{s:s, s:s}", "state",
+                                      jail_state_name(finding.state), "note",
+                                      finding.note));
+    }
+    return object;
+}
 
 struct json_t *control_inspect(struct control *control)
 {
@@ -28,6 +48,7 @@ struct json_t *control_inspect(struct control *control)
         json_object_set_new(object, "guest_ns",
                             json_integer((json_int_t)clock_now(&control->vm->clock)));
     }
+    json_object_set_new(object, "jail", jail_json());
     json_object_set_new(object, "machine",
                         control->machine ? json_incref(control->machine) : json_null());
     return object;
@@ -120,17 +141,78 @@ static int handle_kill(struct control *control, const struct call *call,
 }
 
 const struct option_spec snapshot_options[] = {
-    {"directory", NULL, "where to put it: an absolute path; must be given", OPTION_FILE,
-     offsetof(struct snapshot_fields, directory)},
+    {"directory", NULL,
+     "where to put it: an absolute path, in the directory that --snapshot-dir named; "
+     "must "
+     "be given if no files are passed",
+     OPTION_FILE, offsetof(struct snapshot_fields, directory)},
     {NULL},
 };
+
+/* Files that a client made: no pipe or device that could hold the machine up. */
+static int check_files(const struct passed *passed, struct error *err)
+{
+    struct stat status;
+    if (passed->count != SNAPSHOT_FILES) {
+        return fail_plain(err, EINVAL, "a snapshot takes %d descriptors, not %u",
+                          SNAPSHOT_FILES, passed->count);
+    }
+    for (unsigned i = 0; i < SNAPSHOT_FILES; i++) {
+        int fd = passed->descriptor[i];
+        int flags = fcntl(fd, F_GETFL);
+        bool is_good = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY &&
+                       fstat(fd, &status) == 0 && S_ISREG(status.st_mode) &&
+                       status.st_size == 0;
+        if (!is_good) {
+            return fail_plain(err, EINVAL,
+                              "descriptor %u, for %s, is not an empty file to write to",
+                              i, snapshot_file_name[i]);
+        }
+    }
+    return 0;
+}
+
+/* Is it the directory's parent that --snapshot-dir let in? */
+static bool is_within(int snapshot_dir, const char *directory)
+{
+    struct stat allowed, parent;
+    SCOPE_FREE char *path = strdup(directory);
+    size_t length = path ? strlen(path) : 0;
+    while (length > 1 && path[length - 1] == '/') {
+        path[--length] = '\0';
+    }
+    char *slash = length ? strrchr(path, '/') : NULL;
+    if (!slash || snapshot_dir < 0) {
+        return false;
+    }
+    slash[slash == path] = '\0';
+    return fstat(snapshot_dir, &allowed) == 0 && stat(path, &parent) == 0 &&
+           allowed.st_dev == parent.st_dev && allowed.st_ino == parent.st_ino;
+}
 
 static int handle_snapshot(struct control *control, const struct call *call,
                            struct answer *answer, struct error *err)
 {
     const struct snapshot_fields *fields = call->fields;
+    if (call->request->passed->count) {
+        int result = check_files(call->request->passed, err);
+        return result < 0 ? result
+                          : vm_snapshot_files(control->vm,
+                                              call->request->passed->descriptor, err);
+    }
     if (!fields->directory || *fields->directory != '/') {
         return fail_plain(err, EINVAL, "directory must be given, as an absolute path");
+    }
+    if (is_within(control->config.snapshot_dir, fields->directory)) {
+        return vm_snapshot_at(control->vm, control->config.snapshot_dir,
+                              fields->directory, err);
+    }
+    if (jail_is_closed()) {
+        return fail_plain(err, EACCES,
+                          "the machine's jail lets it make no directory %s; use doppel "
+                          "snapshot, pass files (docs/api.md), or start it with "
+                          "--snapshot-dir",
+                          fields->directory);
     }
     return vm_snapshot(control->vm, fields->directory, err);
 }
@@ -252,7 +334,13 @@ const struct operation machine_operations[] = {
         .summary = "Save a machine's whole state into a directory",
         .description = "`doppel restore` goes on from there. The machine stands still "
                        "meanwhile, and then goes on if it was running; nothing else is "
-                       "answered before it is saved.",
+                       "answered before it is saved. Either by path, or by "
+                       "descriptors that come with the request (SCM_RIGHTS on its first "
+                       "byte): five empty files to write to, for `state`, `memory`, "
+                       "`kernel`, `initrd` and `manifest.json`, which the client flushes "
+                       "and puts together; one that stays empty is not part of the "
+                       "snapshot. `doppel snapshot` does so, and needs no permission of "
+                       "the machine's jail.",
         .fields = snapshot_options,
         .fields_size = sizeof(struct snapshot_fields),
         .request = "{\"directory\": \"/var/tmp/saved\"}",

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/scope.h"
+#include "control/passed.h"
 #include "control/runtime.h"
 
 #define BODY_MAX (16u << 20)
@@ -39,10 +40,12 @@ int client_open(const char *machine, struct error *err)
     return fd;
 }
 
-static int send_all(int fd, const char *data, size_t size, struct error *err)
+/* The descriptors go with the first byte. */
+static int send_all(int fd, const char *data, size_t size, struct passed passed,
+                    struct error *err)
 {
     while (size) {
-        ssize_t sent = send(fd, data, size, MSG_NOSIGNAL);
+        ssize_t sent = passed_send(fd, data, size, &passed);
         if (sent < 0 && errno == EINTR) {
             continue;
         }
@@ -51,12 +54,14 @@ static int send_all(int fd, const char *data, size_t size, struct error *err)
         }
         data += sent;
         size -= (size_t)sent;
+        passed.count = 0;
     }
     return 0;
 }
 
 static int send_request(int fd, enum http_method method, const char *path,
-                        const char *headers, const char *body, struct error *err)
+                        const char *headers, const char *body, struct passed passed,
+                        struct error *err)
 {
     char head[512];
     int length =
@@ -64,9 +69,9 @@ static int send_request(int fd, enum http_method method, const char *path,
                  "%s %s HTTP/1.1\r\nHost: localhost\r\n%s"
                  "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
                  http_method_name(method), path, headers, body ? strlen(body) : 0);
-    int result = send_all(fd, head, (size_t)length, err);
+    int result = send_all(fd, head, (size_t)length, passed, err);
     if (result >= 0 && body) {
-        result = send_all(fd, body, strlen(body), err);
+        result = send_all(fd, body, strlen(body), (struct passed){0}, err);
     }
     return result;
 }
@@ -155,13 +160,13 @@ static int fail_status(const struct client_reply *reply, struct error *err)
 }
 
 static int exchange(int fd, enum http_method method, const char *path,
-                    const char *headers, const char *body, int patience_ms,
-                    struct client_reply *reply, struct error *err)
+                    const char *headers, const char *body, struct passed passed,
+                    int patience_ms, struct client_reply *reply, struct error *err)
 {
     *reply = (struct client_reply){0};
     size_t length;
     uint64_t deadline_ns = clock_host_ns() + (uint64_t)patience_ms * 1000000;
-    int result = send_request(fd, method, path, headers, body, err);
+    int result = send_request(fd, method, path, headers, body, passed, err);
     if (result >= 0) {
         result = receive_head(fd, deadline_ns, &reply->status, &length, err);
     }
@@ -177,15 +182,23 @@ static int exchange(int fd, enum http_method method, const char *path,
     return result;
 }
 
-int client_call(int fd, enum http_method method, const char *path,
-                const struct json_t *body, int patience_ms, struct client_reply *reply,
-                struct error *err)
+int client_call_passing(int fd, enum http_method method, const char *path,
+                        const struct json_t *body, const struct passed *passed,
+                        int patience_ms, struct client_reply *reply, struct error *err)
 {
     SCOPE_FREE char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
     if (body && !text) {
         return fail_plain(err, EINVAL, "an argument is not valid UTF-8");
     }
-    return exchange(fd, method, path, "", text, patience_ms, reply, err);
+    return exchange(fd, method, path, "", text, *passed, patience_ms, reply, err);
+}
+
+int client_call(int fd, enum http_method method, const char *path,
+                const struct json_t *body, int patience_ms, struct client_reply *reply,
+                struct error *err)
+{
+    const struct passed nothing = {0};
+    return client_call_passing(fd, method, path, body, &nothing, patience_ms, reply, err);
 }
 
 void client_reply_free(struct client_reply *reply)
@@ -209,7 +222,7 @@ int client_attach(int fd, struct error *err)
     struct client_reply reply;
     int result = exchange(fd, HTTP_GET, "/doppel/console",
                           "Connection: Upgrade\r\nUpgrade: doppel-console\r\n", NULL,
-                          CLIENT_PATIENCE_MS, &reply, err);
+                          (struct passed){0}, CLIENT_PATIENCE_MS, &reply, err);
     if (result >= 0 && reply.status != 101) {
         result = fail_plain(err, EPROTO, "the machine does not offer its console");
     }

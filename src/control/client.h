@@ -10,6 +10,7 @@
 #define CLIENT_PATIENCE_MS 10000
 
 struct json_t;
+struct passed; /* passed.h */
 
 struct client_reply {
     int status;
@@ -24,6 +25,10 @@ int client_open(const char *machine, struct error *err);
 int client_call(int fd, enum http_method method, const char *path,
                 const struct json_t *body, int patience_ms, struct client_reply *reply,
                 struct error *err);
+/* The same with descriptors that the machine gets along with it. */
+int client_call_passing(int fd, enum http_method method, const char *path,
+                        const struct json_t *body, const struct passed *passed,
+                        int patience_ms, struct client_reply *reply, struct error *err);
 void client_reply_free(struct client_reply *reply);
 /* The reply's body as JSON; the caller ends it with json_decref. */
 struct json_t *client_json(const struct client_reply *reply, struct error *err);

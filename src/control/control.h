@@ -22,6 +22,7 @@ struct control_config {
     /* Ends the machine, or the wait for its start, as that signal would. */
     void (*end)(void *opaque, int signal);
     void *opaque;
+    int snapshot_dir; /* an open directory in which snapshots may be made; -1: none */
 };
 
 /*

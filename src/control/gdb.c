@@ -8,12 +8,12 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "base/scope.h"
 #include "control/gdb_session.h"
+#include "control/socket.h"
 
 /* Replies that the debugger has not fetched. It asks before it gets the next, so a few
  * suffice; one that asks without reading is cut off. */
@@ -23,7 +23,7 @@ struct gdb {
     struct vm *vm;
     int listener, client; /* -1: none */
     char address[128];
-    char *path; /* of a Unix socket, to be removed */
+    struct socket_name name; /* of a Unix socket */
     struct gdb_reader reader;
     struct gdb_session session;
     char output[OUTPUT_MAX];
@@ -147,18 +147,10 @@ static void listener_ready(void *opaque, int fd, uint32_t events)
 
 static int listen_unix(struct gdb *gdb, const char *path, struct error *err)
 {
-    struct sockaddr_un name = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof(name.sun_path)) {
-        return fail_plain(err, ENAMETOOLONG,
-                          "--gdb %s: a socket's path has at most %zu bytes", path,
-                          sizeof(name.sun_path) - 1);
+    gdb->listener = socket_listen(path, &gdb->name, err);
+    if (gdb->listener < 0) {
+        return fail_within(err, "--gdb");
     }
-    strcpy(name.sun_path, path);
-    gdb->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (gdb->listener < 0 || bind(gdb->listener, (void *)&name, sizeof(name)) < 0) {
-        return fail(err, errno, "--gdb %s: cannot make the socket", path);
-    }
-    gdb->path = strdup(path);
     snprintf(gdb->address, sizeof(gdb->address), "%s", path);
     return 0;
 }
@@ -288,9 +280,6 @@ void gdb_close(struct gdb *gdb, int status)
         loop_remove(gdb->vm->loop, gdb->listener);
         close(gdb->listener);
     }
-    if (gdb->path) {
-        unlink(gdb->path);
-        free(gdb->path);
-    }
+    socket_remove(&gdb->name);
     free(gdb);
 }

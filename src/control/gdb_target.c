@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "x86/paging.h"
+#include "allocator/virtual.h"
 
 /* Where a register's value lives. */
 enum place {
@@ -409,65 +409,24 @@ bool gdb_register_set(struct x86_state *state, unsigned number, const uint8_t *v
     }
 }
 
-static void *walk_entry(void *opaque, gpa_t gpa)
+static struct virtual_space space_of(const struct vcpu *vcpu,
+                                     const struct x86_state *state, bool is_physical)
 {
-    struct memory *memory = opaque;
-    frame_t frame = memory_frame(memory, gpa, NULL);
-    return frame == FRAME_NONE ? NULL : memory_host(memory, frame) + gpa % FRAME_SIZE;
-}
-
-static bool translate(struct vcpu *vcpu, const struct x86_state *state, uint64_t address,
-                      gpa_t *gpa)
-{
-    struct x86_walk_context context = {
-        .cr0 = state->cr0,
-        .cr3 = state->cr3,
-        .cr4 = state->cr4,
-        .efer = state->efer,
-        .physical_bits = vcpu->vm->config.cpuid.physical_bits,
-    };
-    struct x86_walk_memory memory = {.entry = walk_entry, .opaque = vcpu->vm->memory};
-    struct x86_translation translation;
-    if (!x86_canonical(address) ||
-        !x86_walk_peek(&context, &memory, address, &translation)) {
-        return false;
-    }
-    *gpa = translation.gpa;
-    return true;
-}
-
-/* Page by page: each has a translation of its own. */
-static size_t transfer(struct vcpu *vcpu, const struct x86_state *state, bool is_physical,
-                       uint64_t address, uint8_t *buffer, size_t size, bool is_write)
-{
-    size_t done = 0;
-    while (done < size) {
-        size_t room = FRAME_SIZE - address % FRAME_SIZE;
-        size_t part = size - done < room ? size - done : room;
-        gpa_t gpa = address;
-        if (!is_physical && !translate(vcpu, state, address, &gpa)) {
-            break;
-        }
-        bool ok = is_write ? ram_write(vcpu->vm->memory, gpa, buffer + done, part)
-                           : ram_read(vcpu->vm->memory, gpa, buffer + done, part);
-        if (!ok) {
-            break;
-        }
-        done += part;
-        address += part;
-    }
-    return done;
+    return (struct virtual_space){vcpu->vm->memory, is_physical ? NULL : state,
+                                  vcpu->vm->config.cpuid.physical_bits};
 }
 
 size_t gdb_memory_read(struct vcpu *vcpu, const struct x86_state *state, bool is_physical,
                        uint64_t address, uint8_t *buffer, size_t size)
 {
-    return transfer(vcpu, state, is_physical, address, buffer, size, false);
+    const struct virtual_space space = space_of(vcpu, state, is_physical);
+    return virtual_read(&space, address, buffer, size);
 }
 
 size_t gdb_memory_write(struct vcpu *vcpu, const struct x86_state *state,
                         bool is_physical, uint64_t address, const uint8_t *buffer,
                         size_t size)
 {
-    return transfer(vcpu, state, is_physical, address, (uint8_t *)buffer, size, true);
+    const struct virtual_space space = space_of(vcpu, state, is_physical);
+    return virtual_write(&space, address, buffer, size);
 }

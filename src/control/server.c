@@ -11,6 +11,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/scope.h"
+#include "control/passed.h"
+#include "jail/jail.h"
 
 #define LISTENERS_MAX    4
 #define ACCEPTS_PER_TURN 16
@@ -30,6 +32,7 @@ struct connection {
 
     char *in;
     size_t in_size, in_room;
+    struct passed passed;  /* with the request that is arriving */
     bool has_ended;        /* the peer sends nothing more */
     bool told_to_continue; /* for the request that is arriving */
 
@@ -89,6 +92,7 @@ struct server *server_new(server_fn answer, void *opaque, struct error *err)
 
 static void connection_free(struct connection *connection)
 {
+    passed_close(&connection->passed);
     if (connection->fd >= 0) {
         close(connection->fd);
     }
@@ -221,7 +225,9 @@ static bool connection_serve(struct connection *connection)
         return true;
     }
     struct http_reply reply = {.status = 500, .type = "application/json"};
+    request.passed = &connection->passed;
     connection->server->answer(connection->server->opaque, &request, &reply);
+    passed_close(&connection->passed);
     connection->closes = !request.is_persistent;
     connection->active_ns = clock_host_ns();
     connection_consume(connection, (size_t)used);
@@ -240,8 +246,9 @@ static bool connection_read(struct connection *connection)
         connection->in = in;
         connection->in_room = room;
     }
-    ssize_t size = recv(connection->fd, connection->in + connection->in_size,
-                        connection->in_room - connection->in_size, MSG_DONTWAIT);
+    ssize_t size =
+        passed_receive(connection->fd, connection->in + connection->in_size,
+                       connection->in_room - connection->in_size, &connection->passed);
     if (size < 0) {
         return errno == EAGAIN || errno == EINTR;
     }
@@ -340,12 +347,19 @@ static void on_connection(void *opaque, int fd, uint32_t events)
 
 /* --- Accepting --- */
 
+/* What a user namespace calls users that it has no number for (user_namespaces(7)). */
+#define UID_OVERFLOW 65534
+
+/* The socket's mode has kept everybody out but the owner and root; this is the second
+ * lock. In a user namespace root is one without a number, and the second lock is open to
+ * all of those. */
 static bool is_peer_trusted(int fd)
 {
     struct ucred peer;
     socklen_t size = sizeof(peer);
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
-           (peer.uid == geteuid() || peer.uid == 0);
+           (peer.uid == geteuid() || peer.uid == 0 ||
+            (peer.uid == UID_OVERFLOW && jail_has_user_namespace()));
 }
 
 /* The connection that is missed least: idle for longest, or else oldest. */

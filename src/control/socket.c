@@ -1,6 +1,7 @@
 #include "control/socket.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/scope.h"
+#include "jail/jail.h"
 
 #define BACKLOG 64
 
@@ -46,12 +48,41 @@ void socket_remove_stale(const char *path)
     }
 }
 
+static const char *base_name(const char *path)
+{
+    size_t start = strlen(path);
+    while (start > 0 && path[start - 1] != '/') {
+        start--;
+    }
+    return path + start;
+}
+
+/* The folder in which the name is to be removed some day, under the jail. */
+static int open_parent(const char *path, struct error *err)
+{
+    char parent[sizeof(((struct socket_name *)NULL)->path)] = ".";
+    int length = (int)(base_name(path) - path);
+    if (length) {
+        snprintf(parent, sizeof(parent), "%.*s", length, path);
+    }
+    SCOPE_FD int fd = open(parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
+        return fail(err, errno, "%s: cannot listen there", path);
+    }
+    int result = jail_allow(fd, JAIL_REMOVE, err);
+    return result < 0 ? result : steal_fd(&fd);
+}
+
 int socket_listen(const char *path, struct socket_name *name, struct error *err)
 {
     struct sockaddr_un address;
     int result = make_address(path, &address, err);
     if (result < 0) {
         return result;
+    }
+    SCOPE_FD int directory = open_parent(path, err);
+    if (directory < 0) {
+        return directory;
     }
     SCOPE_FD int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     /* bind() makes the file with the mode of the descriptor: it is never open to others,
@@ -75,6 +106,7 @@ int socket_listen(const char *path, struct socket_name *name, struct error *err)
         return result;
     }
     snprintf(name->path, sizeof(name->path), "%s", path);
+    name->directory = steal_fd(&directory);
     name->device = status.st_dev;
     name->inode = status.st_ino;
     return steal_fd(&fd);
@@ -83,10 +115,15 @@ int socket_listen(const char *path, struct socket_name *name, struct error *err)
 void socket_remove(struct socket_name *name)
 {
     struct stat status;
-    if (*name->path && lstat(name->path, &status) == 0 && status.st_dev == name->device &&
-        status.st_ino == name->inode) {
-        unlink(name->path);
+    if (!*name->path) {
+        return;
     }
+    const char *file = base_name(name->path);
+    if (fstatat(name->directory, file, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+        status.st_dev == name->device && status.st_ino == name->inode) {
+        unlinkat(name->directory, file, 0);
+    }
+    close(name->directory);
     *name->path = '\0';
 }
 

@@ -11,6 +11,7 @@
 
 struct socket_name {
     char path[108]; /* "": none */
+    int directory;  /* that holds it: the jail leaves no other way to it */
     dev_t device;   /* of the file made, so that another's is never removed */
     ino_t inode;
 };

@@ -25,10 +25,25 @@ static void set_gsi(void *opaque, unsigned number, int level)
     irq_set(&vm->gsi[number].ioapic, level);
 }
 
+/* Of the two controllers the one counts that lets an edge through. */
+static enum irq_state gsi_state(void *opaque, unsigned number)
+{
+    struct vm *vm = opaque;
+    enum irq_state pic =
+        vm->gsi[number].pic.set ? irq_get_state(&vm->gsi[number].pic) : IRQ_MASKED;
+    enum irq_state ioapic =
+        vm->gsi[number].ioapic.set ? irq_get_state(&vm->gsi[number].ioapic) : IRQ_MASKED;
+    if (pic == IRQ_TAKEN || ioapic == IRQ_TAKEN) {
+        return IRQ_TAKEN;
+    }
+    return pic == IRQ_WAITING || ioapic == IRQ_WAITING ? IRQ_WAITING : IRQ_MASKED;
+}
+
 struct irq_line vm_gsi(struct vm *vm, unsigned gsi)
 {
     assert(gsi < VM_GSI_COUNT);
-    return (struct irq_line){.set = set_gsi, .opaque = vm, .number = gsi};
+    return (struct irq_line){
+        .set = set_gsi, .opaque = vm, .number = gsi, .state = gsi_state};
 }
 
 static void post(struct vcpu *vcpu, const struct apic_message *message)
@@ -77,6 +92,18 @@ void vm_apic_send(struct vm *vm, const struct apic_message *message, int sender)
             post(vm->vcpu[i], message);
         }
     }
+}
+
+bool vm_apic_is_waiting(struct vm *vm, const struct apic_message *message)
+{
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        const struct lapic *lapic = &vm->vcpu[i]->lapic;
+        if (lapic_accepts(lapic, message, UINT32_MAX) &&
+            lapic_is_waiting(lapic, message)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static void send_msi(void *opaque, uint64_t address, uint32_t data)

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "jail/jail.h"
 
 enum vm_status vm_get_status(struct vm *vm)
 {
@@ -113,6 +114,33 @@ static int start_threads_locked(struct vm *vm, struct error *err)
     return 0;
 }
 
+/* Every vCPU's thread goes to the gate first, which is closed, and enters its jail on the
+ * way; then this thread does. So no guest code runs in a process that is not confined. */
+static int start_confined(struct vm *vm, struct error *err)
+{
+    pthread_mutex_lock(&vm->lock);
+    vm->status = VM_RUNNING;
+    vm->gate_holds++;
+    request_return(vm);
+    int result = start_threads_locked(vm, err);
+    while (result >= 0 && !is_all_parked_locked(vm)) {
+        pthread_cond_wait(&vm->changed, &vm->lock);
+    }
+    pthread_mutex_unlock(&vm->lock);
+    if (result >= 0) {
+        result = jail_close(err);
+    }
+    pthread_mutex_lock(&vm->lock);
+    if (result >= 0) { /* else it stays closed until the VM is stopped */
+        vm->gate_holds--;
+        vm->started_ns = clock_host_ns();
+        clock_resume(&vm->clock);
+        pthread_cond_broadcast(&vm->changed);
+    }
+    pthread_mutex_unlock(&vm->lock);
+    return result;
+}
+
 int vm_start(struct vm *vm, struct error *err)
 {
     if (vm_get_status(vm) != VM_CREATED) {
@@ -122,12 +150,7 @@ int vm_start(struct vm *vm, struct error *err)
     if (result < 0) {
         return result;
     }
-    pthread_mutex_lock(&vm->lock);
-    vm->status = VM_RUNNING;
-    vm->started_ns = clock_host_ns();
-    clock_resume(&vm->clock);
-    result = start_threads_locked(vm, err);
-    pthread_mutex_unlock(&vm->lock);
+    result = start_confined(vm, err);
     if (result < 0) {
         vm_stop(vm);
     }

@@ -41,12 +41,17 @@ void steps_take_jobs(struct vm *vm, struct worker_pool *pool)
     worker_pool_set_posted(pool, set_limit, vm);
 }
 
+static void stop_here(struct vm *vm)
+{
+    vm_hold(vm, 0, true);
+    loop_stop(vm->loop);
+}
+
 bool steps_begin(struct vm *vm)
 {
     timer_queue_run(vm->timers);
     if (retired(vm) >= vm->stop_at) {
-        vm_hold(vm, 0, true);
-        loop_stop(vm->loop);
+        stop_here(vm);
         return false;
     }
     set_limit(vm);
@@ -65,6 +70,9 @@ bool steps_skip(struct vm *vm)
     uint64_t now_ns = clock_now(&vm->clock);
     uint64_t next_ns = timer_queue_next(vm->timers);
     if (next_ns == TIMER_NEVER) {
+        if (vm->stop_at != UINT64_MAX) {
+            stop_here(vm);
+        }
         return false;
     }
     if (next_ns > now_ns) {

@@ -26,8 +26,8 @@ bool steps_skip(struct vm *vm);
 /*
  * Runs the machine up to a number of steps, as vm_run runs it to its end: steps_go starts
  * or continues it and returns at once, steps_wait waits in the event loop. VM_RUNNING:
- * the processor stands still there, and the machine's state may be read; VM_STOPPED: it
- * has ended before, with vm->end.
+ * the processor stands still there (or before, halted and without a timer), and the
+ * machine's state may be read; VM_STOPPED: it has ended before, with vm->end.
  */
 int steps_go(struct vm *vm, uint64_t retired, struct error *err);
 enum vm_status steps_wait(struct vm *vm);

@@ -15,6 +15,7 @@
 
 #include "dispatcher/lifecycle.h"
 #include "dispatcher/steps.h"
+#include "jail/jail.h"
 
 /* In the event loop's thread, with timer_lock held. */
 static void apic_timer_expired(void *opaque)
@@ -197,6 +198,8 @@ static void *vcpu_thread(void *opaque)
     if (!is_deterministic) {
         paravirt_attach(&vcpu->paravirt);
     }
+    /* Deterministic, it also does what the disks' workers would. */
+    jail_enter(is_deterministic ? JAIL_VCPU_STEPS : vcpu->vm->engine_ops->role);
     while (vm_gate_pass(vcpu)) {
         uint32_t sequence = atomic_load(&vcpu->kick_sequence);
         if (is_deterministic && !steps_begin(vcpu->vm)) {
@@ -249,7 +252,7 @@ int vcpu_start(struct vcpu *vcpu, struct error *err)
 {
     sigset_t before;
     block_signals(&before);
-    int code = pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
+    int code = jail_thread_create(&vcpu->thread, vcpu_thread, vcpu);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (code != 0) {
         return fail(err, code, "cannot start the thread of vCPU %u", vcpu->index);

@@ -147,6 +147,8 @@ struct msi_sink vm_msi(struct vm *vm);
 /* Delivers a message to the vCPUs it addresses; sender is a vCPU index, or -1 for the I/O
  * APIC and MSIs. */
 void vm_apic_send(struct vm *vm, const struct apic_message *message, int sender);
+/* Is there an addressed vCPU that has yet to take an earlier message of this vector? */
+bool vm_apic_is_waiting(struct vm *vm, const struct apic_message *message);
 /* The 8259's INTR output, wired to LINT0 of the bootstrap processor. number is ignored.
  */
 void vm_set_extint(void *opaque, unsigned number, int level);

@@ -14,6 +14,7 @@
 #include "allocator/memory.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "jail/jail.h"
 #include "x86/cpuid.h"
 #include "x86/debug.h"
 #include "x86/exit_reason.h"
@@ -111,6 +112,7 @@ struct engine_ops {
     const char *name;    /* as --engine takes it */
     const char *summary; /* one line for help and doctor */
     bool counts_retired; /* vcpu_stats.retired is exact */
+    enum jail_role role; /* of its vCPUs' threads: which system calls run() may make */
 
     /* Can it work on this host? 0, or an error that says why not. */
     int (*probe)(struct error *err);

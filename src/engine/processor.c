@@ -82,12 +82,11 @@ static void apic_access(struct processor *processor, struct x86_state *state, gp
         }
         return;
     }
+    /* Each register once: the timer counts between two looks. */
+    uint64_t now = processor_now(processor);
     for (unsigned i = 0; i < size; i++) {
         uint32_t at = offset + i;
-        uint32_t value = 0;
-        if (at % 16 < 4) {
-            value = lapic_mmio_read(lapic, processor_now(processor), at & ~15u);
-        }
+        uint32_t value = at % 16 < 4 ? lapic_mmio_read(lapic, now, at & ~15u) : 0;
         data[i] = (uint8_t)(value >> at % 4 * 8);
     }
 }

@@ -72,6 +72,11 @@ static void ioapic_send(void *opaque, const struct apic_message *message)
     vm_apic_send(opaque, message, -1);
 }
 
+static bool ioapic_is_waiting(void *opaque, const struct apic_message *message)
+{
+    return vm_apic_is_waiting(opaque, message);
+}
+
 static int acknowledge(void *opaque)
 {
     struct board *board = opaque;
@@ -115,7 +120,7 @@ static int add_interrupt_controllers(struct board *board, struct error *err)
     if (result < 0) {
         return result;
     }
-    const struct ioapic_bus bus = {ioapic_send, vm};
+    const struct ioapic_bus bus = {ioapic_send, vm, ioapic_is_waiting};
     board->ioapic = ioapic_new("ioapic", 0, &bus, err);
     if (!board->ioapic) {
         return -err->code;

@@ -6,6 +6,7 @@
 #include "base/scope.h"
 #include "device/virtio/virtio_mmio.h"
 #include "dispatcher/steps.h"
+#include "jail/jail.h"
 #include "machine/memory_map.h"
 
 /* As many requests can wait for the host at once; more are queued. */
@@ -54,6 +55,11 @@ static int add_disk(struct board_disks *disks, struct vm *vm, unsigned index,
     return vm_add_mmio(vm, &region, err);
 }
 
+static void enter_jail(void)
+{
+    jail_enter(JAIL_DISK);
+}
+
 int board_disks_add(struct board_disks *disks, struct vm *vm,
                     const struct disk_config *config, unsigned count, struct error *err)
 {
@@ -69,7 +75,13 @@ int board_disks_add(struct board_disks *disks, struct vm *vm,
     }
     memcpy(disks->config, config, count * sizeof(*config));
     bool is_deterministic = vm->config.is_deterministic;
-    disks->pool = worker_pool_open("disk", is_deterministic ? 0 : DISK_THREADS, err);
+    const struct worker_config workers = {
+        .name = "disk",
+        .threads = is_deterministic ? 0 : DISK_THREADS,
+        .create = jail_thread_create,
+        .begin = enter_jail,
+    };
+    disks->pool = worker_pool_open(&workers, err);
     if (!disks->pool) {
         return -err->code;
     }

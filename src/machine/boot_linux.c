@@ -78,6 +78,12 @@ static int bzimage_open(struct bzimage *bz, const struct boot_probe *probe,
         .preferred = zp_u64(head, ZP_PREFERRED),
         .init_size = zp_u32(head, ZP_INIT_SIZE),
     };
+    /* Linux boot protocol, syssize: in paragraphs, of which a file need not fill the
+     * last. */
+    uint64_t there = bz->image->size > bz->code ? bz->image->size - bz->code : 0;
+    if (there < bz->code_size && bz->code_size - there < 16) {
+        bz->code_size = there;
+    }
     if (!image_contains(bz->image, bz->code, bz->code_size)) {
         return fail_plain(err, ENOEXEC,
                           "truncated in the kernel proper: the header promises %" PRIu64
@@ -105,6 +111,9 @@ static int bzimage_open(struct bzimage *bz, const struct boot_probe *probe,
 static int open_payload(const struct bzimage *bz, const struct boot_target *target,
                         struct image *unpacked, struct error *err)
 {
+    if (bz->payload_size == 0) {
+        return fail_plain(err, ENOTSUP, "it is not compressed");
+    }
     if (bz->payload_size > target->ram) {
         return fail_plain(err, E2BIG,
                           "its payload of %" PRIu64 " MiB is larger than the guest's "

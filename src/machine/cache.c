@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "base/scope.h"
+#include "jail/jail.h"
 
 #define CACHE_MAGIC    0x656863614370706full
 #define CACHE_VERSION  1u
@@ -109,7 +110,9 @@ int cache_open(const char *path)
         }
         path = own;
     }
-    if (mkdir(path, 0700) < 0 && errno != EEXIST) {
+    /* Under the jail, when the guest is reset, nothing is made any more. */
+    bool is_made = mkdir(path, 0700) == 0 || errno == EEXIST || jail_is_closed();
+    if (!is_made) {
         log_info("no kernel cache: cannot make %s: %s", path, strerror(errno));
         return -1;
     }
@@ -121,6 +124,9 @@ int cache_open(const char *path)
     /* The checksum is against accidents; against other users there is the owner. */
     if (status.st_uid != geteuid() || (status.st_mode & (S_IWGRP | S_IWOTH))) {
         log_info("no kernel cache: others can write to %s", path);
+        return -1;
+    }
+    if (jail_allow(fd, JAIL_READ, NULL) < 0) {
         return -1;
     }
     return steal_fd(&fd);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,50 +25,114 @@ static struct dirent *next_entry(DIR *stream)
     return entry;
 }
 
+/* A stream of its own, for a reading position of its own. */
+static DIR *open_stream(int parent, const char *name)
+{
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *stream = fd < 0 ? NULL : fdopendir(fd);
+    if (!stream && fd >= 0) {
+        close(fd);
+    }
+    return stream;
+}
+
 /* Early, so that nobody waits for what cannot be kept; rename looks again. */
-static int check_free(const char *path, struct error *err)
+static int check_free(const struct directory *directory, struct error *err)
 {
     struct stat status;
-    if (lstat(path, &status) < 0) {
-        return errno == ENOENT ? 0 : fail(err, errno, "cannot write to %s", path);
+    if (!*directory->name) {
+        return fail_plain(err, EEXIST, "%s exists already", directory->path);
     }
-    DIR *stream = S_ISDIR(status.st_mode) ? opendir(path) : NULL;
+    if (fstatat(directory->parent, directory->name, &status, AT_SYMLINK_NOFOLLOW) < 0) {
+        return errno == ENOENT ? 0
+                               : fail(err, errno, "cannot write to %s", directory->path);
+    }
+    DIR *stream = open_stream(directory->parent, directory->name);
     bool is_empty = stream && !next_entry(stream);
     if (stream) {
         closedir(stream);
     }
-    return is_empty
-               ? 0
-               : fail_plain(err, EEXIST,
-                            "%s exists already; remove it or take another name", path);
+    return is_empty ? 0
+                    : fail_plain(err, EEXIST,
+                                 "%s exists already; remove it or take another name",
+                                 directory->path);
 }
 
-int directory_begin(struct directory *directory, const char *path, struct error *err)
+/* A name beside it that nobody has. */
+static int make_filled(struct directory *directory, struct error *err)
 {
-    *directory = (struct directory){.fd = -1};
+    const unsigned tries_max = 100;
+    int result = -1;
+    for (unsigned i = 0; result < 0 && i < tries_max && (i == 0 || errno == EEXIST);
+         i++) {
+        uint32_t random;
+        free(directory->filled);
+        directory->filled = NULL;
+        if (getrandom(&random, sizeof(random), 0) < 0 ||
+            asprintf(&directory->filled, "%s.%06x", directory->name, random & 0xffffff) <
+                0) {
+            directory->filled = NULL;
+            return fail(err, ENOMEM, "cannot write to %s", directory->path);
+        }
+        result = mkdirat(directory->parent, directory->filled, 0700);
+    }
+    if (result < 0) {
+        result = fail(err, errno, "cannot make a directory beside %s", directory->path);
+        free(directory->filled);
+        directory->filled = NULL;
+    }
+    return result;
+}
+
+/* Without the slashes at its end. */
+static char *trim(const char *path)
+{
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/') {
         length--;
     }
-    directory->path = strndup(path, length);
-    char *filled = NULL;
-    if (!directory->path || asprintf(&filled, "%s.XXXXXX", directory->path) < 0) {
-        return fail(err, ENOMEM, "cannot write to %s", path);
+    return strndup(path, length);
+}
+
+int directory_begin_at(struct directory *directory, int parent, const char *path,
+                       struct error *err)
+{
+    *directory = (struct directory)DIRECTORY_NONE;
+    directory->path = trim(path);
+    directory->parent = fcntl(parent, F_DUPFD_CLOEXEC, 0);
+    if (!directory->path || directory->parent < 0) {
+        return fail(err, errno, "cannot write to %s", path);
     }
-    SCOPE_FREE char *name = filled;
-    int result = check_free(directory->path, err);
+    const char *slash = strrchr(directory->path, '/');
+    directory->name = slash ? slash + 1 : directory->path;
+    int result = check_free(directory, err);
+    if (result >= 0) {
+        result = make_filled(directory, err);
+    }
     if (result < 0) {
         return result;
     }
-    if (!mkdtemp(name)) {
-        return fail(err, errno, "cannot make a directory beside %s", directory->path);
+    directory->fd =
+        openat(directory->parent, directory->filled, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return directory->fd < 0 ? fail(err, errno, "cannot open %s", directory->filled) : 0;
+}
+
+int directory_begin(struct directory *directory, const char *path, struct error *err)
+{
+    *directory = (struct directory)DIRECTORY_NONE;
+    SCOPE_FREE char *parent = trim(path);
+    if (!parent) {
+        return fail(err, ENOMEM, "cannot write to %s", path);
     }
-    directory->filled = steal(name);
-    directory->fd = open(directory->filled, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (directory->fd < 0) {
-        return fail(err, errno, "cannot open %s", directory->filled);
+    char *slash = strrchr(parent, '/');
+    if (slash) {
+        slash[slash == parent] = '\0';
     }
-    return 0;
+    SCOPE_FD int fd = open(slash ? parent : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
+        return fail(err, errno, "cannot make a directory beside %s", path);
+    }
+    return directory_begin_at(directory, fd, path, err);
 }
 
 int directory_create(struct directory *directory, const char *name, struct error *err)
@@ -112,7 +177,7 @@ int file_write(int fd, const void *data, uint64_t size, struct error *err)
 
 static int flush_files(struct directory *directory, struct error *err)
 {
-    DIR *stream = opendir(directory->filled);
+    DIR *stream = open_stream(directory->fd, ".");
     if (!stream) {
         return fail(err, errno, "cannot read %s", directory->filled);
     }
@@ -129,23 +194,12 @@ static int flush_files(struct directory *directory, struct error *err)
     return result;
 }
 
-static int flush_parent(const char *path, struct error *err)
-{
-    const char *slash = strrchr(path, '/');
-    size_t length = slash ? (size_t)(slash - path) : 0;
-    SCOPE_FREE char *parent = slash ? strndup(path, length ? length : 1) : strdup(".");
-    SCOPE_FD int fd = parent ? open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-    if (fd < 0 || fsync(fd) < 0) {
-        return fail(err, errno, "cannot flush the directory of %s", path);
-    }
-    return 0;
-}
-
 /* What may not outlive a crash does not appear. If even this fails, a whole snapshot is
  * left, which harms nobody. */
 static void take_back(struct directory *directory)
 {
-    if (rename(directory->path, directory->filled) < 0) {
+    if (renameat(directory->parent, directory->name, directory->parent,
+                 directory->filled) < 0) {
         log_warning("cannot take back %s: %s", directory->path, strerror(errno));
     }
 }
@@ -159,12 +213,13 @@ int directory_commit(struct directory *directory, struct error *err)
     if (fsync(directory->fd) < 0) {
         return fail(err, errno, "cannot flush %s", directory->filled);
     }
-    if (rename(directory->filled, directory->path) < 0) {
+    if (renameat(directory->parent, directory->filled, directory->parent,
+                 directory->name) < 0) {
         return fail(err, errno, "cannot rename %s to %s", directory->filled,
                     directory->path);
     }
-    result = flush_parent(directory->path, err);
-    if (result < 0) {
+    if (fsync(directory->parent) < 0) {
+        result = fail(err, errno, "cannot flush the directory of %s", directory->path);
         take_back(directory);
         return result;
     }
@@ -175,7 +230,7 @@ int directory_commit(struct directory *directory, struct error *err)
 
 static void remove_filled(struct directory *directory)
 {
-    DIR *stream = opendir(directory->filled);
+    DIR *stream = open_stream(directory->parent, directory->filled);
     for (struct dirent *entry = stream ? next_entry(stream) : NULL; entry;
          entry = next_entry(stream)) {
         unlinkat(dirfd(stream), entry->d_name, 0);
@@ -183,7 +238,7 @@ static void remove_filled(struct directory *directory)
     if (stream) {
         closedir(stream);
     }
-    rmdir(directory->filled);
+    unlinkat(directory->parent, directory->filled, AT_REMOVEDIR);
 }
 
 void directory_fini(struct directory *directory)
@@ -191,10 +246,13 @@ void directory_fini(struct directory *directory)
     if (directory->filled) {
         remove_filled(directory);
     }
-    if (directory->path && directory->fd >= 0) {
+    if (directory->fd >= 0) {
         close(directory->fd);
+    }
+    if (directory->parent >= 0) {
+        close(directory->parent);
     }
     free(directory->filled);
     free(directory->path);
-    *directory = (struct directory){.fd = -1};
+    *directory = (struct directory)DIRECTORY_NONE;
 }

@@ -3,6 +3,7 @@
 #include "state/snapshot.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 #include <time.h>
@@ -20,6 +21,7 @@
 struct saving {
     struct vm *vm;
     struct directory directory;
+    const int *files; /* in its place, in the order of snapshot_file_name; or NULL */
     struct stream_writer writer;
     struct memory_source memory; /* without a descriptor */
     uint64_t clock_ns;
@@ -30,6 +32,24 @@ static void saving_fini(struct saving *saving)
     memory_source_fini(&saving->memory);
     stream_fini(&saving->writer);
     directory_fini(&saving->directory);
+}
+
+const char *const snapshot_file_name[SNAPSHOT_FILES] = {
+    SNAPSHOT_STATE, SNAPSHOT_MEMORY, SNAPSHOT_KERNEL, SNAPSHOT_INITRD, SNAPSHOT_MANIFEST,
+};
+
+/* A file of the snapshot to write to; the caller closes the descriptor. */
+static int create(struct saving *saving, const char *name, struct error *err)
+{
+    if (!saving->files) {
+        return directory_create(&saving->directory, name, err);
+    }
+    unsigned index = 0;
+    while (strcmp(snapshot_file_name[index], name) != 0) {
+        index++;
+    }
+    int fd = fcntl(saving->files[index], F_DUPFD_CLOEXEC, 0);
+    return fd >= 0 ? fd : fail(err, errno, "cannot write %s", name);
 }
 
 /* --- While the guest stands still --- */
@@ -65,7 +85,7 @@ static int save_parts(struct saving *saving, struct error *err)
 
 static int save_memory(struct saving *saving, struct error *err)
 {
-    SCOPE_FD int fd = directory_create(&saving->directory, SNAPSHOT_MEMORY, err);
+    SCOPE_FD int fd = create(saving, SNAPSHOT_MEMORY, err);
     if (fd < 0) {
         return fd;
     }
@@ -105,11 +125,11 @@ static int save_image(struct saving *saving, const char *name, const struct imag
                       struct error *err)
 {
     const uint64_t part_max = 1u << 20;
-    if (!image) {
-        return 0;
+    if (!image || image->size == 0) {
+        return 0; /* an empty one is none */
     }
     SCOPE_FREE uint8_t *buffer = malloc(part_max);
-    SCOPE_FD int fd = directory_create(&saving->directory, name, err);
+    SCOPE_FD int fd = create(saving, name, err);
     XXH3_state_t *hash = XXH3_createState();
     int result = fd < 0 ? fd : 0;
     if (result >= 0 && (!buffer || !hash)) {
@@ -167,7 +187,7 @@ static char *make_manifest(const struct saving *saving, json_t *config)
 static int save_text(struct saving *saving, const char *name, const void *data,
                      size_t size, struct error *err)
 {
-    SCOPE_FD int fd = directory_create(&saving->directory, name, err);
+    SCOPE_FD int fd = create(saving, name, err);
     if (fd < 0) {
         return fd;
     }
@@ -230,7 +250,8 @@ static int save_rest(struct saving *saving, struct error *err)
         result = save_text(saving, SNAPSHOT_STATE, saving->writer.data,
                            saving->writer.size, err);
     }
-    return result >= 0 ? directory_commit(&saving->directory, err) : result;
+    return result >= 0 && !saving->files ? directory_commit(&saving->directory, err)
+                                         : result;
 }
 
 static int pause_alive(struct vm *vm, struct error *err)
@@ -242,24 +263,49 @@ static int pause_alive(struct vm *vm, struct error *err)
     return 0;
 }
 
-int vm_snapshot(struct vm *vm, const char *dir, struct error *err)
+static int save(struct saving *saving, struct error *err)
 {
-    struct saving saving = {
-        .vm = vm, .directory = {.fd = -1}, .memory = MEMORY_SOURCE_NONE};
+    struct vm *vm = saving->vm;
     bool was_running = vm_get_status(vm) == VM_RUNNING;
-    int result = directory_begin(&saving.directory, dir, err);
+    int result = pause_alive(vm, err);
     if (result >= 0) {
-        result = pause_alive(vm, err);
-    }
-    if (result >= 0) {
-        result = save_still(&saving, err);
+        result = save_still(saving, err);
         if (was_running) {
             vm_resume(vm);
         }
     }
+    return result >= 0 ? save_rest(saving, err) : result;
+}
+
+static int finish(struct saving *saving, int result, struct error *err)
+{
     if (result >= 0) {
-        result = save_rest(&saving, err);
+        result = save(saving, err);
     }
-    saving_fini(&saving);
+    saving_fini(saving);
     return result < 0 ? fail_within(err, "cannot save the virtual machine") : 0;
+}
+
+#define SAVING(machine)                                                            \
+    {                                                                              \
+        .vm = (machine), .directory = DIRECTORY_NONE, .memory = MEMORY_SOURCE_NONE \
+    }
+
+int vm_snapshot(struct vm *vm, const char *dir, struct error *err)
+{
+    struct saving saving = SAVING(vm);
+    return finish(&saving, directory_begin(&saving.directory, dir, err), err);
+}
+
+int vm_snapshot_at(struct vm *vm, int parent, const char *dir, struct error *err)
+{
+    struct saving saving = SAVING(vm);
+    return finish(&saving, directory_begin_at(&saving.directory, parent, dir, err), err);
+}
+
+int vm_snapshot_files(struct vm *vm, const int fd[SNAPSHOT_FILES], struct error *err)
+{
+    struct saving saving = SAVING(vm);
+    saving.files = fd;
+    return finish(&saving, 0, err);
 }

@@ -22,6 +22,18 @@
  * meanwhile; from another one the caller keeps others from resuming the VM.
  */
 int vm_snapshot(struct vm *vm, const char *dir, struct error *err);
+/* The same in a directory whose parent is open already; dir is for its name. */
+int vm_snapshot_at(struct vm *vm, int parent, const char *dir, struct error *err);
+
+/* The files, in the order in which vm_snapshot_files takes them. */
+#define SNAPSHOT_FILES 5
+extern const char *const snapshot_file_name[SNAPSHOT_FILES];
+/*
+ * The same into empty files that somebody else made, and will flush and give their place:
+ * for a process that may make none. One that stays empty (there is no initrd, say) is not
+ * part of the snapshot.
+ */
+int vm_snapshot_files(struct vm *vm, const int fd[SNAPSHOT_FILES], struct error *err);
 
 /* A snapshot that has been read and checked, all but its memory. */
 struct snapshot;

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/landlock.h>
 #include <linux/membarrier.h>
 #include <linux/userfaultfd.h>
 #include <stdarg.h>
@@ -13,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -23,6 +21,7 @@
 #include "base/size.h"
 #include "engine/kvm/kvm.h"
 #include "engine/kvm/speed.h"
+#include "jail/jail.h"
 
 __attribute__((format(printf, 3, 4))) static void
 found(struct finding *finding, enum check_state state, const char *format, ...)
@@ -257,39 +256,51 @@ static void probe_io_uring(struct finding *finding)
     remedy(finding, "nothing in this version needs it; sysctl kernel.io_uring_disabled");
 }
 
-static void probe_seccomp(struct finding *finding)
+/* What the jail would get here (docs/jail.md). */
+static void probe_jail(struct finding *finding, enum jail_mechanism mechanism,
+                       const char *what_to_do)
 {
-    if (prctl(PR_GET_SECCOMP) >= 0) {
-        found(finding, CHECK_OK, "available");
-        return;
+    struct jail_finding jail = jail_probe(mechanism);
+    if (jail.state == JAIL_REFUSED) {
+        found(finding, CHECK_WARNING, "refused: %s", jail.note);
+        remedy(finding, "%s", what_to_do);
+    } else {
+        found(finding, CHECK_OK, "%s", *jail.note ? jail.note : "works");
     }
-    found(finding, CHECK_WARNING, "absent");
-    remedy(finding, "use a kernel with CONFIG_SECCOMP to confine virtual machines");
 }
 
-static void probe_user_namespaces(struct finding *finding)
+static void probe_no_new_privileges(struct finding *finding)
 {
-    uint64_t most = read_number("/proc/sys/user/max_user_namespaces", 0);
-    uint64_t allowed = read_number("/proc/sys/kernel/unprivileged_userns_clone", 1);
-    if (most && (allowed || geteuid() == 0)) {
-        found(finding, CHECK_OK, "at most %" PRIu64, most);
-        return;
-    }
-    found(finding, CHECK_WARNING, "not allowed");
-    remedy(finding, "sysctl user.max_user_namespaces=10000 "
-                    "kernel.unprivileged_userns_clone=1");
+    probe_jail(finding, JAIL_NO_NEW_PRIVILEGES, "use a kernel of version 3.5 or later");
+}
+
+static void probe_seccomp(struct finding *finding)
+{
+    probe_jail(
+        finding, JAIL_SECCOMP,
+        "use a kernel with CONFIG_SECCOMP_FILTER, in a container allow seccomp(2); "
+        "until then a machine's threads can make every system call");
 }
 
 static void probe_landlock(struct finding *finding)
 {
-    long version =
-        syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
-    if (version > 0) {
-        found(finding, CHECK_OK, "version %ld", version);
-        return;
-    }
-    found(finding, CHECK_WARNING, "absent");
-    remedy(finding, "add landlock to the kernel's lsm= list to confine virtual machines");
+    probe_jail(finding, JAIL_LANDLOCK,
+               "add landlock to the kernel's lsm= list, in a container allow its calls; "
+               "until then a machine can read what its user can");
+}
+
+static void probe_user_namespaces(struct finding *finding)
+{
+    probe_jail(finding, JAIL_USER_NAMESPACE,
+               "sysctl user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1 "
+               "kernel.apparmor_restrict_unprivileged_userns=0 (those there are)");
+}
+
+static void probe_other_namespaces(struct finding *finding)
+{
+    probe_jail(finding, JAIL_NETWORK_NAMESPACE,
+               "allow user namespaces; until then only filters keep a machine from the "
+               "host's network");
 }
 
 static void probe_tun(struct finding *finding)
@@ -427,10 +438,14 @@ const struct check check_table[] = {
     {"membarrier", "makes waking a virtual processor cheap", false, probe_membarrier},
     {"userfaultfd", "will serve lazy restore and migration", false, probe_userfaultfd},
     {"io_uring", "will serve disks", false, probe_io_uring},
-    {"seccomp", "will confine the process", false, probe_seccomp},
-    {"user namespaces", "will confine the process without root", false,
-     probe_user_namespaces},
-    {"landlock", "will confine its files", false, probe_landlock},
+    {"no_new_privs", "keeps machines from gaining rights", false,
+     probe_no_new_privileges},
+    {"seccomp", "confines a machine's threads to the system calls they need", false,
+     probe_seccomp},
+    {"landlock", "confines a machine to the files it needs", false, probe_landlock},
+    {"user namespaces", "confine machines without root", false, probe_user_namespaces},
+    {"net namespaces", "take the host's network from machines", false,
+     probe_other_namespaces},
     {"tun", "will connect guests to host networks", false, probe_tun},
     {"huge pages", "make guest memory faster", false, probe_huge_pages},
     {"overcommit", "lets untouched guest memory cost nothing", false, probe_overcommit},

@@ -20,6 +20,7 @@ const struct command *const command_table[] = {
     &kill_command,
     &snapshot_command,
     &restore_command,
+    &compare_command,
     &doctor_command,
     &help_command,
     &version_command,

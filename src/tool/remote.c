@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -15,6 +16,9 @@
 #include "base/size.h"
 #include "control/client.h"
 #include "control/fields.h"
+#include "control/passed.h"
+#include "state/directory.h"
+#include "state/snapshot.h"
 #include "tool/command.h"
 
 /* Beyond the guest's time to stop, for the process's own end. */
@@ -153,6 +157,58 @@ static int absolute_path(const char *path, char absolute[PATH_MAX], struct error
     return length < PATH_MAX ? 0 : fail(err, ENAMETOOLONG, "%.200s", path);
 }
 
+/* The machine may make no files, so they are made here and passed to it. */
+static int create_files(struct directory *directory, struct passed *files,
+                        struct error *err)
+{
+    while (files->count < SNAPSHOT_FILES) {
+        int fd = directory_create(directory, snapshot_file_name[files->count], err);
+        if (fd < 0) {
+            return fd;
+        }
+        files->descriptor[files->count++] = fd;
+    }
+    return 0;
+}
+
+/* A boot file that stayed empty is not part of it. */
+static int remove_empty(struct directory *directory, const struct passed *files,
+                        struct error *err)
+{
+    for (unsigned i = 0; i < files->count; i++) {
+        struct stat status;
+        const char *name = snapshot_file_name[i];
+        bool is_boot_file =
+            strcmp(name, SNAPSHOT_KERNEL) == 0 || strcmp(name, SNAPSHOT_INITRD) == 0;
+        if (fstat(files->descriptor[i], &status) < 0 ||
+            (is_boot_file && status.st_size == 0 &&
+             unlinkat(directory->fd, name, 0) < 0)) {
+            return fail(err, errno, "cannot finish %s", directory->path);
+        }
+    }
+    return 0;
+}
+
+static int save_into(const char *machine, struct directory *directory, const json_t *body,
+                     struct error *err)
+{
+    const struct operation *operation = operation_find("snapshot");
+    struct passed files = {0};
+    struct client_reply reply = {0};
+    SCOPE_FD int connection = client_open(machine, err);
+    int result = connection < 0 ? connection : create_files(directory, &files, err);
+    if (result >= 0) {
+        result = client_call_passing(connection, operation->method, operation->path, body,
+                                     &files, SNAPSHOT_PATIENCE_MS, &reply, err);
+        client_reply_free(&reply);
+    }
+    if (result >= 0) {
+        result = remove_empty(directory, &files, err);
+    }
+    passed_close(&files);
+    return result >= 0 ? directory_commit(directory, err) : result;
+}
+
 static int snapshot_run(const struct command *command, int argc, char **argv)
 {
     char directory[PATH_MAX];
@@ -174,11 +230,14 @@ static int snapshot_run(const struct command *command, int argc, char **argv)
     if (!body) {
         return usage_error("the directory's name is not valid UTF-8");
     }
-    status = remote_ask(argv[0], "snapshot", body, SNAPSHOT_PATIENCE_MS, NULL, &err) < 0
-                 ? remote_error(&err)
-                 : STATUS_OK;
+    struct directory made;
+    int result = directory_begin(&made, directory, &err);
+    if (result >= 0) {
+        result = save_into(argv[0], &made, body, &err);
+    }
+    directory_fini(&made);
     json_decref(body);
-    return status;
+    return result < 0 ? remote_error(&err) : STATUS_OK;
 }
 
 /* --- inspect --- */
@@ -214,6 +273,23 @@ static void print_devices(const json_t *devices)
     }
 }
 
+/* One line if all is well, and one for each mechanism that could not be had. */
+static void print_jail(json_t *jail)
+{
+    const char *name;
+    json_t *finding;
+    printf("%-10s %s\n", "jail",
+           json_is_true(json_object_get(jail, "closed")) ? "closed" : "off");
+    json_object_foreach(jail, name, finding)
+    {
+        const char *state = json_string_value(json_object_get(finding, "state"));
+        if (state && strcmp(state, "refused") == 0) {
+            printf("%-10s without %s: %s\n", "", name,
+                   json_string_value(json_object_get(finding, "note")));
+        }
+    }
+}
+
 static void print_inspection(const json_t *object)
 {
     static const char *const rows[] = {"name", "pid", "state", "engine", "cpus"};
@@ -233,6 +309,7 @@ static void print_inspection(const json_t *object)
                   json_object_get(json_object_get(machine, "boot"), boot_rows[i]));
     }
     print_row("console", json_object_get(machine, "console"));
+    print_jail(json_object_get(object, "jail"));
     print_devices(json_object_get(machine, "devices"));
 }
 

@@ -10,6 +10,8 @@
 struct restore_options {
     struct machine_config config; /* only what the options below set */
     const char *api_socket;
+    const char *snapshot_dir;
+    bool no_jail;
     unsigned verbose;
 };
 
@@ -40,6 +42,14 @@ static const struct option_spec restore_options[] = {
      OPTION_STRING, FIELD(gdb)},
     {"api-socket", "PATH", "another control socket, besides the runtime directory's",
      OPTION_FILE, offsetof(struct restore_options, api_socket)},
+    {"snapshot-dir", "DIR",
+     "where clients of the control socket may ask for snapshots by path; doppel snapshot "
+     "needs no such place",
+     OPTION_FILE, offsetof(struct restore_options, snapshot_dir)},
+    {"no-jail", NULL,
+     "keep all the rights of the user who runs this: for debugging, with guests that are "
+     "trusted",
+     OPTION_FLAG, offsetof(struct restore_options, no_jail)},
     {"verbose", NULL, "say more on stderr, guest misbehaviour too; twice: still more",
      OPTION_COUNT, offsetof(struct restore_options, verbose)},
     {NULL},
@@ -112,6 +122,8 @@ static int restore_run(const struct command *command, int argc, char **argv)
         .make = make,
         .start = start,
         .opaque = snapshot,
+        .without_jail = options.no_jail,
+        .snapshot_dir = options.snapshot_dir,
     };
     status = session_run(&plan);
     snapshot_close(snapshot);

@@ -19,7 +19,8 @@ struct run_options {
     struct machine_config config;
     struct disk_config disk[CONFIG_DISKS_MAX]; /* config's */
     const char *api_socket, *config_file;
-    bool dry_run;
+    bool dry_run, no_jail;
+    const char *snapshot_dir;
     unsigned verbose;
 };
 
@@ -129,6 +130,14 @@ static const struct option_spec run_options[] = {
     {"api-socket", "PATH",
      "another control socket; without a kernel, wait to be configured and started there",
      OPTION_FILE, offsetof(struct run_options, api_socket)},
+    {"snapshot-dir", "DIR",
+     "where clients of the control socket may ask for snapshots by path; doppel snapshot "
+     "needs no such place",
+     OPTION_FILE, offsetof(struct run_options, snapshot_dir)},
+    {"no-jail", NULL,
+     "keep all the rights of the user who runs this: for debugging, with guests that are "
+     "trusted",
+     OPTION_FLAG, offsetof(struct run_options, no_jail)},
     {"config", "FILE", "read options from a JSON object; those given here override it",
      OPTION_FILE, offsetof(struct run_options, config_file)},
     {"dry-run", NULL, "print the resolved machine as JSON and do not run it", OPTION_FLAG,
@@ -219,6 +228,8 @@ static int run_options_apply(struct run_options *options)
         .config = config,
         .api_socket = options->api_socket,
         .waits = waits,
+        .without_jail = options->no_jail,
+        .snapshot_dir = options->snapshot_dir,
     };
     return session_run(&plan);
 }

@@ -13,8 +13,10 @@
 #include "base/scope.h"
 #include "control/control.h"
 #include "control/gdb.h"
+#include "jail/jail.h"
 #include "tool/command.h"
 #include "tool/console.h"
+#include "tool/terminal.h"
 #include "tool/trace.h"
 
 /* What Linux needs to talk on the machine's first serial port. */
@@ -31,6 +33,7 @@ struct session {
     int signal_fd;
     int stats_fd;
     struct trace *trace; /* NULL: not asked for */
+    int snapshot_dir;    /* an open directory; -1: none */
     int waiting_signal;  /* that ended the wait */
     sigset_t signals_before;
     char output_failure[256]; /* told by the console's thread; "" if none */
@@ -211,6 +214,7 @@ static int open_control(struct session *session, struct error *err)
         .start = session_start,
         .end = session_end,
         .opaque = session,
+        .snapshot_dir = session->snapshot_dir,
     };
     session->control = control_open(&config, err);
     if (!session->control) {
@@ -218,6 +222,39 @@ static int open_control(struct session *session, struct error *err)
     }
     plan->config->name = control_name(session->control);
     return 0;
+}
+
+/* A crash of its own kind: nothing is flushed or removed, only the terminal put back. */
+static void jail_violated(void)
+{
+    terminal_leave();
+    _exit(STATUS_HOST_ERROR);
+}
+
+/* While this is the only thread. */
+static int prepare_jail(struct session *session, struct error *err)
+{
+    const struct session_plan *plan = session->plan;
+    const struct jail_config config = {
+        .makes_files = plan->snapshot_dir,
+        .end = jail_violated,
+    };
+    if (plan->snapshot_dir) {
+        session->snapshot_dir =
+            open(plan->snapshot_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (session->snapshot_dir < 0) {
+            return fail(err, errno, "--snapshot-dir %s", plan->snapshot_dir);
+        }
+    }
+    if (plan->without_jail) {
+        log_info("jail: off, by --no-jail");
+        return 0;
+    }
+    int result = jail_prepare(&config, err);
+    if (result >= 0 && plan->snapshot_dir) {
+        result = jail_allow(session->snapshot_dir, JAIL_MAKE, err);
+    }
+    return result;
 }
 
 static int session_open(struct session *session, struct error *err)
@@ -236,7 +273,10 @@ static int session_open(struct session *session, struct error *err)
             return -err->code;
         }
     }
-    int result = signals_take(session, err);
+    int result = prepare_jail(session, err);
+    if (result >= 0) {
+        result = signals_take(session, err);
+    }
     if (result < 0) {
         return result;
     }
@@ -275,6 +315,9 @@ static void session_close(struct session *session)
     }
     if (session->stats_fd >= 0) {
         close(session->stats_fd);
+    }
+    if (session->snapshot_dir >= 0) {
+        close(session->snapshot_dir);
     }
 }
 
@@ -328,7 +371,8 @@ static int session_finish(struct session *session, const struct vm_end *end)
 
 int session_run(const struct session_plan *plan)
 {
-    struct session session = {.plan = plan, .signal_fd = -1, .stats_fd = -1};
+    struct session session = {
+        .plan = plan, .signal_fd = -1, .stats_fd = -1, .snapshot_dir = -1};
     struct error err = {0};
     int status;
     if (session_open(&session, &err) < 0) {

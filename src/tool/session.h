@@ -9,7 +9,9 @@
 struct session_plan {
     struct machine_config *config; /* the control socket may change it before the start */
     const char *api_socket;        /* NULL: only the socket in the runtime directory */
-    bool waits; /* for configuration and start over the control socket */
+    bool waits;               /* for configuration and start over the control socket */
+    bool without_jail;        /* --no-jail */
+    const char *snapshot_dir; /* where clients may ask for snapshots by path, or NULL */
     /* Makes the VM; NULL: machine_new. */
     struct vm *(*make)(void *opaque, const struct machine_config *config,
                        const struct console_port *console, struct error *err);

@@ -26,6 +26,8 @@ struct trace *trace_open(const char *path, struct error *err)
         free(trace);
         return NULL;
     }
+    /* Makes the buffer now: later the jail lets nobody ask what kind of file it is. */
+    setvbuf(trace->file, NULL, _IOFBF, BUFSIZ);
     return trace;
 }
 

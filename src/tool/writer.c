@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "jail/jail.h"
+
 #define RING_SIZE 65536u
 /* Gathers a guest's single bytes: a wake-up and a write(2) a millisecond at most. */
 #define GATHER_NS 1000000
@@ -118,6 +120,7 @@ static void writer_step_locked(struct writer *writer)
 static void *writer_main(void *opaque)
 {
     struct writer *writer = opaque;
+    jail_enter(JAIL_CONSOLE);
     pthread_mutex_lock(&writer->lock);
     while (writer_wait_locked(writer)) {
         writer_step_locked(writer);
@@ -149,7 +152,7 @@ struct writer *writer_new(int fd, bool drops_unread, const struct writer_events 
     /* Without SA_RESTART. */
     const struct sigaction action = {.sa_handler = interrupted};
     sigaction(INTERRUPT_SIGNAL, &action, NULL);
-    int code = pthread_create(&writer->thread, NULL, writer_main, writer);
+    int code = jail_thread_create(&writer->thread, writer_main, writer);
     if (code) {
         writer_free(writer);
         fail(err, code, "cannot start the console's thread");

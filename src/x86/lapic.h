@@ -134,6 +134,9 @@ uint8_t lapic_priority(const struct lapic *lapic);
 /* Records an accepted message (IRR and TMR bits, or a signal). Thread-safe. Returns true
  * if the vCPU has to look. */
 bool lapic_post(struct lapic *lapic, const struct apic_message *message);
+/* Has the processor yet to take an earlier message with the same vector, so that this one
+ * would merge with it? Thread-safe. */
+bool lapic_is_waiting(const struct lapic *lapic, const struct apic_message *message);
 /* The 8259's INTR line. Thread-safe. */
 void lapic_set_extint(struct lapic *lapic, bool level);
 /* LINT1: an NMI edge. Thread-safe; true if the LVT lets it through. */

@@ -85,6 +85,14 @@ bool lapic_post(struct lapic *lapic, const struct apic_message *message)
     return false;
 }
 
+bool lapic_is_waiting(const struct lapic *lapic, const struct apic_message *message)
+{
+    unsigned word = LAPIC_IRR / 4 + message->vector / 32 * 4;
+    bool has_vector = message->mode == APIC_FIXED || message->mode == APIC_LOWEST;
+    return has_vector && lapic_is_software_enabled(lapic) &&
+           atomic_load(&lapic->regs[word]) >> message->vector % 32 & 1;
+}
+
 bool lapic_local_event(struct lapic *lapic, unsigned lvt)
 {
     uint32_t entry = lapic_get(lapic, lvt);

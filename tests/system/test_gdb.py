@@ -208,8 +208,8 @@ def errors(doppel, guest):
         for where, pattern in [(taken, "cannot listen: Address already in use"),
                                ("nowhere", "give PORT, HOST:PORT or a socket's path"),
                                ("host.invalid:1", "--gdb host.invalid:1"),
-                               ("/nonexistent/socket", "cannot make the socket"),
-                               ("/" + "a" * 200, "at most")]:
+                               ("/nonexistent/socket", "cannot listen there"),
+                               ("/" + "a" * 200, "1 to 107 characters")]:
             with Doppel([doppel, "run", "--kernel", guest, "--gdb", where]) as vm:
                 equal(vm.wait(SECONDS), 125, f"status for {where}")
                 assert pattern in vm.messages, vm.messages

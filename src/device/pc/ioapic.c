@@ -46,21 +46,25 @@ static bool entry_is_level(uint64_t entry)
            (entry_mode(entry) == APIC_FIXED || entry_mode(entry) == APIC_LOWEST);
 }
 
-static void send(struct ioapic *ioapic, uint64_t entry)
+static struct apic_message entry_message(uint64_t entry)
 {
-    enum apic_delivery_mode mode = entry_mode(entry);
-    if (mode == 3 || mode == APIC_STARTUP) {
-        return; /* reserved */
-    }
-    struct apic_message message = {
+    return (struct apic_message){
         .destination = (uint32_t)(entry >> 56),
         .is_logical = (entry & ENTRY_LOGICAL) != 0,
         .shorthand = APIC_DEST_FIELD,
-        .mode = mode,
+        .mode = entry_mode(entry),
         .vector = entry & ENTRY_VECTOR,
         .is_level = entry_is_level(entry),
         .is_assert = true,
     };
+}
+
+static void send(struct ioapic *ioapic, uint64_t entry)
+{
+    struct apic_message message = entry_message(entry);
+    if (message.mode == 3 || message.mode == APIC_STARTUP) {
+        return; /* reserved */
+    }
     ioapic->bus.send(ioapic->bus.opaque, &message);
 }
 
@@ -93,9 +97,26 @@ static void ioapic_set_input(void *opaque, unsigned n, int level)
     pthread_mutex_unlock(&ioapic->device.lock);
 }
 
+static enum irq_state ioapic_input_state(void *opaque, unsigned n)
+{
+    struct ioapic *ioapic = opaque;
+    enum irq_state state = IRQ_MASKED;
+    pthread_mutex_lock(&ioapic->device.lock);
+    uint64_t entry = ioapic->entry[n];
+    if (!(entry & ENTRY_MASKED)) {
+        struct apic_message message = entry_message(entry);
+        bool is_waiting = ioapic->bus.is_waiting &&
+                          ioapic->bus.is_waiting(ioapic->bus.opaque, &message);
+        state = is_waiting ? IRQ_WAITING : IRQ_TAKEN;
+    }
+    pthread_mutex_unlock(&ioapic->device.lock);
+    return state;
+}
+
 struct irq_line ioapic_input(struct ioapic *ioapic, unsigned n)
 {
-    return (struct irq_line){ioapic_set_input, ioapic, n % IOAPIC_INPUTS};
+    return (struct irq_line){ioapic_set_input, ioapic, n % IOAPIC_INPUTS,
+                             ioapic_input_state};
 }
 
 static void eoi_locked(struct ioapic *ioapic, uint8_t vector)

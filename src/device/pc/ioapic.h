@@ -17,6 +17,8 @@ struct ioapic_bus {
     /* Delivers a message to the local APICs; called with the I/O APIC's lock held. */
     void (*send)(void *opaque, const struct apic_message *message);
     void *opaque;
+    /* Has no processor taken the one sent before yet? NULL: all have. */
+    bool (*is_waiting)(void *opaque, const struct apic_message *message);
 };
 
 struct ioapic *ioapic_new(const char *name, uint8_t id, const struct ioapic_bus *bus,

@@ -175,9 +175,22 @@ static void pic_set_input(void *opaque, unsigned number, int level)
     pthread_mutex_unlock(&pic->device.lock);
 }
 
+static enum irq_state pic_input_state(void *opaque, unsigned number)
+{
+    struct pic8259 *pic = opaque;
+    pthread_mutex_lock(&pic->device.lock);
+    const struct chip *chip = &pic->chip[number >> 3];
+    uint8_t bit = (uint8_t)(1u << (number & 7));
+    enum irq_state state = chip->init_step != INIT_DONE || chip->imr & bit ? IRQ_MASKED
+                           : chip_irr(chip) & bit                          ? IRQ_WAITING
+                                                                           : IRQ_TAKEN;
+    pthread_mutex_unlock(&pic->device.lock);
+    return state;
+}
+
 struct irq_line pic8259_input(struct pic8259 *pic, unsigned n)
 {
-    return (struct irq_line){pic_set_input, pic, n & 15};
+    return (struct irq_line){pic_set_input, pic, n & 15, pic_input_state};
 }
 
 /* What the data sheet lists under ICW1; an input must rise again to be seen. */

@@ -1,12 +1,12 @@
 /*
  * Only rising edges of channel 0 need a host timer.
  *
- * When the host is late, the periodic ticks it missed are owed to the guest, which may
- * count time by them. They are delivered one by one between the regular ones, at no more
- * than twice the programmed rate, so that the guest can take each before the next merges
- * with it; the regular ones stay on their grid. After more than a second's worth the rest
- * is dropped. Ticks faster than the host's limit are merged, as they would be in a
- * processor that cannot keep up.
+ * When the host is late, or gives the guest's processor no time, the periodic ticks that
+ * were missed are owed to the guest, which may count time by them. They are delivered one
+ * by one between the regular ones, at no more than eight times the programmed rate, and
+ * none before the guest has taken the one before; the regular ones stay on their grid.
+ * After more than a second's worth the rest is dropped. Ticks faster than the host's
+ * limit are merged, as they would be in a processor that cannot keep up.
  */
 
 #include "device/pc/pit8254.h"
@@ -20,6 +20,9 @@
 
 /* Edges of channel 0 are at least this far apart on the host. */
 #define EDGE_SPACING_NS 50000u
+/* Times the programmed rate: of what is owed, and of looks whether the guest takes it. */
+#define CATCH_UP_RATE 8
+#define WAITING_RATE  2
 
 /* A refresh request, which port 61h bit 4 shows halved, comes every 18 ticks (15 us). */
 #define REFRESH_TICKS   18
@@ -99,26 +102,39 @@ static void accrue(struct pit8254 *pit, uint64_t now)
     }
 }
 
-static uint64_t edge_spacing_ns(const struct pit8254 *pit)
+/* A part of the period, but not less than the host's limit. */
+static uint64_t edge_spacing_ns(const struct pit8254 *pit, unsigned part)
 {
-    uint64_t half = tick_ns(pit->channel[0].count) / 2;
-    return half > EDGE_SPACING_NS ? half : EDGE_SPACING_NS;
+    uint64_t ns = tick_ns(pit->channel[0].count) / part;
+    return ns > EDGE_SPACING_NS ? ns : EDGE_SPACING_NS;
 }
 
-/* Delivers what is owed as far as the spacing allows, and sets the timer for the rest. */
+/* May an edge be delivered at `now`? One-shot edges are not held back. */
+static bool can_deliver(const struct pit8254 *pit, uint64_t now)
+{
+    return !pit_counter_is_periodic(&pit->channel[0]) ||
+           (now >= pit->delivered_ns + edge_spacing_ns(pit, CATCH_UP_RATE) &&
+            irq_get_state(&pit->irq) != IRQ_WAITING);
+}
+
+/* Delivers what is owed as far as the spacing and the guest's processor allow, and sets
+ * the timer for the rest. */
 static void deliver(struct pit8254 *pit)
 {
     uint64_t now = now_ns(pit);
     accrue(pit, now_ticks(pit));
-    uint64_t allowed = pit->delivered_ns + edge_spacing_ns(pit);
-    if (pit->owed > 0 && (now >= allowed || !pit_counter_is_periodic(&pit->channel[0]))) {
+    if (pit->owed > 0 && can_deliver(pit, now)) {
         pit->owed--;
         pit->delivered_ns = now;
-        allowed = now + edge_spacing_ns(pit);
         /* The output stays high until the next edge, so that a guest that is late still
          * finds its request. */
         irq_set(&pit->irq, 0);
         irq_set(&pit->irq, 1);
+    }
+    uint64_t allowed = pit->delivered_ns + edge_spacing_ns(pit, CATCH_UP_RATE);
+    if (pit->owed > 0 && allowed <= now) {
+        /* The guest has not taken the last one; perhaps its processor has no time. */
+        allowed = now + edge_spacing_ns(pit, WAITING_RATE);
     }
     uint64_t deadline = pit->owed > 0            ? allowed
                         : pit->edge == PIT_NEVER ? TIMER_NEVER

@@ -129,6 +129,7 @@ const struct engine_ops engine_interp = {
     .name = "interpreter",
     .summary = "executes guest instructions one by one; works on every host",
     .counts_retired = true,
+    .role = JAIL_VCPU,
     .probe = interp_probe,
     .open = interp_open,
     .close = interp_close,

@@ -270,6 +270,7 @@ static void kvm_failure(struct engine_vcpu *vcpu, struct error *err)
 const struct engine_ops engine_kvm = {
     .name = "kvm",
     .summary = "the host's own virtualization, by " KVM_DEVICE,
+    .role = JAIL_VCPU_KVM,
     .probe = kvm_probe,
     .is_fast = kvm_is_fast,
     .missing = kvm_cpuid_missing,

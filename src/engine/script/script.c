@@ -332,6 +332,7 @@ struct script_failure script_failed(struct engine_vcpu *vcpu)
 const struct engine_ops engine_script = {
     .name = "script",
     .summary = "plays a list of steps instead of guest code, for tests",
+    .role = JAIL_VCPU,
     .probe = script_probe,
     .open = script_open,
     .close = script_close,

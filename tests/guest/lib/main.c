@@ -6,10 +6,12 @@
 #include "page.h"
 #include "trap.h"
 
-#define SERIAL     0x3f8
-#define SERIAL_LSR (SERIAL + 5)
-#define DEBUG_EXIT 0xf4
+#define SERIAL       0x3f8
+#define SERIAL_LSR   (SERIAL + 5)
+#define DEBUG_EXIT   0xf4
+#define COMMAND_LINE 0x228 /* cmd_line_ptr in struct boot_params */
 
+extern uint64_t boot_params;
 void guest_main(void);
 
 static unsigned case_number;
@@ -144,6 +146,20 @@ void print(const char *format, ...)
     va_start(arguments, format);
     print_va(format, arguments);
     va_end(arguments);
+}
+
+uint64_t guest_number(uint64_t otherwise)
+{
+    uint64_t value = 0;
+    const char *text =
+        (const char *)(uint64_t) * (uint32_t *)(boot_params + COMMAND_LINE);
+    if (!text || *text < '0' || *text > '9') {
+        return otherwise;
+    }
+    for (; *text >= '0' && *text <= '9'; text++) {
+        value = value * 10 + (uint64_t)(*text - '0');
+    }
+    return value;
 }
 
 static void case_passed(void)

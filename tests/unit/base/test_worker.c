@@ -33,7 +33,7 @@ static void test_each_job_runs_once(void **state)
     struct error err;
     _Atomic unsigned runs = 0;
     struct counter counters[500];
-    struct worker_pool *pool = worker_pool_open("test", 3, &err);
+    struct worker_pool *pool = worker_pool_open(&(struct worker_config){"test", 3}, &err);
     assert_non_null(pool);
     for (unsigned i = 0; i < array_size(counters); i++) {
         counters[i] = (struct counter){{count, NULL}, pool, &runs, i % 3};
@@ -60,7 +60,7 @@ static void test_first_come_first_served(void **state)
     struct error err;
     unsigned next = 0;
     struct order orders[100];
-    struct worker_pool *pool = worker_pool_open("test", 1, &err);
+    struct worker_pool *pool = worker_pool_open(&(struct worker_config){"test", 1}, &err);
     for (unsigned i = 0; i < array_size(orders); i++) {
         orders[i] = (struct order){{check_order, NULL}, i, &next};
         worker_post(pool, &orders[i].job);
@@ -90,7 +90,7 @@ static void test_jobs_run_side_by_side_without_signals(void **state)
     struct meeting meetings[2] = {{{meet, NULL}, &barrier, {{0}}},
                                   {{meet, NULL}, &barrier, {{0}}}};
     pthread_barrier_init(&barrier, NULL, 2);
-    struct worker_pool *pool = worker_pool_open("test", 2, &err);
+    struct worker_pool *pool = worker_pool_open(&(struct worker_config){"test", 2}, &err);
     worker_post(pool, &meetings[0].job);
     worker_post(pool, &meetings[1].job);
     worker_pool_close(pool);

@@ -14,6 +14,7 @@ struct fixture {
     struct region region;
     unsigned count;
     struct apic_message last;
+    bool is_waiting;
 };
 
 static void record_message(void *opaque, const struct apic_message *message)
@@ -21,6 +22,13 @@ static void record_message(void *opaque, const struct apic_message *message)
     struct fixture *f = opaque;
     f->count++;
     f->last = *message;
+}
+
+static bool tell_waiting(void *opaque, const struct apic_message *message)
+{
+    struct fixture *f = opaque;
+    assert_int_equal(message->vector, 0x41);
+    return f->is_waiting;
 }
 
 static uint32_t get(struct fixture *f, uint8_t index)
@@ -45,7 +53,7 @@ static int setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof(*f));
     struct error err;
-    struct ioapic_bus bus = {record_message, f};
+    struct ioapic_bus bus = {record_message, f, tell_waiting};
     f->ioapic = ioapic_new("ioapic", 2, &bus, &err);
     assert_non_null(f->ioapic);
     f->region = ioapic_region(f->ioapic, 0xfec00000);
@@ -60,6 +68,19 @@ static int teardown(void **state)
     device->type->free(device);
     free(f);
     return 0;
+}
+
+static void test_a_line_tells_whether_its_edge_was_taken(void **state)
+{
+    struct fixture *f = *state;
+    struct irq_line line = ioapic_input(f->ioapic, 4);
+    assert_int_equal(irq_get_state(&line), IRQ_MASKED);
+    put(f, 0x18, 0x41);
+    assert_int_equal(irq_get_state(&line), IRQ_TAKEN);
+    f->is_waiting = true;
+    assert_int_equal(irq_get_state(&line), IRQ_WAITING);
+    put(f, 0x18, 0x41 | MASKED);
+    assert_int_equal(irq_get_state(&line), IRQ_MASKED);
 }
 
 static void test_registers(void **state)
@@ -166,6 +187,7 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
+        TEST(test_a_line_tells_whether_its_edge_was_taken),
         TEST(test_registers),
         TEST(test_edge),
         TEST(test_level_waits_for_eoi),

@@ -218,6 +218,21 @@ static void test_poll(void **state)
     assert_int_equal(in(f, PIC8259_MASTER, 0), 0x40);
 }
 
+static void test_a_line_tells_whether_its_edge_was_taken(void **state)
+{
+    struct fixture *f = *state;
+    struct irq_line line = pic8259_input(f->pic, 12);
+    assert_int_equal(irq_get_state(&line), IRQ_TAKEN);
+    drive(f, 12, 1);
+    assert_int_equal(irq_get_state(&line), IRQ_WAITING);
+    assert_int_equal(pic8259_acknowledge(f->pic), 0x3c);
+    assert_int_equal(irq_get_state(&line), IRQ_TAKEN); /* high, and in service */
+    out(f, PIC8259_SLAVE, 1, 0x10);
+    assert_int_equal(irq_get_state(&line), IRQ_MASKED);
+    device_reset(pic8259_device(f->pic));
+    assert_int_equal(irq_get_state(&line), IRQ_MASKED);
+}
+
 static void test_silent_until_programmed(void **state)
 {
     struct fixture *f = *state;
@@ -244,6 +259,7 @@ int main(void)
         TEST(test_automatic_eoi),
         TEST(test_special_mask),
         TEST(test_poll),
+        TEST(test_a_line_tells_whether_its_edge_was_taken),
         TEST(test_silent_until_programmed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,6 +14,7 @@ struct fixture {
     int level;
     unsigned edges;
     uint64_t edge_ns; /* of the latest edge */
+    enum irq_state line_state;
 };
 
 static void record_line(void *opaque, unsigned number, int level)
@@ -24,6 +25,12 @@ static void record_line(void *opaque, unsigned number, int level)
         f->edge_ns = clock_now(&f->clock);
     }
     f->level = level;
+}
+
+static enum irq_state tell_state(void *opaque, unsigned number)
+{
+    struct fixture *f = opaque;
+    return f->line_state;
 }
 
 static void out(struct fixture *f, unsigned port, uint8_t value)
@@ -90,11 +97,13 @@ static int setup(void **state)
     struct error err;
     clock_init_virtual(&f->clock);
     f->timers = timer_queue_new(&f->clock);
-    f->pit = pit8254_new("pit", f->timers, (struct irq_line){record_line, f, 0}, &err);
+    f->pit = pit8254_new("pit", f->timers,
+                         (struct irq_line){record_line, f, 0, tell_state}, &err);
     assert_non_null(f->pit);
     f->ports = pit8254_region(f->pit, 0x40);
     f->port_b = pit8254_port_b_region(f->pit, 0x61);
     f->edges = 0;
+    f->line_state = IRQ_TAKEN;
     *state = f;
     return 0;
 }
@@ -130,6 +139,30 @@ static void test_late_host_catches_up(void **state)
     clock_advance(&f->clock, NS_PER_SECOND / 10); /* ten ticks pass unnoticed */
     timer_queue_run(f->timers);
     assert_int_equal(f->edges, before + 1); /* not in a bunch */
+    run_until(f, 2 * NS_PER_SECOND);
+    assert_int_equal(f->edges, (2386364u - 1) / 11932);
+    assert_int_equal(pit8254_ticks_dropped(f->pit), 0);
+}
+
+/* The guest's processor has no time: what it does not take is not lost. */
+static void test_edges_wait_for_the_one_before(void **state)
+{
+    struct fixture *f = *state;
+    out(f, 3, 0x34);
+    write_count(f, 0, 11932);
+    run_until(f, NS_PER_SECOND / 100 + NS_PER_SECOND / 1000);
+    assert_int_equal(f->edges, 1);
+    f->line_state = IRQ_WAITING;
+    unsigned calls = run_until(f, NS_PER_SECOND / 2);
+    assert_int_equal(f->edges, 1);
+    assert_in_range(calls, 90, 110); /* it looks twice in a period */
+    f->line_state = IRQ_TAKEN;
+    run_until(f, NS_PER_SECOND / 2 + NS_PER_SECOND / 50);
+    assert_in_range(f->edges, 10, 18); /* at most eight times the rate */
+    run_until(f, NS_PER_SECOND);
+    assert_int_equal(f->edges, (1193182u - 1) / 11932);
+    /* A line that nobody looks at is no reason to save anything up. */
+    f->line_state = IRQ_MASKED;
     run_until(f, 2 * NS_PER_SECOND);
     assert_int_equal(f->edges, (2386364u - 1) / 11932);
     assert_int_equal(pit8254_ticks_dropped(f->pit), 0);
@@ -353,6 +386,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_periodic_without_drift),
         TEST(test_late_host_catches_up),
+        TEST(test_edges_wait_for_the_one_before),
         TEST(test_hour_of_absence_is_not_replayed),
         TEST(test_tiny_counts_do_not_storm),
         TEST(test_mode_0_interrupts_once),

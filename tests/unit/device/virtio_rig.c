@@ -147,7 +147,7 @@ void rig_init(struct rig *rig, bool is_readonly)
     add_slot(rig, 0, RIG_SEAM, SLOT_RAM);
     add_slot(rig, RIG_ROM, RIG_ROM_SIZE, SLOT_ROM); /* parts the halves in the host */
     add_slot(rig, RIG_SEAM, RIG_RAM - RIG_SEAM, SLOT_RAM);
-    rig->pool = worker_pool_open("rig", 2, &err);
+    rig->pool = worker_pool_open(&(struct worker_config){"rig", 2}, &err);
     assert(rig->pool);
     rig->disk = rig_disk_new(rig->pool, is_readonly);
     rig->blk = virtio_blk_new("disk0", &rig->disk->disk, rig->memory,

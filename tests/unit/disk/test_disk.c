@@ -144,7 +144,7 @@ static void test_requests(void **state)
     uint8_t data[1024], back[1024];
     memset(data, 7, sizeof(data));
     image_make("", 0, SIZE);
-    struct worker_pool *pool = worker_pool_open("test", 2, &err);
+    struct worker_pool *pool = worker_pool_open(&(struct worker_config){"test", 2}, &err);
     struct disk *disk = open_image(NULL, false, pool, &err);
     assert_int_equal(run_transfer(disk, DISK_WRITE, 512, data, sizeof(data)), 0);
     assert_int_equal(run(disk, (struct disk_request){.operation = DISK_FLUSH}), 0);
@@ -168,7 +168,7 @@ static void test_readonly(void **state)
     uint8_t data[512] = {0};
     image_make("content", 7, SIZE);
     assert_int_equal(chmod(image, 0400), 0);
-    struct worker_pool *pool = worker_pool_open("test", 2, &err);
+    struct worker_pool *pool = worker_pool_open(&(struct worker_config){"test", 2}, &err);
     struct disk *disk = open_image(NULL, true, pool, &err);
     assert_int_equal(run_transfer(disk, DISK_READ, 0, data, sizeof(data)), 0);
     assert_memory_equal(data, "content", 7);

@@ -192,6 +192,55 @@ static void test_extint_reaches_the_bootstrap_processor(void **state)
     vm_free(vm);
 }
 
+static enum irq_state tell(void *opaque, unsigned number)
+{
+    return *(enum irq_state *)opaque;
+}
+
+static void ignore(void *opaque, unsigned number, int level)
+{
+}
+
+/* Of a line at two controllers the one counts that would let an edge through. */
+static void test_gsi_waits_while_nobody_takes_its_edges(void **state)
+{
+    static const enum irq_state expected[3][3] = {
+        [IRQ_MASKED] = {IRQ_MASKED, IRQ_TAKEN, IRQ_WAITING},
+        [IRQ_TAKEN] = {IRQ_TAKEN, IRQ_TAKEN, IRQ_TAKEN},
+        [IRQ_WAITING] = {IRQ_WAITING, IRQ_TAKEN, IRQ_WAITING},
+    };
+    struct vm *vm = vm_of(1);
+    struct irq_line line = vm_gsi(vm, 3);
+    enum irq_state pic, ioapic;
+    assert_int_equal(irq_get_state(&line), IRQ_MASKED); /* to no controller */
+    vm->gsi[3].pic = (struct irq_line){ignore, &pic, 0, tell};
+    vm->gsi[3].ioapic = (struct irq_line){ignore, &ioapic, 0, tell};
+    for (pic = IRQ_MASKED; pic <= IRQ_WAITING; pic++) {
+        for (ioapic = IRQ_MASKED; ioapic <= IRQ_WAITING; ioapic++) {
+            assert_int_equal(irq_get_state(&line), expected[pic][ioapic]);
+        }
+    }
+    vm_free(vm);
+}
+
+static void test_a_message_waits_until_it_is_taken(void **state)
+{
+    struct vm *vm = vm_of(2);
+    struct apic_message message = {.destination = 1, .vector = 0x45, .is_assert = true};
+    assert_false(vm_apic_is_waiting(vm, &message));
+    vm_apic_send(vm, &message, -1);
+    assert_true(vm_apic_is_waiting(vm, &message));
+    message.destination = 0;
+    assert_false(vm_apic_is_waiting(vm, &message));
+    message.destination = 1;
+    message.mode = APIC_NMI;
+    assert_false(vm_apic_is_waiting(vm, &message));
+    message.mode = APIC_FIXED;
+    assert_int_equal(take(vm, 0x45), 2);
+    assert_false(vm_apic_is_waiting(vm, &message));
+    vm_free(vm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -200,6 +249,8 @@ int main(void)
         cmocka_unit_test(test_signals),
         cmocka_unit_test(test_gsi_drives_both_controllers),
         cmocka_unit_test(test_msi_address_and_data),
+        cmocka_unit_test(test_gsi_waits_while_nobody_takes_its_edges),
+        cmocka_unit_test(test_a_message_waits_until_it_is_taken),
         cmocka_unit_test(test_extint_reaches_the_bootstrap_processor),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

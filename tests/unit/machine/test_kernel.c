@@ -433,6 +433,18 @@ static void test_bzimage_unpacks_itself_where_we_cannot(void **state)
     assert_memory_equal(ram_map(memory, 0x1000000, 16, false), "the decompressor", 16);
 }
 
+/* Such as memtest86+: a program in a bzImage, whose length is no multiple of 16. */
+static void test_bzimage_need_not_be_compressed(void **state)
+{
+    make_bzimage();
+    put(0x248, 0, 4);
+    put(0x24c, 0, 4);
+    image.size = SETUP + 4096 - 15;
+    load();
+    assert_long_mode(0x1000200);
+    assert_memory_equal(ram_map(memory, 0x1000000, 16, false), "the decompressor", 16);
+}
+
 static void test_bzimage_command_line_limit_is_its_own(void **state)
 {
     char line[300];
@@ -446,7 +458,7 @@ static void test_bzimage_command_line_limit_is_its_own(void **state)
 static void test_bzimage_refusals(void **state)
 {
     make_bzimage();
-    image.size = SETUP + 4095;
+    image.size = SETUP + 4080;
     assert_refused("truncated in the kernel proper: the header promises 5120 bytes");
     image.size = 0x240;
     assert_refused("truncated in the setup header");
@@ -477,7 +489,7 @@ static void test_bzimage_refusals(void **state)
 static void test_every_truncation_is_survived(void **state)
 {
     make_bzimage();
-    for (uint64_t size = 0; size < SETUP + 4096; size++) {
+    for (uint64_t size = 0; size + 16 <= SETUP + 4096; size++) {
         image.size = size;
         assert_true(kernel_load(&image, &target, &entry, &err) < 0);
         assert_true(err.message[0] != 0);
@@ -522,6 +534,7 @@ int main(void)
         KERNEL_TEST(test_32_bit_elf_without_note_is_refused),
         KERNEL_TEST(test_bzimage_is_unpacked),
         KERNEL_TEST(test_bzimage_unpacks_itself_where_we_cannot),
+        KERNEL_TEST(test_bzimage_need_not_be_compressed),
         KERNEL_TEST(test_bzimage_command_line_limit_is_its_own),
         KERNEL_TEST(test_bzimage_refusals),
         KERNEL_TEST(test_every_truncation_is_survived),

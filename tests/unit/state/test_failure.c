@@ -49,9 +49,10 @@ int fsync(int fd)
     return fails_now(__func__) ? -1 : (int)syscall(SYS_fsync, fd);
 }
 
-int rename(const char *from, const char *to)
+int renameat(int from_dir, const char *from, int to_dir, const char *to)
 {
-    return fails_now(__func__) ? -1 : (int)syscall(SYS_rename, from, to);
+    return fails_now(__func__) ? -1
+                               : (int)syscall(SYS_renameat, from_dir, from, to_dir, to);
 }
 
 int open(const char *path, int flags, ...)
