@@ -120,6 +120,7 @@ static void writer_step_locked(struct writer *writer)
 static void *writer_main(void *opaque)
 {
     struct writer *writer = opaque;
+    pthread_setname_np(pthread_self(), "console");
     jail_enter(JAIL_CONSOLE);
     pthread_mutex_lock(&writer->lock);
     while (writer_wait_locked(writer)) {
