@@ -5,6 +5,7 @@
 #include <linux/futex.h>
 #include <linux/kvm.h>
 #include <linux/userfaultfd.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -166,7 +167,15 @@ static const struct policy_rule kvm_processor[] = {
 /* Devices work in the threads of virtual processors: timers are set, memory is given back
  * to the host, waiting time is read. */
 static const struct policy_rule processor[] = {
-    CALL(pread64), CALL(timerfd_settime), CALL(epoll_ctl), CALL(fallocate), END,
+    CALL(pread64),
+    CALL(timerfd_settime),
+    CALL(epoll_ctl),
+    CALL(fallocate),
+    /* A fault that is not the guest's: the handler steps aside, and it happens again. */
+    CALL_IF(rt_sigaction, IS(0, SIGFPE)),
+    CALL_IF(rt_sigaction, IS(0, SIGSEGV)),
+    CALL_IF(rt_sigaction, IS(0, SIGBUS)),
+    END,
 };
 
 static const struct policy_rule disk[] = {

@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include <limits.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -189,14 +190,35 @@ static int remove_empty(struct directory *directory, const struct passed *files,
     return 0;
 }
 
-static int save_into(const char *machine, struct directory *directory, const json_t *body,
+/* The connection under way, for a signal to end; what was made is removed then. */
+static volatile sig_atomic_t interrupted_by, interruptible = -1;
+
+static void interrupt(int number)
+{
+    interrupted_by = number;
+    shutdown(interruptible, SHUT_RDWR);
+}
+
+static void catch_signals(int connection)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    const struct sigaction action = {.sa_handler = interrupt, .sa_flags = SA_RESTART};
+    interruptible = connection;
+    for (unsigned i = 0; i < array_size(numbers); i++) {
+        struct sigaction before;
+        if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN) {
+            sigaction(numbers[i], &action, NULL);
+        }
+    }
+}
+
+static int save_into(int connection, struct directory *directory, const json_t *body,
                      struct error *err)
 {
     const struct operation *operation = operation_find("snapshot");
     struct passed files = {0};
     struct client_reply reply = {0};
-    SCOPE_FD int connection = client_open(machine, err);
-    int result = connection < 0 ? connection : create_files(directory, &files, err);
+    int result = create_files(directory, &files, err);
     if (result >= 0) {
         result = client_call_passing(connection, operation->method, operation->path, body,
                                      &files, SNAPSHOT_PATIENCE_MS, &reply, err);
@@ -206,6 +228,9 @@ static int save_into(const char *machine, struct directory *directory, const jso
         result = remove_empty(directory, &files, err);
     }
     passed_close(&files);
+    if (interrupted_by) {
+        return fail_plain(err, EINTR, "interrupted; nothing is kept of the snapshot");
+    }
     return result >= 0 ? directory_commit(directory, err) : result;
 }
 
@@ -230,14 +255,23 @@ static int snapshot_run(const struct command *command, int argc, char **argv)
     if (!body) {
         return usage_error("the directory's name is not valid UTF-8");
     }
-    struct directory made;
-    int result = directory_begin(&made, directory, &err);
+    struct directory made = DIRECTORY_NONE;
+    SCOPE_FD int connection = client_open(argv[0], &err);
+    int result = connection < 0 ? connection : 0;
     if (result >= 0) {
-        result = save_into(argv[0], &made, body, &err);
+        catch_signals(connection);
+        result = directory_begin(&made, directory, &err);
+    }
+    if (result >= 0) {
+        result = save_into(connection, &made, body, &err);
     }
     directory_fini(&made);
     json_decref(body);
-    return result < 0 ? remote_error(&err) : STATUS_OK;
+    if (result < 0) {
+        status = remote_error(&err);
+        return interrupted_by ? STATUS_SIGNAL + interrupted_by : status;
+    }
+    return STATUS_OK;
 }
 
 /* --- inspect --- */

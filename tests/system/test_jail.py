@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -219,6 +220,24 @@ def snapshots(report, host):
             with restore(host, place + "/" + name, "again"):
                 wait_until_jailed(host, "again")
                 host.command("kill", "again")
+    with report.case("a snapshot that is interrupted leaves nothing"):
+        with host.run("--name", "slow") as vm:
+            host.wait_for("slow")
+            before = sorted(os.listdir(place))
+            vm.signal(signal.SIGSTOP)
+            command = subprocess.Popen([host.doppel, "snapshot", "slow", place + "/slow"],
+                                       env=host.environment, stdin=subprocess.DEVNULL,
+                                       stderr=subprocess.PIPE)
+            while len(os.listdir(place)) == len(before):
+                time.sleep(0.02)
+            while not has_made(place, before):
+                time.sleep(0.02)
+            command.send_signal(signal.SIGINT)
+            _, errors = command.communicate(timeout=SECONDS)
+            equal(command.returncode, 128 + signal.SIGINT, f"status ({errors})")
+            equal(sorted(os.listdir(place)), before)
+            vm.signal(signal.SIGCONT)
+            host.command("snapshot", "slow", place + "/slow")
     with report.case("descriptors that are no empty files are refused"):
         with host.run("--name", "files") as vm:
             host.wait_for("files")
@@ -242,6 +261,12 @@ def snapshots(report, host):
         with host.run("--snapshot-dir", place + "/none") as vm:
             equal(vm.wait(), HOST_ERROR)
             assert "--snapshot-dir" in vm.messages, vm.messages
+
+
+def has_made(place, before):
+    """All files of the one that is being made."""
+    made = [name for name in os.listdir(place) if name not in before]
+    return len(os.listdir(os.path.join(place, made[0]))) == len(FILES)
 
 
 def request_all_closed(host, name):
