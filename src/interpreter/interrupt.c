@@ -15,14 +15,90 @@ static const struct insn *leave(struct cpu *cpu, const struct insn *insn)
     return NULL;
 }
 
-/* imm: the vector, aux: enum x86_event_type. */
-static const struct insn *exec_int(struct cpu *cpu, const struct insn *insn)
+static unsigned iopl(const struct cpu *cpu)
 {
-    bool is_vm86 = cpu->state.rflags & X86_FLAG_VM;
-    unsigned iopl = (cpu->state.rflags & X86_FLAG_IOPL) >> X86_FLAG_IOPL_SHIFT;
-    if (is_vm86 && iopl < 3 && insn->aux == X86_EVENT_SOFTWARE) {
-        return insn_raise(cpu, insn, X86_GP, 0);
+    return (cpu->state.rflags & X86_FLAG_IOPL) >> X86_FLAG_IOPL_SHIFT;
+}
+
+/* What becomes of INT n in virtual-8086 mode (SDM 3A table 21-2). */
+enum vm86_interrupt {
+    VM86_FAULT,    /* #GP(0), or what reading the TSS raised: recorded */
+    VM86_IDT,      /* through a gate, as in protected mode */
+    VM86_REDIRECT, /* within the 8086 program, through its own vector table */
+};
+
+#define TSS_MAP_BASE    102 /* where the I/O permission bitmap's offset lies */
+#define REDIRECTION_MAP 32  /* bytes, in front of that bitmap */
+
+static enum vm86_interrupt fault_or_gate(struct cpu *cpu)
+{
+    return iopl(cpu) == 3 || cpu_raise(cpu, X86_GP, 0) ? VM86_IDT : VM86_FAULT;
+}
+
+/* The vector's bit in the TSS's redirection bitmap. */
+static bool read_redirection(struct cpu *cpu, uint8_t vector, bool *is_redirected)
+{
+    const struct x86_segment *tr = &cpu->state.tr;
+    uint16_t base = 0;
+    uint8_t bits = 0;
+    bool is_32 = (tr->access & X86_TYPE_TSS) == X86_TYPE_TSS; /* busy or not */
+    if (!is_32 || tr->limit < TSS_MAP_BASE + 1) {
+        return cpu_raise(cpu, X86_GP, 0);
     }
+    if (!access_read_system(cpu, tr->base + TSS_MAP_BASE, &base, sizeof(base))) {
+        return false;
+    }
+    uint32_t offset = base - REDIRECTION_MAP + vector / 8u;
+    if (offset > tr->limit) {
+        return cpu_raise(cpu, X86_GP, 0);
+    }
+    if (!access_read_system(cpu, tr->base + offset, &bits, 1)) {
+        return false;
+    }
+    *is_redirected = !(bits >> vector % 8 & 1);
+    return true;
+}
+
+static enum vm86_interrupt vm86_interrupt(struct cpu *cpu, uint8_t vector)
+{
+    bool is_redirected = false;
+    if (cpu->state.cr4 & X86_CR4_VME && !read_redirection(cpu, vector, &is_redirected)) {
+        return VM86_FAULT;
+    }
+    return is_redirected ? VM86_REDIRECT : fault_or_gate(cpu);
+}
+
+/* SDM 3A 21.3.3.4 and 21.3.3.5: as an 8086 would; below IOPL 3 VIF stands for IF, in the
+ * flags that are pushed as well, which also show IOPL 3. */
+static bool redirect(struct cpu *cpu, const struct insn *insn)
+{
+    uint16_t entry[2];
+    uint64_t flags = cpu_rflags(cpu) & ~(uint64_t)X86_FLAG_RF;
+    uint64_t image = flags, interrupt = X86_FLAG_IF;
+    if (iopl(cpu) < 3) {
+        interrupt = X86_FLAG_VIF;
+        image = (image & ~(uint64_t)X86_FLAG_IF) | X86_FLAG_IOPL |
+                (flags & X86_FLAG_VIF ? X86_FLAG_IF : 0);
+    }
+    const uint64_t frame[] = {image, cpu->state.seg[X86_CS].selector,
+                              operation_next_rip(cpu, insn)};
+    struct transfer_stack stack = transfer_current_stack(cpu);
+    if (!access_read(cpu, (uint8_t)insn->imm * 4u, entry, sizeof(entry)) ||
+        !transfer_push(cpu, &stack, frame, 3, 2)) {
+        return false;
+    }
+    struct x86_segment code = transfer_real_segment(cpu, X86_CS, entry[1]);
+    transfer_set_rsp(cpu, stack.rsp, stack.bits);
+    transfer_set_cs(cpu, &code, 3);
+    cpu_set_rflags(cpu, flags & ~(X86_FLAG_TF | interrupt));
+    cpu->rip = entry[0];
+    cpu->faults++; /* TF was cleared without a trap behind it, as event_deliver does */
+    return true;
+}
+
+/* imm: the vector, aux: enum x86_event_type. */
+static const struct insn *int_through_gate(struct cpu *cpu, const struct insn *insn)
+{
     const struct x86_event event = {
         .vector = (uint8_t)insn->imm,
         .type = insn->aux,
@@ -31,6 +107,27 @@ static const struct insn *exec_int(struct cpu *cpu, const struct insn *insn)
     cpu->rip = operation_next_rip(cpu, insn);
     event_deliver(cpu, &event, 0);
     return leave(cpu, insn);
+}
+
+static const struct insn *int_vm86(struct cpu *cpu, const struct insn *insn)
+{
+    switch (vm86_interrupt(cpu, (uint8_t)insn->imm)) {
+    case VM86_IDT:
+        return int_through_gate(cpu, insn);
+    case VM86_REDIRECT:
+        return redirect(cpu, insn) ? leave(cpu, insn) : insn_fault(cpu, insn);
+    default:
+        return insn_fault(cpu, insn);
+    }
+}
+
+static const struct insn *exec_int(struct cpu *cpu, const struct insn *insn)
+{
+    bool is_vm86 = cpu->state.rflags & X86_FLAG_VM;
+    if (is_vm86 && insn->aux == X86_EVENT_SOFTWARE) {
+        return int_vm86(cpu, insn);
+    }
+    return int_through_gate(cpu, insn);
 }
 
 static const struct insn *exec_into(struct cpu *cpu, const struct insn *insn)
@@ -73,10 +170,9 @@ enum frame_slot {
 /* The flags that IRET may change at this level. */
 static uint64_t writable_flags(const struct cpu *cpu, unsigned size)
 {
-    unsigned iopl = (cpu->state.rflags & X86_FLAG_IOPL) >> X86_FLAG_IOPL_SHIFT;
     uint64_t writable = X86_FLAGS_ARITH | X86_FLAG_TF | X86_FLAG_DF | X86_FLAG_NT |
                         X86_FLAG_AC | X86_FLAG_ID | X86_FLAG_RF;
-    if (cpu->cpl <= iopl) {
+    if (cpu->cpl <= iopl(cpu)) {
         writable |= X86_FLAG_IF;
     }
     if (cpu->cpl == 0) {
@@ -96,7 +192,8 @@ static bool return_real(struct cpu *cpu, unsigned size)
 {
     bool is_vm86 = cpu->state.rflags & X86_FLAG_VM;
     uint64_t writable = writable_flags(cpu, size);
-    if (is_vm86 && !(writable & X86_FLAG_IF)) { /* IOPL < 3 */
+    bool is_virtual = is_vm86 && iopl(cpu) < 3;
+    if (is_virtual && (!(cpu->state.cr4 & X86_CR4_VME) || size != 2)) {
         return cpu_raise(cpu, X86_GP, 0);
     }
     struct transfer_stack stack = transfer_current_stack(cpu);
@@ -109,9 +206,19 @@ static bool return_real(struct cpu *cpu, unsigned size)
     if (!transfer_check_target(cpu, &code, frame[FRAME_RIP])) {
         return false;
     }
+    uint64_t flags = frame[FRAME_FLAGS];
+    if (is_virtual) {
+        /* SDM 2A "IRET": IF of the image is VIF's. */
+        bool wants_if = flags & X86_FLAG_IF;
+        if ((wants_if && cpu->state.rflags & X86_FLAG_VIP) || flags & X86_FLAG_TF) {
+            return cpu_raise(cpu, X86_GP, 0);
+        }
+        writable |= X86_FLAG_VIF;
+        flags |= wants_if ? X86_FLAG_VIF : 0;
+    }
     transfer_set_rsp(cpu, stack.rsp + 3u * size, stack.bits);
     transfer_set_cs(cpu, &code, cpu->cpl);
-    load_flags(cpu, frame[FRAME_FLAGS], writable);
+    load_flags(cpu, flags, writable);
     cpu->rip = frame[FRAME_RIP];
     return true;
 }

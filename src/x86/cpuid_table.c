@@ -11,7 +11,7 @@
 /* SDM 2A, CPUID, tables 3-8 and following; APM 3 appendix E. */
 const struct cpuid_feature_row cpuid_features[CPU_FEATURE_COUNT] = {
     ROW(FPU, "FPU", 1, EDX, 0, HOST, .level = 1),
-    ROW(VME, "VME", 1, EDX, 1, NEVER, .since = 1),
+    ROW(VME, "VME", 1, EDX, 1, OURS, .since = 1),
     ROW(DE, "DE", 1, EDX, 2, OURS, .since = 1),
     ROW(PSE, "PSE", 1, EDX, 3, OURS, .since = 1),
     ROW(TSC, "TSC", 1, EDX, 4, OURS, .since = 1),
