@@ -19,6 +19,9 @@ void print_va(const char *format, __builtin_va_list arguments);
 /* The number that the command line is; `otherwise` if it does not begin with one. */
 uint64_t guest_number(uint64_t otherwise);
 
+/* Does the command line hold this text? */
+bool guest_option(const char *text);
+
 /* Begins a case; the one before it has passed. */
 void case_begin(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -148,11 +148,15 @@ void print(const char *format, ...)
     va_end(arguments);
 }
 
+static const char *command_line(void)
+{
+    return (const char *)(uint64_t) * (uint32_t *)(boot_params + COMMAND_LINE);
+}
+
 uint64_t guest_number(uint64_t otherwise)
 {
     uint64_t value = 0;
-    const char *text =
-        (const char *)(uint64_t) * (uint32_t *)(boot_params + COMMAND_LINE);
+    const char *text = command_line();
     if (!text || *text < '0' || *text > '9') {
         return otherwise;
     }
@@ -160,6 +164,20 @@ uint64_t guest_number(uint64_t otherwise)
         value = value * 10 + (uint64_t)(*text - '0');
     }
     return value;
+}
+
+bool guest_option(const char *text)
+{
+    for (const char *at = command_line(); at && *at; at++) {
+        size_t length = 0;
+        while (text[length] && at[length] == text[length]) {
+            length++;
+        }
+        if (!text[length]) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static void case_passed(void)
