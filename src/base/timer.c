@@ -23,6 +23,7 @@ struct timer_queue {
     struct clock *clock;
     void (*wake)(void *opaque);
     void *wake_opaque;
+    struct lateness lateness; /* written by the runner */
 
     pthread_mutex_t lock; /* what follows, and deadline_ns and heap_index of each timer */
     pthread_cond_t finished;
@@ -59,6 +60,11 @@ void timer_queue_free(struct timer_queue *queue)
 struct clock *timer_queue_clock(struct timer_queue *queue)
 {
     return queue->clock;
+}
+
+const struct lateness *timer_queue_lateness(const struct timer_queue *queue)
+{
+    return &queue->lateness;
 }
 
 void timer_queue_set_wake(struct timer_queue *queue, void (*wake)(void *opaque),
@@ -172,6 +178,7 @@ static bool queue_call(struct timer_queue *queue, struct timer *timer, uint64_t 
     pthread_mutex_lock(&queue->lock);
     bool is_due = timer->heap_index != 0 && timer->deadline_ns <= now_ns;
     if (is_due) {
+        lateness_note(&queue->lateness, now_ns - timer->deadline_ns);
         timer_remove_locked(timer);
     }
     pthread_mutex_unlock(&queue->lock);
@@ -249,6 +256,11 @@ void timer_cancel(struct timer *timer)
     pthread_mutex_lock(&timer->queue->lock);
     timer_remove_locked(timer);
     pthread_mutex_unlock(&timer->queue->lock);
+}
+
+void timer_note_missed(struct timer *timer, uint64_t ticks)
+{
+    lateness_note_missed(&timer->queue->lateness, ticks);
 }
 
 void timer_fini(struct timer *timer)

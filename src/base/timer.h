@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "base/clock.h"
+#include "base/lateness.h"
 
 #define TIMER_NEVER UINT64_MAX
 
@@ -36,6 +37,8 @@ struct clock *timer_queue_clock(struct timer_queue *queue);
  * earlier. */
 void timer_queue_set_wake(struct timer_queue *queue, void (*wake)(void *opaque),
                           void *opaque);
+/* How late its timers were called; by whoever runs it. */
+const struct lateness *timer_queue_lateness(const struct timer_queue *queue);
 /* The earliest deadline on the queue's clock in ns, or TIMER_NEVER. */
 uint64_t timer_queue_next(struct timer_queue *queue);
 /*
@@ -53,6 +56,8 @@ void timer_init(struct timer *timer, struct timer_queue *queue, pthread_mutex_t 
  * cancels. */
 void timer_set(struct timer *timer, uint64_t deadline_ns);
 void timer_cancel(struct timer *timer);
+/* So many further times it would have been due were lost. Any thread. */
+void timer_note_missed(struct timer *timer, uint64_t ticks);
 /* Cancels and waits for a call under way; must not be called with the timer's lock held.
  * Accepts a timer that is all zero. */
 void timer_fini(struct timer *timer);

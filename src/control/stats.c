@@ -119,6 +119,45 @@ static void print_thread(void *opaque, const char *name, uint64_t ns)
     fprintf(opaque, "doppel_cpu_seconds_total{thread=\"%s\"} %.9f\n", name, seconds(ns));
 }
 
+/* A histogram, whose buckets hold what is below them, too. */
+static void print_lateness(FILE *out, const char *labels, const struct lateness *lateness)
+{
+    uint64_t count = 0;
+    for (unsigned i = 0; i < LATENESS_GRADES; i++) {
+        uint64_t limit = lateness_limit(i);
+        count += lateness->count[i];
+        if (limit == UINT64_MAX) {
+            fprintf(out, "doppel_timer_late_seconds_bucket{%s,le=\"+Inf\"} %" PRIu64 "\n",
+                    labels, count);
+        } else {
+            fprintf(out, "doppel_timer_late_seconds_bucket{%s,le=\"%g\"} %" PRIu64 "\n",
+                    labels, seconds(limit), count);
+        }
+    }
+    fprintf(out, "doppel_timer_late_seconds_count{%s} %" PRIu64 "\n", labels, count);
+}
+
+static void print_timers(FILE *out, const struct vm *vm)
+{
+    const struct lateness *devices = timer_queue_lateness(vm->timers);
+    char labels[40];
+    print_family(out, "timer_late_seconds", "histogram",
+                 "How long after its deadline a timer was served.");
+    print_lateness(out, "timer=\"device\"", devices);
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        snprintf(labels, sizeof(labels), "timer=\"apic\",vcpu=\"%u\"", i);
+        print_lateness(out, labels, &vm->vcpu[i]->stats.timer);
+    }
+    print_family(out, "timer_missed_total", "counter", "Ticks that merged with others.");
+    fprintf(out, "doppel_timer_missed_total{timer=\"device\"} %" PRIu64 "\n",
+            devices->missed);
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        fprintf(out,
+                "doppel_timer_missed_total{timer=\"apic\",vcpu=\"%u\"} %" PRIu64 "\n", i,
+                vm->vcpu[i]->stats.timer.missed);
+    }
+}
+
 static void print_metrics(FILE *out, struct control *control)
 {
     const struct vm *vm = control->vm;
@@ -134,6 +173,7 @@ static void print_metrics(FILE *out, struct control *control)
                     vm->vcpu[i]->stats.retired);
         }
     }
+    print_timers(out, vm);
     print_family(out, "memory_bytes", "gauge", "Memory, configured and resident.");
     fprintf(out, "doppel_memory_bytes{kind=\"configured\"} %" PRIu64 "\n",
             control->config.machine->memory);

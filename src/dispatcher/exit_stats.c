@@ -37,6 +37,23 @@ static json_t *retired_json(const struct vm *vm, uint64_t retired)
                                           : json_null();
 }
 
+/* Grades in ascending order; the last one has no limit. */
+static json_t *lateness_json(const struct lateness *lateness)
+{
+    json_t *grades = json_array();
+    for (unsigned i = 0; i < LATENESS_GRADES; i++) {
+        json_t *limit = i + 1 < LATENESS_GRADES
+                            ? json_integer((json_int_t)lateness_limit(i))
+                            : json_null();
+        json_array_append_new(grades, json_pack("{s:o, s:I}", "within_ns", limit, "count",
+                                                (json_int_t)load(&lateness->count[i])));
+    }
+    return json_pack("{s:I, s:I, s:I, s:o}", "count",
+                     (json_int_t)lateness_total(lateness), "missed",
+                     (json_int_t)load(&lateness->missed), "worst_ns",
+                     (json_int_t)load(&lateness->worst_ns), "late", grades);
+}
+
 static json_t *vcpu_json(const struct vm *vm, const struct vcpu *vcpu)
 {
     json_t *exits = json_object();
@@ -45,8 +62,9 @@ static json_t *vcpu_json(const struct vm *vm, const struct vcpu *vcpu)
         json_object_set_new(exits, exit_reason_name(i),
                             count_json(load(&exit->count), load(&exit->ns)));
     }
-    return json_pack("{s:I, s:o, s:o}", "index", (json_int_t)vcpu->index, "retired",
-                     retired_json(vm, load(&vcpu->stats.retired)), "exits", exits);
+    return json_pack("{s:I, s:o, s:o, s:o}", "index", (json_int_t)vcpu->index, "retired",
+                     retired_json(vm, load(&vcpu->stats.retired)), "exits", exits,
+                     "timer", lateness_json(&vcpu->stats.timer));
 }
 
 static json_t *totals_json(const struct vm *vm)
@@ -62,7 +80,12 @@ static json_t *totals_json(const struct vm *vm)
         vm_exit_totals(vm, i, &count, &ns);
         json_object_set_new(exits, exit_reason_name(i), count_json(count, ns));
     }
-    return json_pack("{s:o, s:o}", "retired", retired_json(vm, retired), "exits", exits);
+    struct lateness timer = {0};
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        lateness_add(&timer, &vm->vcpu[i]->stats.timer);
+    }
+    return json_pack("{s:o, s:o, s:o}", "retired", retired_json(vm, retired), "exits",
+                     exits, "timer", lateness_json(&timer));
 }
 
 /* Host time from the start to the end, or until now. */
@@ -82,9 +105,10 @@ struct json_t *vm_exit_stats(const struct vm *vm)
     for (unsigned i = 0; i < vm->cpu_count; i++) {
         json_array_append_new(vcpus, vcpu_json(vm, vm->vcpu[i]));
     }
-    return json_pack("{s:i, s:s, s:I, s:o, s:o}", "version", 1, "engine",
+    return json_pack("{s:i, s:s, s:I, s:o, s:o, s:o}", "version", 1, "engine",
                      vm->engine_ops->name, "wall_ns", (json_int_t)wall_ns(vm), "vcpus",
-                     vcpus, "totals", totals_json(vm));
+                     vcpus, "totals", totals_json(vm), "device_timers",
+                     lateness_json(timer_queue_lateness(vm->timers)));
 }
 
 static char *stats_text(const struct vm *vm)

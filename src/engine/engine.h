@@ -14,6 +14,7 @@
 #include "allocator/memory.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/lateness.h"
 #include "jail/jail.h"
 #include "x86/cpuid.h"
 #include "x86/debug.h"
@@ -74,6 +75,7 @@ struct exit_count {
 struct vcpu_stats {
     struct exit_count exit[EXIT_REASON_COUNT];
     _Atomic uint64_t retired; /* guest instructions, if the engine counts them */
+    struct lateness timer;    /* of the APIC timer, from its deadline to the IRR */
 };
 
 /* What an engine is given for a whole VM. Everything is borrowed and outlives the engine.

@@ -192,7 +192,13 @@ void processor_run_timer(struct processor *processor)
 {
     struct lapic *lapic = processor->config.lapic;
     uint64_t before = lapic_timer_deadline(lapic);
-    lapic_timer_run(lapic, processor_now(processor));
+    uint64_t now = processor_now(processor);
+    if (before <= now) {
+        lateness_note(&processor->config.stats->timer, now - before);
+        lateness_note_missed(&processor->config.stats->timer,
+                             lapic_timer_missed(lapic, now));
+    }
+    lapic_timer_run(lapic, now);
     if (lapic_timer_deadline(lapic) != before) {
         struct vcpu_exit exit = {.reason = EXIT_TIMER};
         processor_exit(processor, &exit);

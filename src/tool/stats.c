@@ -67,6 +67,42 @@ static void print_instructions(const json_t *exits)
     }
 }
 
+/* A row: how often, how many lost, the worst, and shares by lateness. */
+static void print_lateness(const char *title, const json_t *lateness)
+{
+    const json_t *grades = json_object_get(lateness, "late");
+    char worst[24];
+    size_t index;
+    json_t *grade;
+    printf("%-30s %14.0f %12.0f %12s ", title, number(lateness, "count"),
+           number(lateness, "missed"), format_ns(number(lateness, "worst_ns"), worst));
+    json_array_foreach((json_t *)grades, index, grade)
+    {
+        printf(" %.0f", number(grade, "count"));
+    }
+    puts("");
+}
+
+static void print_timers(const json_t *exits)
+{
+    const json_t *apic = json_object_get(json_object_get(exits, "totals"), "timer");
+    const json_t *grades = json_object_get(apic, "late");
+    char limit[24];
+    size_t index;
+    json_t *grade;
+    printf("\n%-30s %14s %12s %12s ", "TIMERS", "COUNT", "MISSED", "LATEST");
+    json_array_foreach((json_t *)grades, index, grade)
+    {
+        const json_t *within = json_object_get(grade, "within_ns");
+        printf(" %s", json_is_integer(within)
+                          ? format_ns((double)json_integer_value(within), limit)
+                          : "more");
+    }
+    puts("");
+    print_lateness("local APICs", apic);
+    print_lateness("others", json_object_get(exits, "device_timers"));
+}
+
 static void print_memory(const json_t *memory)
 {
     static const struct {
@@ -113,6 +149,7 @@ static int stats_run(const struct command *command, int argc, char **argv)
     const json_t *exits = json_object_get(object, "exits");
     print_exits(json_object_get(exits, "totals"));
     print_instructions(exits);
+    print_timers(exits);
     print_memory(json_object_get(object, "memory"));
     print_threads(json_object_get(object, "threads"));
     json_decref(object);
@@ -129,8 +166,11 @@ const struct command stats_command = {
     .name = "stats",
     .operands = "NAME",
     .operands_max = 1,
-    .description = "TIME is what handling took; what an engine does within guest code, "
-                   "without leaving it,\nis counted but not timed.",
+    .description =
+        "TIME is what handling took; what an engine does within guest code, "
+        "without leaving it,\nis counted but not timed. TIMERS: how long after "
+        "its deadline a timer was served; the\ncounts on the right are within "
+        "the times above them.",
     .examples = stats_examples,
     .options = stats_options,
     .run = stats_run,

@@ -151,6 +151,9 @@ static inline uint64_t lapic_timer_deadline(const struct lapic *lapic)
  * collapse into one interrupt, the phase is kept). True if the deadline or the IRR
  * changed. */
 bool lapic_timer_run(struct lapic *lapic, uint64_t now_ns);
+/* Of a timer that is due: how many interrupts will be lost when it is run now, because
+ * periods have passed or the one before is not taken yet. */
+uint64_t lapic_timer_missed(const struct lapic *lapic, uint64_t now_ns);
 /* The guest moved its TSC to tsc: an armed TSC deadline moves in time. */
 void lapic_tsc_changed(struct lapic *lapic, uint64_t now_ns, uint64_t tsc,
                        struct lapic_effect *effect);

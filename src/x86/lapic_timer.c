@@ -167,15 +167,21 @@ void lapic_tsc_changed(struct lapic *lapic, uint64_t now_ns, uint64_t tsc,
     }
 }
 
+/* The period, or as many of them as make the shortest one that is served. */
+static uint64_t served_period_ns(const struct lapic *lapic)
+{
+    uint64_t period = period_ns(lapic);
+
+    return period < SHORTEST_PERIOD_NS
+               ? period * ((SHORTEST_PERIOD_NS + period - 1) / period)
+               : period;
+}
+
 /* The first multiple of the period, counted from the deadline just reached, that is ahead
  * of now_ns. */
 static uint64_t next_deadline(const struct lapic *lapic, uint64_t now_ns)
 {
-    uint64_t period = period_ns(lapic);
-
-    if (period < SHORTEST_PERIOD_NS) {
-        period *= (SHORTEST_PERIOD_NS + period - 1) / period;
-    }
+    uint64_t period = served_period_ns(lapic);
     uint64_t periods = (now_ns - lapic->timer_deadline_ns) / period + 1;
     uint64_t ahead;
     if (__builtin_mul_overflow(periods, period, &ahead)) {
@@ -201,4 +207,18 @@ bool lapic_timer_run(struct lapic *lapic, uint64_t now_ns)
         lapic_request(lapic, (uint8_t)entry, false);
     }
     return true;
+}
+
+uint64_t lapic_timer_missed(const struct lapic *lapic, uint64_t now_ns)
+{
+    uint32_t entry = lapic_get(lapic, LAPIC_LVT_TIMER);
+    struct apic_message message = {.vector = (uint8_t)entry};
+
+    if (entry & LAPIC_LVT_MASKED || lapic->timer_deadline_ns > now_ns) {
+        return 0;
+    }
+    uint64_t periods = timer_mode(lapic) == LAPIC_TIMER_PERIODIC
+                           ? (now_ns - lapic->timer_deadline_ns) / served_period_ns(lapic)
+                           : 0;
+    return periods + lapic_is_waiting(lapic, &message);
 }

@@ -98,6 +98,7 @@ static void accrue(struct pit8254 *pit, uint64_t now)
     }
     if (pit->owed > limit) {
         pit->dropped += pit->owed - limit;
+        timer_note_missed(&pit->timer, pit->owed - limit);
         pit->owed = limit;
     }
 }

@@ -214,6 +214,11 @@ static void sync_flags(struct rtc *rtc)
 {
     uint64_t periods = elapsed_periods(rtc);
     if (periods != rtc->seen_periods) {
+        if (rtc->cmos[REG_B] & B_PERIODIC) {
+            /* One interrupt stands for all of them, and for one that waits to be read. */
+            bool is_waiting = rtc->cmos[REG_C] & C_PERIODIC;
+            timer_note_missed(&rtc->timer, periods - rtc->seen_periods - 1 + is_waiting);
+        }
         rtc->seen_periods = periods;
         rtc->cmos[REG_C] |= C_PERIODIC;
     }

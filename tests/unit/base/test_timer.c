@@ -304,6 +304,23 @@ static void test_a_timer_may_end_itself(void **unused)
     assert_int_equal(timer_queue_run(queue), 1);
 }
 
+static void test_lateness_is_counted(void **unused)
+{
+    struct named a = {0}, b = {0};
+    const struct lateness *lateness = timer_queue_lateness(queue);
+    named_set(&a, 'a', 1000);
+    named_set(&b, 'b', 5000000);
+    clock_advance(&clock_, 1500);
+    assert_int_equal(timer_queue_run(queue), 1);
+    assert_int_equal(lateness->worst_ns, 500);
+    clock_advance(&clock_, 7000000);
+    assert_int_equal(timer_queue_run(queue), 1);
+    assert_int_equal(lateness->worst_ns, 2001500);
+    assert_int_equal(lateness_total(lateness), 2);
+    timer_note_missed(&a.timer, 3);
+    assert_int_equal(lateness->missed, 3);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -319,6 +336,7 @@ int main(void)
         TEST(test_rearming_against_the_runner),
         TEST(test_fini_waits_for_the_call_under_way),
         TEST(test_a_timer_may_end_itself),
+        TEST(test_lateness_is_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -69,6 +69,35 @@ static void test_retired_where_the_engine_counts(void **state)
     vm_free(vm);
 }
 
+static void test_lateness_of_timers(void **state)
+{
+    struct vm_config config = script_config(2);
+    struct vm *vm = vm_made(&config);
+    lateness_note(&vm->vcpu[0]->stats.timer, 5000);
+    lateness_note(&vm->vcpu[1]->stats.timer, 50000);
+    lateness_note_missed(&vm->vcpu[1]->stats.timer, 7);
+    json_t *root = stats_of(vm), *late, *devices;
+    json_int_t count, missed, worst_ns, within_ns, first;
+    assert_int_equal(json_unpack(root, "{s:{s:{s:I, s:I, s:I, s:o}}, s:o}", "totals",
+                                 "timer", "count", &count, "missed", &missed, "worst_ns",
+                                 &worst_ns, "late", &late, "device_timers", &devices),
+                     0);
+    assert_int_equal(count, 2);
+    assert_int_equal(missed, 7);
+    assert_int_equal(worst_ns, 50000);
+    assert_int_equal(json_array_size(late), LATENESS_GRADES);
+    assert_int_equal(json_unpack(json_array_get(late, 0), "{s:I, s:I}", "within_ns",
+                                 &within_ns, "count", &first),
+                     0);
+    assert_int_equal(within_ns, lateness_limit(0));
+    assert_int_equal(first, 1);
+    assert_true(json_is_null(
+        json_object_get(json_array_get(late, LATENESS_GRADES - 1), "within_ns")));
+    assert_int_equal(json_integer_value(json_object_get(devices, "count")), 0);
+    json_decref(root);
+    vm_free(vm);
+}
+
 static void test_says_why_it_cannot_write(void **state)
 {
     struct vm_config config = script_config(1);
@@ -86,6 +115,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts_by_vcpu_and_in_total),
         cmocka_unit_test(test_retired_where_the_engine_counts),
+        cmocka_unit_test(test_lateness_of_timers),
         cmocka_unit_test(test_says_why_it_cannot_write),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

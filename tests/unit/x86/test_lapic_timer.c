@@ -270,6 +270,23 @@ static void test_tsc_moved_under_a_deadline(void **unused)
     assert_true(fired());
 }
 
+static void test_lost_interrupts_are_counted(void **unused)
+{
+    start(PERIODIC, BY_1);
+    put(0, INITIAL, 100000);
+    assert_int_equal(lapic_timer_missed(&lapic, 99999), 0);
+    assert_int_equal(lapic_timer_missed(&lapic, 199999), 0);
+    assert_int_equal(lapic_timer_missed(&lapic, 350000), 2);
+    assert_true(lapic_timer_run(&lapic, 350000));
+    assert_int_equal(lapic_timer_missed(&lapic, 399999), 0);
+    /* The one before is not taken yet. */
+    assert_int_equal(lapic_timer_missed(&lapic, 400000), 1);
+    assert_true(fired());
+    assert_int_equal(lapic_timer_missed(&lapic, 400000), 0);
+    put(400000, LVT_TIMER, PERIODIC | 0x10000 | 0xec);
+    assert_int_equal(lapic_timer_missed(&lapic, 900000), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -285,6 +302,7 @@ int main(void)
         cmocka_unit_test(test_tsc_deadline),
         cmocka_unit_test(test_tsc_deadline_needs_its_mode),
         cmocka_unit_test(test_tsc_moved_under_a_deadline),
+        cmocka_unit_test(test_lost_interrupts_are_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
