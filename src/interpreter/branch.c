@@ -186,14 +186,18 @@ static bool push_is_possible(struct cpu *cpu, const struct insn *insn)
 
 /*
  * Which of a bad target and a bad stack faults first, the manuals tell differently: SDM
- * 2A "CALL" checks the target before the push; APM 3 "CALL (Near)" pushes first, though
- * AMD's processors store nothing if the target then faults.
+ * 2A "CALL" checks the target before the push, APM 3 "CALL (Near)" pushes first. The
+ * processors of both find the stack's fault first. If the target then faults, RSP stays;
+ * Intel's have stored the return address, AMD's have not.
  */
 static __attribute__((noinline)) bool call_to_nowhere(struct cpu *cpu,
                                                       const struct insn *insn)
 {
+    uint64_t rsp = cpu->reg[X86_RSP];
+    bool is_amd = cpu->cpuid->vendor == CPU_VENDOR_AMD;
     cpu->has_fault = false;
-    if (cpu->cpuid->vendor != CPU_VENDOR_AMD || push_is_possible(cpu, insn)) {
+    if (is_amd ? push_is_possible(cpu, insn) : push_return(cpu, insn)) {
+        cpu->reg[X86_RSP] = rsp;
         cpu_raise(cpu, X86_GP, 0);
     }
     return false;

@@ -285,9 +285,14 @@ void stack_adjust(struct cpu *cpu, int64_t bytes)
 
 bool stack_push(struct cpu *cpu, unsigned size, uint64_t value)
 {
+    return stack_push_part(cpu, size, size, value);
+}
+
+bool stack_push_part(struct cpu *cpu, unsigned size, unsigned stored, uint64_t value)
+{
     uint64_t offset = (cpu->reg[X86_RSP] - size) & stack_mask(cpu);
-    uint64_t ea = stack_address(cpu, offset, size, true);
-    if (!access_store(cpu, ea, size, value)) {
+    uint64_t ea = stack_address(cpu, offset, stored, true);
+    if (!access_store(cpu, ea, stored, value)) {
         return stack_failed(cpu);
     }
     stack_adjust(cpu, -(int64_t)size);

@@ -193,6 +193,14 @@ static inline uint64_t insn_offset(struct cpu *cpu, const struct insn *insn)
     return REG64(cpu, insn->base) + (REG64(cpu, insn->index) << insn->scale) +
            (uint64_t)(int64_t)insn->disp;
 }
+/* The same within the address size. */
+static inline uint64_t insn_truncated_offset(struct cpu *cpu, const struct insn *insn)
+{
+    uint64_t offset = insn_offset(cpu, insn);
+    return insn->special & INSN_ADDRESS32   ? (uint32_t)offset
+           : insn->special & INSN_ADDRESS16 ? (uint16_t)offset
+                                            : offset;
+}
 static inline __attribute__((always_inline)) uint64_t
 insn_address(struct cpu *cpu, const struct insn *insn)
 {
@@ -257,6 +265,8 @@ static inline const struct insn *insn_raise(struct cpu *cpu, const struct insn *
 /* Stack accesses at SS:RSP of 2, 4, 8 bytes; #SS on failure. RSP moves only when the
  * access succeeded. */
 bool stack_push(struct cpu *cpu, unsigned size, uint64_t value);
+/* The same, but only the first bytes of the place are written. */
+bool stack_push_part(struct cpu *cpu, unsigned size, unsigned stored, uint64_t value);
 struct loaded stack_pop(struct cpu *cpu, unsigned size);
 /* Read at displacement from the stack pointer without moving it; then move it. */
 struct loaded stack_peek(struct cpu *cpu, int64_t displacement, unsigned size);

@@ -135,20 +135,31 @@ static const struct insn *exec_into(struct cpu *cpu, const struct insn *insn)
     return cpu->arith & ARITH_OF ? exec_int(cpu, insn) : insn_leave(cpu, insn);
 }
 
-/* Signed bounds, the lower first. */
+static bool load_bound(struct cpu *cpu, uint64_t address, unsigned size, int64_t *bound)
+{
+    struct loaded loaded = access_load(cpu, address, size);
+    *bound = (int64_t)(loaded.value << (64 - size * 8)) >> (64 - size * 8);
+    return loaded.ok;
+}
+
+/* Signed bounds, the lower first. Intel's processors do not look at the upper one if the
+ * index is below the lower. */
 OPERATION(bound)
 {
     unsigned size = insn->aux;
-    uint8_t pair[8];
-    uint64_t ea = insn_address(cpu, insn);
-    if (!access_check_alignment(cpu, ea, size) || !access_read(cpu, ea, pair, 2 * size)) {
+    uint64_t address = insn_address(cpu, insn);
+    unsigned shift = 64 - size * 8;
+    int64_t index = (int64_t)(reg_read(cpu, insn->dst, size) << shift) >> shift;
+    int64_t lower, upper;
+    if (!access_check_alignment(cpu, address, size) ||
+        !load_bound(cpu, address, size, &lower)) {
         return false;
     }
-    unsigned shift = 64 - size * 8;
-    int64_t index = (int64_t)(reg_read(cpu, insn->dst, size) << shift);
-    int64_t lower = (int64_t)(access_host_load(pair, size) << shift);
-    int64_t upper = (int64_t)(access_host_load(pair + size, size) << shift);
-    return (index >= lower && index <= upper) || cpu_raise(cpu, X86_BR, 0);
+    if (index < lower && cpu->cpuid->vendor != CPU_VENDOR_AMD) {
+        return cpu_raise(cpu, X86_BR, 0);
+    }
+    return load_bound(cpu, address + size, size, &upper) &&
+           ((index >= lower && index <= upper) || cpu_raise(cpu, X86_BR, 0));
 }
 
 /* ---- IRET ---- */

@@ -161,6 +161,12 @@ static bool bind_extend(struct binding *binding, const struct insn_row *row,
     bind_simple(binding, row, insn);
     bool is_memory = binding->operand[1].type == ZYDIS_OPERAND_TYPE_MEMORY;
     unsigned from = bind_log2_size(binding->operand[1].size);
+    /* SDM 2B "MOVSXD": to 16 bits, from 16; AMD's processors read 32. */
+    if (row->mnemonic == ZYDIS_MNEMONIC_MOVSXD && binding->operand[0].size == 16 &&
+        binding->cpu->cpuid->vendor != CPU_VENDOR_AMD) {
+        from = 1;
+        insn->size = 2;
+    }
     insn->exec =
         row->exec[(from * 2 + is_memory) * 4 + bind_log2_size(binding->operand[0].size)];
     return insn->exec != NULL;
@@ -242,13 +248,14 @@ static bool bind_xchg(struct binding *binding, const struct insn_row *row,
     return true;
 }
 
-/* F3 90 with REX.B is no PAUSE: the register is R8, and the prefix means nothing (SDM 2B
- * "XCHG", APM 3 1.2.6). */
+/* F3 90 with REX.B is no PAUSE on AMD's processors: the register is R8, and the prefix
+ * means nothing (APM 3 1.2.6). Intel's take it for PAUSE all the same (SDM 2D table
+ * A-2). */
 static bool bind_xchg_r8(struct binding *binding, const struct insn_row *row,
                          struct insn *insn)
 {
     const ZydisDecodedInstruction *decoded = binding->decoded;
-    if (!decoded->raw.rex.B) {
+    if (!decoded->raw.rex.B || binding->cpu->cpuid->vendor != CPU_VENDOR_AMD) {
         return false;
     }
     insn->dst = REG_OFFSET(X86_R8);

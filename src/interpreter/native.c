@@ -117,17 +117,26 @@ static const struct insn *load_slow(struct cpu *cpu, const struct insn *insn, ui
 static const struct insn *store_slow(struct cpu *cpu, const struct insn *insn,
                                      uint64_t ea, enum stub_gate gate)
 {
-    if (!check_alignment(cpu, insn, ea) || !access_probe(cpu, ea, insn->size, true)) {
+    /* Intel's processors compute first and then find that the store faults: MXCSR's flags
+     * (VCVTPS2PH) and MMX's TOP of 0 stay, though SDM 3A 6.5 has a fault leave no trace.
+     */
+    bool is_amd = cpu->cpuid->vendor == CPU_VENDOR_AMD;
+    if (!check_alignment(cpu, insn, ea) ||
+        (is_amd && !access_probe(cpu, ea, insn->size, true))) {
         return insn_fault(cpu, insn);
     }
     if (gate == STUB_MMX) {
-        native_enter_mmx(cpu);
+        x87_set_top(&cpu->state.fpu, 0);
     }
     if (stub_of(insn)(cpu, insn, cpu->operand, NULL) == NULL) {
         return NULL;
     }
-    if (!access_write(cpu, ea, cpu->operand, insn->size)) {
+    if (!access_probe(cpu, ea, insn->size, true) ||
+        !access_write(cpu, ea, cpu->operand, insn->size)) {
         return insn_fault(cpu, insn);
+    }
+    if (gate == STUB_MMX) {
+        native_enter_mmx(cpu);
     }
     NEXT(cpu, insn);
 }

@@ -12,7 +12,7 @@ struct masked {
     uint8_t index_size;        /* bytes */
     uint8_t count;             /* elements */
     uint8_t gate;
-    uint8_t spare;
+    uint8_t vector; /* bytes that VEX.L says */
 };
 
 _Static_assert(sizeof(struct masked) == sizeof(uint64_t), "it travels in insn->imm");
@@ -37,10 +37,14 @@ static bool is_chosen(const uint8_t *mask, unsigned element, unsigned i)
     return mask[i * element + element - 1] >> 7;
 }
 
-/* Addresses wrap around, and segments end, element by element. */
+/* Addresses wrap around, and segments end, element by element; but not at the end of 32
+ * address bits in 64-bit mode on Intel's processors. */
 static uint64_t element_address(struct cpu *cpu, const struct insn *insn,
                                 const struct masked *masked, unsigned i)
 {
+    if (cpu->is_long64 && cpu->cpuid->vendor != CPU_VENDOR_AMD) {
+        return insn_address(cpu, insn) + i * masked->element;
+    }
     uint64_t offset = insn_offset(cpu, insn) + i * masked->element;
     return insn_linear(cpu, insn, offset, masked->element);
 }
@@ -136,6 +140,18 @@ static const struct insn *masked_store(struct cpu *cpu, const struct insn *insn)
     NEXT(cpu, insn);
 }
 
+/* SDM 2C "VPGATHERDD", operation: before anything is loaded, each element of the mask
+ * becomes all ones or zeros. What is behind its vector is cleared by then, too, on
+ * Intel's processors; AMD's change nothing that a fault was in front of. */
+static void gather_begin(const struct masked *masked, uint8_t *mask)
+{
+    unsigned size = masked->element, vector = masked->vector;
+    for (unsigned i = 0; i < vector / size; i++) {
+        memset(mask + i * size, is_chosen(mask, size, i) ? 0xff : 0, size);
+    }
+    memset(mask + vector, 0, 32 - vector);
+}
+
 /* SDM 2C "VPGATHERDD": an element that has arrived, or is not wanted, has its mask
  * cleared, so a fault in a later one restarts behind it. */
 static const struct insn *gather(struct cpu *cpu, const struct insn *insn)
@@ -149,6 +165,10 @@ static const struct insn *gather(struct cpu *cpu, const struct insn *insn)
     const union x86_vector *index = &cpu->state.vec[masked.index];
     unsigned size = masked.element;
     uint64_t origin = insn_offset(cpu, insn);
+    bool is_amd = cpu->cpuid->vendor == CPU_VENDOR_AMD;
+    if (!is_amd) {
+        gather_begin(&masked, mask);
+    }
     for (unsigned i = 0; i < masked.count; i++) {
         if (is_chosen(mask, size, i)) {
             int64_t step =
@@ -160,6 +180,9 @@ static const struct insn *gather(struct cpu *cpu, const struct insn *insn)
                 return insn_fault(cpu, insn);
             }
             memcpy(data + i * size, &loaded.value, size);
+            if (!is_amd) { /* with the first element */
+                memset(data + masked.vector, 0, 32 - masked.vector);
+            }
         }
         memset(mask + i * size, 0, size);
     }
@@ -221,7 +244,8 @@ static bool bind_gather(const struct binding *binding, struct masked *masked,
     masked->element = is_double ? 8 : 4;
     unsigned widest =
         masked->element > masked->index_size ? masked->element : masked->index_size;
-    masked->count = (uint8_t)((binding->decoded->raw.vex.L ? 32 : 16) / widest);
+    masked->vector = binding->decoded->raw.vex.L ? 32 : 16;
+    masked->count = (uint8_t)(masked->vector / widest);
     masked->data = number_of(&operand[0]);
     masked->index = (uint8_t)ZydisRegisterGetId(operand[1].mem.index);
     masked->mask = number_of(&operand[2]);

@@ -20,11 +20,14 @@ OPERATION(mov_to_segment)
            transfer_load_segment(cpu, insn->dst, selector);
 }
 
-/* SDM 2B "PUSH": 16 bits are written where a 32-bit operand size moves the pointer by 4;
- * zero-extending is the documented alternative. */
+/* SDM 2B "PUSH": with an operand size of 32 bits a selector is zero-extended, or 16 bits
+ * of the place are written and the others left. Intel's processors do the latter, AMD's
+ * the former. */
 OPERATION(push_segment)
 {
-    return stack_push(cpu, insn->size, cpu->state.seg[insn->src].selector);
+    bool is_amd = cpu->cpuid->vendor == CPU_VENDOR_AMD;
+    unsigned stored = insn->size == 4 && !is_amd ? 2 : insn->size;
+    return stack_push_part(cpu, insn->size, stored, cpu->state.seg[insn->src].selector);
 }
 
 OPERATION(pop_segment)

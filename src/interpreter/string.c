@@ -58,6 +58,18 @@ static bool string_linear(struct cpu *cpu, enum x86_segment_register reg, uint64
     return true;
 }
 
+/* The second operand lies beyond its segment: if the first cannot be read, that is the
+ * fault. */
+static void string_prefer_fault(struct cpu *cpu, uint64_t first_linear, unsigned size)
+{
+    struct x86_exception fault = cpu->fault;
+    cpu->has_fault = false;
+    if (access_load(cpu, first_linear, size).ok) {
+        cpu->fault = fault;
+        cpu->has_fault = true;
+    }
+}
+
 static uint64_t smaller(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
@@ -114,8 +126,11 @@ static void copy_forward(uint8_t *to, const uint8_t *from, uint64_t count, unsig
 static uint64_t movs_chunk(struct cpu *cpu, struct run *run)
 {
     uint64_t from_linear = 0, to_linear = 0;
-    if (!string_linear(cpu, run->source, run->si, run->size, false, &from_linear) ||
-        !string_linear(cpu, X86_ES, run->di, run->size, true, &to_linear)) {
+    if (!string_linear(cpu, run->source, run->si, run->size, false, &from_linear)) {
+        return 0;
+    }
+    if (!string_linear(cpu, X86_ES, run->di, run->size, true, &to_linear)) {
+        string_prefer_fault(cpu, from_linear, run->size);
         return 0;
     }
 
@@ -228,8 +243,12 @@ static void compare_end(struct cpu *cpu, struct run *run, uint64_t a, uint64_t b
 static uint64_t cmps_chunk(struct cpu *cpu, struct run *run)
 {
     uint64_t left_linear = 0, right_linear = 0;
-    if (!string_linear(cpu, run->source, run->si, run->size, false, &left_linear) ||
-        !string_linear(cpu, X86_ES, run->di, run->size, false, &right_linear)) {
+    /* Of two that fault, processors report the destination's. */
+    if (!string_linear(cpu, X86_ES, run->di, run->size, false, &right_linear)) {
+        return 0;
+    }
+    if (!string_linear(cpu, run->source, run->si, run->size, false, &left_linear)) {
+        string_prefer_fault(cpu, right_linear, run->size);
         return 0;
     }
 
@@ -238,7 +257,6 @@ static uint64_t cmps_chunk(struct cpu *cpu, struct run *run)
     const uint8_t *left = count > 1 ? string_host(cpu, left_linear, run->size) : NULL;
     const uint8_t *right = count > 1 ? string_host(cpu, right_linear, run->size) : NULL;
     if (!left || !right) {
-        /* Of two that fault, processors report the destination's. */
         struct loaded b = access_load(cpu, right_linear, run->size);
         if (!b.ok) {
             return 0;
@@ -410,6 +428,15 @@ static void set_resume(struct cpu *cpu, const struct insn *insn)
     cpu->resume_count = cpu->retired + insn->ordinal; /* as insn_again leaves it */
 }
 
+/* SDM 2B "REP": a fault between two comparisons, and an interrupt as well, shows the
+ * flags from before the instruction; on AMD's processors those of the last comparison. */
+static void string_suspend(struct cpu *cpu, arith_t before)
+{
+    if (cpu->cpuid->vendor != CPU_VENDOR_AMD) {
+        cpu->arith = before;
+    }
+}
+
 /* The virtual clock counts iterations; the instruction itself is counted when it retires.
  */
 static enum outcome string_run(struct cpu *cpu, const struct insn *insn,
@@ -426,6 +453,7 @@ static enum outcome string_run(struct cpu *cpu, const struct insn *insn,
         .repeat = insn->aux,
         .source = insn->src,
     };
+    arith_t before = cpu->arith;
     for (unsigned chunks = 0; run.count; chunks++) {
         /* It may have overwritten itself. */
         bool has_to_look =
@@ -436,11 +464,13 @@ static enum outcome string_run(struct cpu *cpu, const struct insn *insn,
             if (chunks) {
                 set_resume(cpu, insn);
             }
+            string_suspend(cpu, before);
             return OUTCOME_AGAIN;
         }
         run.most = smaller(run.count, cpu->limit - cpu->counted);
         uint64_t done = chunk(cpu, &run);
         if (!done) {
+            string_suspend(cpu, before);
             return OUTCOME_FAULT;
         }
         string_advance(cpu, &run, uses, done);

@@ -83,33 +83,61 @@ static bool run_load(struct cpu *cpu, const struct insn *insn, uint64_t ea)
     return loaded.ok;
 }
 
+/* 80 bits. Intel's processors store the significand first, and leave it stored if the
+ * rest faults. */
+static bool run_store_wide(struct cpu *cpu, uint64_t ea, uint64_t significand)
+{
+    if (cpu->cpuid->vendor == CPU_VENDOR_AMD) {
+        return access_write(cpu, ea, cpu->operand, 10);
+    }
+    uint16_t rest;
+    memcpy(&rest, (const uint8_t *)cpu->operand + 8, sizeof(rest));
+    return access_store(cpu, ea, 8, significand) && access_store(cpu, ea + 8, 2, rest);
+}
+
 static bool run_store(struct cpu *cpu, const struct insn *insn, uint64_t ea)
 {
     const struct x86_fpu *fpu = &cpu->state.fpu;
-    /* Unmasked exceptions but precision suppress the store (SDM 1 8.5). */
+    /* Unmasked exceptions but precision suppress the store (SDM 1 8.5), and whether it
+     * would have faulted. */
     if (fpu->fsw & ~fpu->fcw & X87_FSW_FLAGS & ~X87_FSW_PE) {
+        cpu->has_fault = false;
         return true;
-    }
-    if (insn->size > 8) {
-        return access_write(cpu, ea, cpu->operand, insn->size);
     }
     uint64_t value;
     memcpy(&value, cpu->operand, sizeof(value));
+    if (insn->size > 8) {
+        return run_store_wide(cpu, ea, value);
+    }
     return access_store(cpu, ea, insn->size, value);
 }
 
-/* The last instruction's pointers (SDM 1 8.1.8). dst: ModRM, src: opcode. */
-static void set_pointers(struct cpu *cpu, const struct insn *insn, uint64_t offset)
+/* The last instruction's pointers (SDM 1 8.1.8, 8.1.9): the data's is an offset in its
+ * segment. dst: ModRM, src: opcode. */
+static void set_pointers(struct cpu *cpu, const struct insn *insn)
 {
     struct x86_fpu *fpu = &cpu->state.fpu;
-    fpu->fop = (uint16_t)((insn->src & 7) << 8 | insn->dst);
+    bool has_exception = fpu->fsw & X87_FSW_ES;
+    bool is_amd = cpu->cpuid->vendor == CPU_VENDOR_AMD;
+    if (is_amd || has_exception) {
+        fpu->fop = (uint16_t)((insn->src & 7) << 8 | insn->dst);
+    }
     fpu->fip = insn_rip(cpu, insn);
     fpu->fcs = cpu->state.seg[X86_CS].selector;
-    if (insn->aux & (RUN_LOADS | RUN_STORES)) {
-        fpu->fdp = offset;
+    bool sets_data = has_exception || !cpuid_has(cpu->cpuid, CPU_FDP_EXCEPTION_ONLY);
+    if (sets_data && insn->aux & (RUN_LOADS | RUN_STORES)) {
         unsigned segment = insn->special ? insn->special & INSN_SEGMENT : X86_DS;
+        fpu->fdp = insn_truncated_offset(cpu, insn);
         fpu->fds = cpu->state.seg[segment].selector;
     }
+}
+
+/* Which comes first, an unmasked exception or a fault of the store that it suppresses:
+ * AMD's processors look at the memory first. */
+static bool store_is_possible(struct cpu *cpu, const struct insn *insn, uint64_t ea)
+{
+    return cpu->cpuid->vendor != CPU_VENDOR_AMD ||
+           access_probe(cpu, ea, insn->size, true);
 }
 
 static const struct insn *x87_run(struct cpu *cpu, const struct insn *insn)
@@ -125,29 +153,29 @@ static const struct insn *x87_run(struct cpu *cpu, const struct insn *insn)
         return insn_fault(cpu, insn);
     }
     if (insn->aux & RUN_STORES && (!access_check_alignment(cpu, ea, alignment_of(insn)) ||
-                                   !access_probe(cpu, ea, insn->size, true))) {
+                                   !store_is_possible(cpu, insn, ea))) {
         return insn_fault(cpu, insn);
     }
     uint8_t *image = cpu->native->image;
+    struct x86_fpu before = cpu->state.fpu;
     image_from(image, &cpu->state.fpu);
     ((native_stub *)(uintptr_t)insn->extra)(cpu, insn, cpu->operand, image);
     image_to(image, &cpu->state.fpu);
-    if (!(insn->aux & RUN_CONTROLS)) {
-        set_pointers(cpu, insn, ea);
-    }
     if (insn->aux & RUN_STORES && !run_store(cpu, insn, ea)) {
+        cpu->state.fpu = before;
         return insn_fault(cpu, insn);
+    }
+    if (!(insn->aux & RUN_CONTROLS)) {
+        set_pointers(cpu, insn);
     }
     NEXT(cpu, insn);
 }
 
-/* Leaves the last instruction's pointers alone; AMD's processors count FNOP as one that
- * sets them. */
+/* Leaves the last instruction's pointers alone. FNOP, a control instruction to SDM 1
+ * 8.3.11, sets them on all processors at hand. */
 static bool is_control(const struct binding *binding)
 {
-    return binding->decoded->mnemonic == ZYDIS_MNEMONIC_FLDCW ||
-           (binding->decoded->mnemonic == ZYDIS_MNEMONIC_FNOP &&
-            binding->cpu->cpuid->vendor != CPU_VENDOR_AMD);
+    return binding->decoded->mnemonic == ZYDIS_MNEMONIC_FLDCW;
 }
 
 static bool bind_run(struct binding *binding, const struct insn_row *row,

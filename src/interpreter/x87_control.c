@@ -159,9 +159,11 @@ static struct environment environment_from(const struct cpu *cpu, bool is_16)
         env.field[6] = (dp >> 16) << 12;
     } else {
         env.field[3] = (uint32_t)fpu->fip;
-        env.field[4] = fpu->fcs | (uint32_t)fpu->fop << 16;
+        /* SDM 1 8.1.8: or both selectors as 0. */
+        bool has_selectors = !cpuid_has(cpu->cpuid, CPU_ZERO_FCS_FDS);
+        env.field[4] = (has_selectors ? fpu->fcs : 0) | (uint32_t)fpu->fop << 16;
         env.field[5] = (uint32_t)fpu->fdp;
-        env.field[6] = fpu->fds;
+        env.field[6] = has_selectors ? fpu->fds : 0;
     }
     if (!is_16) {
         static const uint8_t reserved[] = {0, 1, 2, 6};

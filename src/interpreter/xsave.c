@@ -44,7 +44,8 @@ static void save_x87(const struct cpu *cpu, bool is_wide, uint8_t *area)
     memcpy(area + AREA_FIP, &fpu->fip, 8);
     memcpy(area + AREA_FDP, &fpu->fdp, 8);
     if (!is_wide) {
-        uint32_t fcs = fpu->fcs, fds = fpu->fds;
+        bool has_selectors = !cpuid_has(cpu->cpuid, CPU_ZERO_FCS_FDS);
+        uint32_t fcs = has_selectors ? fpu->fcs : 0, fds = has_selectors ? fpu->fds : 0;
         memcpy(area + AREA_FIP + 4, &fcs, 4);
         memcpy(area + AREA_FDP + 4, &fds, 4);
     }

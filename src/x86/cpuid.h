@@ -65,11 +65,13 @@ enum cpu_feature {
     CPU_FSGSBASE,
     CPU_TSC_ADJUST,
     CPU_BMI1,
+    CPU_FDP_EXCEPTION_ONLY, /* x87's data pointer is set by unmasked exceptions only */
     CPU_AVX2,
     CPU_SMEP,
     CPU_BMI2,
     CPU_ERMS,
     CPU_INVPCID,
+    CPU_ZERO_FCS_FDS, /* x87's selectors are always saved as 0 */
     CPU_RDSEED,
     CPU_ADX,
     CPU_SMAP,

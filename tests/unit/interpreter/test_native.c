@@ -204,11 +204,10 @@ static enum outcome on_host(struct host_state *state, const uint8_t *bytes,
         return RAN;
     }
     __asm__ volatile("emms\n vzeroupper");
-    if (number == SIGFPE) {
-        state->mxcsr = fault_mxcsr;
-        return FAULTED_SIMD;
-    }
-    return number == SIGILL ? FAULTED_OPCODE : FAULTED_MEMORY;
+    state->mxcsr = fault_mxcsr;
+    return number == SIGFPE   ? FAULTED_SIMD
+           : number == SIGILL ? FAULTED_OPCODE
+                              : FAULTED_MEMORY;
 }
 
 static void describe(const struct prepared *prepared, const uint8_t *bytes,

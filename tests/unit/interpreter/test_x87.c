@@ -292,17 +292,41 @@ static enum outcome execute(const uint8_t *bytes)
     return processor_execute(&processor, &prepared);
 }
 
+/* SDM 1 8.1.9: Intel's processors keep the opcode of unmasked exceptions only; 8.1.8:
+ * with CPUID's bit for it, also the data pointer. */
 static void test_pointers_are_the_guests(void **state)
 {
     struct x86_fpu *fpu = &processor.cpu->state.fpu;
-    x87_init(fpu);
-    processor.cpu->reg[X86_RBX] = DATA_PAGE + 64;
-    assert_int_equal(execute((const uint8_t[16]){0xdd, 0x03}), RAN); /* fld qword [rbx] */
-    assert_int_equal(fpu->fip, processor.cpu->reg[REG_CODE_BASE]);
-    assert_int_equal(fpu->fdp, DATA_PAGE + 64);
-    assert_int_equal(fpu->fop, 0x503);
-    assert_int_equal(execute((const uint8_t[16]){0xd9, 0x7b, 0x10}), RAN); /* fnstcw */
-    assert_int_equal(fpu->fop, 0x503);
+    struct cpuid_policy policy = processor.policy;
+    for (unsigned i = 0; i < 4; i++) {
+        bool has_all = i & 1, is_amd = i & 2;
+        uint64_t bit = 1ull << CPU_FDP_EXCEPTION_ONLY % 64;
+        processor.policy.vendor = is_amd ? CPU_VENDOR_AMD : CPU_VENDOR_INTEL;
+        processor.policy.features[CPU_FDP_EXCEPTION_ONLY / 64] &= ~bit;
+        processor.policy.features[CPU_FDP_EXCEPTION_ONLY / 64] |= has_all ? 0 : bit;
+        x87_init(fpu);
+        processor.cpu->reg[X86_RBX] = DATA_PAGE + 64;
+        assert_int_equal(execute((const uint8_t[16]){0xdd, 0x03}), RAN); /* fld [rbx] */
+        assert_int_equal(fpu->fip, processor.cpu->reg[REG_CODE_BASE]);
+        assert_int_equal(fpu->fdp, has_all ? DATA_PAGE + 64 : 0);
+        assert_int_equal(fpu->fop, is_amd ? 0x503 : 0);
+        fpu->fcw &= (uint16_t)~1u;
+        assert_int_equal(execute((const uint8_t[16]){0xd8, 0x43, 0x10}), RAN); /* fadd */
+        bool has_exception = fpu->fsw & X87_FSW_ES;
+        assert_int_equal(fpu->fdp, has_all || has_exception ? DATA_PAGE + 64 + 0x10 : 0);
+        assert_int_equal(fpu->fop, is_amd || has_exception ? 0x043 : 0);
+        x87_init(fpu);
+        assert_int_equal(execute((const uint8_t[16]){0xd9, 0xe8}), RAN); /* fld1 */
+        assert_int_equal(execute((const uint8_t[16]){0xd9, 0x7b, 0x10}),
+                         RAN); /* fnstcw */
+        assert_int_equal(fpu->fop, is_amd ? 0x1e8 : 0);
+        fpu->fcw &= (uint16_t)~1u;
+        fpu->ftw = 0xff;
+        assert_int_equal(execute((const uint8_t[16]){0xd9, 0xe8}), RAN); /* overflows */
+        assert_true(fpu->fsw & X87_FSW_ES);
+        assert_int_equal(fpu->fop, 0x1e8);
+    }
+    processor.policy = policy;
 }
 
 static void test_state_gates(void **state)
