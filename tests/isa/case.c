@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "x86/flags.h"
+
 uint8_t isa_images[ISA_IMAGE_COUNT][ISA_MEMORY_SIZE];
 
 static uint64_t pick(uint64_t *random, uint64_t below)
@@ -180,7 +182,7 @@ static void fill_extended(uint64_t *random, uint8_t *to)
     memcpy(to + 8, &exponent, 2);
 }
 
-void isa_vector_fill(struct isa_vector *vector, const struct isa_case *test)
+static void fill_vector(struct isa_vector *vector, const struct isa_case *test)
 {
     uint64_t random = test->vector_seed;
 
@@ -189,6 +191,7 @@ void isa_vector_fill(struct isa_vector *vector, const struct isa_case *test)
     vector->fx.fsw = test->fsw;
     vector->fx.ftw = test->ftw;
     vector->fx.mxcsr = test->mxcsr;
+    vector->header[0] = 7; /* XSTATE_BV: x87, SSE, AVX */
     if (!random) {
         return;
     }
@@ -200,6 +203,16 @@ void isa_vector_fill(struct isa_vector *vector, const struct isa_case *test)
         fill_lanes(&random, vector->fx.xmm[i], kind);
         fill_lanes(&random, vector->ymm_high[i], kind);
     }
+}
+
+void isa_input_complete(struct isa_input *input)
+{
+    const struct isa_case *test = &input->test;
+
+    fill_vector(&input->vector, test);
+    input->rip = ISA_CODE + test->code_offset;
+    input->flags = test->flags | X86_FLAG_1 | X86_FLAG_IF;
+    input->selector = test->bits == 32 ? ISA_CODE32 : ISA_CODE64;
 }
 
 static uint64_t image_word(uint64_t *random)
@@ -227,7 +240,8 @@ void isa_images_init(void)
     uint64_t random = 1;
 
     for (unsigned image = 0; image < ISA_IMAGE_COUNT; image++) {
-        for (unsigned i = 0; i < ISA_MEMORY_SIZE; i += 8) {
+        memset(isa_images[image], ISA_OP_INT3, ISA_PAGE);
+        for (unsigned i = ISA_PAGE; i < ISA_MEMORY_SIZE; i += 8) {
             uint64_t word = image_word(&random);
 
             memcpy(&isa_images[image][i], &word, 8);

@@ -1,51 +1,45 @@
 #pragma once
 /*
- * One test case: a few instructions, the state they start from, and what came of them on
- * the host's processor or on ours.
+ * One test case: some instructions, the state they start from, and what came of them on
+ * the host's processor or on one of our engines.
  *
  * Both sides see the same linear addresses, far below where the test program itself is:
- * two pages of code, then data and stack among pages that are not mapped.
+ * three pages of code, the last of which can be written; then data and stack among pages
+ * that are not mapped. A case that ends by itself runs into the breakpoints around it.
  */
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#define ISA_PAGE       4096u
-#define ISA_CODE       0x10000000u /* two pages, read and execute */
-#define ISA_DATA       0x20000000u /* two pages, read and write; the third only read */
-#define ISA_STACK      0x30000000u /* one page, read and write */
-
-#define ISA_CODE_PAGES 2u
-#define ISA_DATA_PAGES 3u
-/* Data and stack, in this order; the code is apart. */
-#define ISA_MEMORY_PAGES (ISA_DATA_PAGES + 1)
-#define ISA_MEMORY_SIZE  (ISA_MEMORY_PAGES * ISA_PAGE)
+#include "layout.h"
 
 /* Where FS and GS point: into the first data page. */
-#define ISA_FS_BASE     (ISA_DATA + 0x400)
-#define ISA_GS_BASE     (ISA_DATA + 0x800)
+#define ISA_FS_BASE (ISA_DATA + 0x400)
+#define ISA_GS_BASE (ISA_DATA + 0x800)
 
-#define ISA_CODE_MAX    120
-#define ISA_IMAGE_COUNT 8 /* different contents of memory to start with */
+#define ISA_OP_INT3 0xcc /* what fills the rest of the code pages: the way out */
 
-#define ISA_OP_INT3     0xcc /* what fills the rest of the code pages: the way out */
+/* The selectors of a Linux program, and of our guest's. */
+#define ISA_CODE64 0x33u
+#define ISA_CODE32 0x23u
+#define ISA_DATA32 0x2bu /* in SS, DS and ES */
 
 struct isa_case {
     uint64_t gpr[16];
     uint64_t vector_seed; /* of x87 and vector registers; 0: all zero */
-    uint32_t flags;       /* the arithmetic ones, DF, TF */
+    uint32_t flags;       /* the arithmetic ones, DF, TF, AC */
     uint32_t mxcsr;
     uint16_t fcw, fsw;
     uint8_t ftw;          /* as FXSAVE has it: bit i set: physical register i is in use */
     uint8_t bits;         /* 64, or 32: compatibility mode */
     uint8_t image;        /* of memory */
-    uint8_t code_length;  /* in bytes */
+    bool is_stepped;      /* our side: stepped by a debugger, if the engine can be */
+    uint16_t code_length; /* in bytes */
     uint16_t code_offset; /* from ISA_CODE */
-    bool is_stepped;      /* our side: instruction by instruction, not in blocks */
     uint8_t code[ISA_CODE_MAX];
 };
 
-/* x87 and SSE as FXSAVE64 has it, and the upper halves of the AVX registers. */
+/* x87, SSE and AVX as XSAVE64 has them, the header with all three in use. */
 struct isa_vector {
     struct {
         uint16_t fcw, fsw;
@@ -57,26 +51,35 @@ struct isa_vector {
         uint8_t xmm[16][16];
         uint8_t unused[96];
     } fx;
+    uint64_t header[8];
     uint8_t ymm_high[16][16];
-};
+} __attribute__((aligned(64)));
 
-_Static_assert(sizeof(struct isa_vector) == 512 + 256, "layout of FXSAVE64");
+/* What both sides are given: the case, and what follows from it. */
+struct isa_input {
+    struct isa_vector vector;
+    uint64_t rip, flags, selector; /* of CS */
+    struct isa_case test;
+};
 
 enum isa_end {
     ISA_NOT_RUN,
-    ISA_EXCEPTION, /* the normal end: #BP behind the last instruction, or a fault */
+    ISA_EXCEPTION = ISA_END_EXCEPTION, /* the normal end: #BP, or a fault */
     ISA_HUNG,
-    ISA_DIED,    /* the child: nothing is known about the result */
+    ISA_DIED,    /* the child, or the engine: nothing is known about the result */
     ISA_SYSCALL, /* the code reached a system call */
 };
 
+enum { ISA_ES, ISA_CS, ISA_SS, ISA_DS, ISA_FS, ISA_GS, ISA_SEGMENTS };
+
 struct isa_result {
-    uint32_t end; /* enum isa_end */
-    uint32_t vector, error;
-    uint64_t address; /* of a page fault */
+    struct isa_vector vector;
     uint64_t gpr[16], rip, flags;
-    uint64_t memory; /* hash of the pages */
-    struct isa_vector state;
+    uint64_t address; /* of a page fault */
+    uint64_t fs_base, gs_base;
+    uint32_t end; /* enum isa_end */
+    uint32_t exception, error;
+    uint16_t selector[ISA_SEGMENTS];
 };
 
 /* The same bits at every run. */
@@ -93,24 +96,8 @@ static inline uint64_t isa_random(uint64_t *state)
 extern uint8_t isa_images[ISA_IMAGE_COUNT][ISA_MEMORY_SIZE];
 void isa_images_init(void);
 
-/* The x87 and vector registers that a case starts with. */
-void isa_vector_fill(struct isa_vector *vector, const struct isa_case *test);
+/* Fills what follows from input->test. */
+void isa_input_complete(struct isa_input *input);
 
 /* Interesting values: extremes, powers of two, pointers into the pages, or anything. */
 uint64_t isa_value(uint64_t *random);
-
-/* A hash over the memory pages. */
-static inline __attribute__((always_inline)) uint64_t isa_hash(uint64_t hash,
-                                                               const uint8_t *page)
-{
-    const uint64_t *word = (const uint64_t *)(const void *)page;
-    uint64_t lane[4] = {hash, 1, 2, 3};
-
-    for (unsigned i = 0; i < ISA_PAGE / 8; i += 4) {
-        for (unsigned k = 0; k < 4; k++) {
-            lane[k] = (lane[k] ^ word[i + k]) * 0x9e3779b97f4a7c15ull;
-            lane[k] ^= lane[k] >> 29;
-        }
-    }
-    return lane[0] ^ lane[1] << 1 ^ lane[2] << 2 ^ lane[3] << 3;
-}

@@ -1,12 +1,14 @@
 /*
- * Differential test of the interpreter against the bare processor: regressions first,
- * then hand-written programs, then cases made from the table of all instruction forms.
+ * Differential test of an engine against the bare processor: regressions first, then
+ * hand-written programs, then the cases of a seed (campaign.h).
  *
- *     isa_differential [--seed N] [--cases N] [--endless] [--row MNEMONIC] [--failures N]
- *                      [--list]
+ *     isa_differential [--engine NAME] [--seed N] [--first N] [--cases N | --forever]
+ *                      [--row MNEMONIC] [--failures N] [--coverage FILE] [--complete]
+ *                      [--undefined]
  *
- * Ends with 1 if anything differs, after printing each difference, shrunk, with an entry
- * for regressions.c.
+ * Ends with 1 if anything differs, after printing each difference with its number (run it
+ * again by --seed S --first N --cases 1), shrunk, and as an entry for regressions.c; and
+ * if --complete was given and some form of an instruction was not executed.
  */
 
 #include <stdio.h>
@@ -16,124 +18,196 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "campaign.h"
 #include "compare.h"
+#include "coverage.h"
 #include "form.h"
-#include "generate.h"
 #include "guest.h"
-#include "interpreter/insn.h"
-#include "native.h"
+#include "host.h"
 #include "programs.h"
 #include "regressions.h"
 #include "shrink.h"
+#include "undefined.h"
 
-#define EXIT_SKIPPED 77 /* what Meson takes as "not on this host" */
+#define EXIT_SKIPPED     77 /* what Meson takes as "not on this host" */
+#define PROGRESS_SECONDS 10
 
 struct options {
-    uint64_t seed, cases;
-    bool is_endless, wants_list;
+    const char *engine, *coverage;
+    uint64_t seed, first, cases;
+    bool is_endless, must_be_complete, wants_undefined;
     ZydisMnemonic row; /* or ZYDIS_MNEMONIC_INVALID for all */
     unsigned failures_max;
 };
 
-struct run {
-    struct native *native;
-    struct guest *guest;
-    bool has_compat;
-    uint64_t done, voided, failed;
-    struct options options;
-    uint64_t random;
-    uint64_t next; /* number of the case being made */
-    unsigned batch_group[NATIVE_BATCH];
+struct batch {
+    unsigned count;
+    struct isa_input input[ISA_BATCH];
+    struct campaign_case made[ISA_BATCH];
 };
 
-#define NO_GROUP UINT32_MAX
+struct run {
+    struct host *host;
+    struct guest *guest;
+    struct campaign campaign;
+    uint64_t done, voided, failed, shown;
+    uint64_t end, next; /* numbers of cases */
+    time_t started, told;
+    struct options options;
+    struct batch batch[2]; /* one being run, one being made */
+};
 
 /* ---- One case, both ways ---- */
 
-static bool run_one(struct run *run, const struct isa_case *test,
-                    struct isa_result *native, struct isa_result *ours)
+static bool run_both(struct run *run, struct isa_input *input,
+                     struct compare_side *native, struct compare_side *ours)
 {
-    native_cases(run->native)[0] = *test;
-    native_start(run->native, 1);
-    const struct isa_result *result = native_finish(run->native);
-    if (!result) {
-        return false;
-    }
-    *native = result[0];
-    memset(ours, 0, sizeof(*ours));
-    guest_run(run->guest, test, ours);
-    return true;
+    isa_input_complete(input);
+    host_start(run->host, input, 1);
+    bool ok = guest_run(run->guest, input, 1);
+    ok &= host_finish(run->host);
+    *native = (struct compare_side){host_result(run->host, 0), host_memory(run->host, 0)};
+    *ours =
+        (struct compare_side){guest_result(run->guest, 0), guest_memory(run->guest, 0)};
+    return ok;
 }
 
 static bool still_fails(void *opaque, const struct isa_case *test)
 {
-    struct isa_result native, ours;
+    struct isa_input input = {.test = *test};
+    struct compare_side native, ours;
 
-    return run_one(opaque, test, &native, &ours) && !compare_is_void(&native) &&
-           !compare_equal(test, &native, &ours);
+    return run_both(opaque, &input, &native, &ours) && !compare_is_void(native.result) &&
+           !undefined_is_read(test) && !compare_equal(test, &native, &ours);
 }
 
-static void report(struct run *run, struct isa_case test)
+#define KINDS_MAX  256
+#define KIND_SHOWN 2 /* differences of one kind that are printed */
+
+/* How often a case of these instructions was already different. */
+static unsigned count_kind(const struct isa_case *test)
 {
-    struct isa_result native, ours;
+    static struct {
+        uint64_t kind;
+        unsigned count;
+    } seen[KINDS_MAX];
+    uint64_t kind = compare_kind(test);
+
+    for (unsigned i = 0; i < KINDS_MAX; i++) {
+        if (seen[i].count == 0 || seen[i].kind == kind) {
+            seen[i].kind = kind;
+            return seen[i].count++;
+        }
+    }
+    return 0;
+}
+
+static void report(struct run *run, const struct isa_case *original,
+                   const struct campaign_case *made)
+{
+    struct isa_input input = {.test = *original};
+    struct compare_side native, ours;
 
     run->failed++;
-    printf("\nDIFFERENCE %lu\n", run->failed);
-    if (!still_fails(run, &test)) {
-        printf("  only among others, not alone:\n");
-        compare_print_case(stdout, &test);
+    bool is_alone = still_fails(run, original);
+    if (is_alone) {
+        shrink(&input.test, still_fails, run);
+    }
+    unsigned shown = count_kind(&input.test);
+    if (shown >= KIND_SHOWN) {
         return;
     }
-    shrink(&test, still_fails, run);
-    run_one(run, &test, &native, &ours);
-    compare_print_case(stdout, &test);
-    printf("  end: vector %u at %#lx\n", native.vector, native.rip);
-    compare_print(stdout, &test, &native, &ours, native_memory(run->native),
-                  guest_memory(run->guest));
-    compare_print_entry(stdout, &test);
+    run->shown++;
+    printf("\nDIFFERENCE %lu", run->failed);
+    if (made) {
+        printf(": case %lu of seed %lu", made->number, run->campaign.seed);
+    }
+    printf("\n");
+    if (!is_alone) {
+        printf("  only among others, not alone:\n");
+        compare_print_case(stdout, original);
+        return;
+    }
+    run_both(run, &input, &native, &ours);
+    compare_print_case(stdout, &input.test);
+    printf("  end: vector %u at %#lx\n", native.result->exception, native.result->rip);
+    compare_print(stdout, &input.test, &native, &ours);
+    compare_print_entry(stdout, &input.test);
     fflush(stdout);
 }
 
 /* ---- Batches ---- */
 
-/* Compares what is in the native runner's batch. */
-static bool run_batch(struct run *run, unsigned count)
+static void note_case(struct run *run, const struct batch *batch, unsigned i)
 {
-    static struct isa_case tests[NATIVE_BATCH];
-    static struct isa_result ours[NATIVE_BATCH];
-    static bool is_different[NATIVE_BATCH];
+    const struct isa_result *native = host_result(run->host, i);
+    const struct isa_case *test = &batch->input[i].test;
 
-    memcpy(tests, native_cases(run->native), count * sizeof(tests[0]));
-    native_start(run->native, count);
-    for (unsigned i = 0; i < count; i++) {
-        guest_run(run->guest, &tests[i], &ours[i]);
+    if (batch->made[i].form != CAMPAIGN_NO_FORM) {
+        coverage_single(batch->made[i].form, test, native);
+    } else if (batch->made[i].is_sequence) {
+        coverage_sequence(test, native);
     }
-    const struct isa_result *native = native_finish(run->native);
-    if (!native) {
-        return false;
-    }
-    for (unsigned i = 0; i < count; i++) {
-        bool is_void = compare_is_void(&native[i]);
+}
 
-        run->voided += is_void;
-        is_different[i] = !is_void && !compare_equal(&tests[i], &native[i], &ours[i]);
+static void compare_batch(struct run *run, struct batch *batch)
+{
+    bool is_different[ISA_BATCH] = {false};
+
+    for (unsigned i = 0; i < batch->count; i++) {
+        const struct compare_side native = {host_result(run->host, i),
+                                            host_memory(run->host, i)};
+        const struct compare_side ours = {guest_result(run->guest, i),
+                                          guest_memory(run->guest, i)};
+
+        if (compare_is_void(native.result)) {
+            run->voided++;
+            continue;
+        }
+        note_case(run, batch, i);
+        is_different[i] = !compare_equal(&batch->input[i].test, &native, &ours);
     }
-    run->done += count;
-    for (unsigned i = 0; i < count && run->failed < run->options.failures_max; i++) {
+    run->done += batch->count;
+    for (unsigned i = 0; i < batch->count && run->shown < run->options.failures_max;
+         i++) {
         if (is_different[i]) {
-            report(run, tests[i]);
+            report(run, &batch->input[i].test,
+                   batch->made[i].number ? &batch->made[i] : NULL);
         }
     }
+}
+
+/* Both sides run the batch; meanwhile the next one is made. */
+static bool run_batch(struct run *run, struct batch *batch,
+                      void (*make_next)(struct run *, struct batch *), struct batch *next)
+{
+    for (unsigned i = 0; i < batch->count; i++) {
+        isa_input_complete(&batch->input[i]);
+    }
+    host_start(run->host, batch->input, batch->count);
+    bool ok = guest_run(run->guest, batch->input, batch->count);
+    if (make_next) {
+        make_next(run, next);
+    }
+    if (!host_finish(run->host) || !ok) {
+        return false;
+    }
+    compare_batch(run, batch);
     return true;
 }
 
 static bool run_fixed(struct run *run, const struct isa_case *tests, unsigned count)
 {
-    for (unsigned first = 0; first < count; first += NATIVE_BATCH) {
-        unsigned part = count - first < NATIVE_BATCH ? count - first : NATIVE_BATCH;
+    struct batch *batch = &run->batch[0];
 
-        memcpy(native_cases(run->native), &tests[first], part * sizeof(tests[0]));
-        if (!run_batch(run, part)) {
+    for (unsigned i = 0; i < count; i++) {
+        unsigned at = i % ISA_BATCH;
+
+        batch->input[at].test = tests[i];
+        batch->made[at] = (struct campaign_case){.form = CAMPAIGN_NO_FORM};
+        batch->count = at + 1;
+        bool is_full = at + 1 == ISA_BATCH || i + 1 == count;
+        if (is_full && !run_batch(run, batch, NULL, NULL)) {
             return false;
         }
     }
@@ -142,113 +216,96 @@ static bool run_fixed(struct run *run, const struct isa_case *tests, unsigned co
 
 static bool run_programs(struct run *run)
 {
-    struct isa_case *tests = native_cases(run->native);
-    unsigned next = 0, count;
+    struct isa_case test;
 
-    do {
-        for (count = 0; count < NATIVE_BATCH && programs_make(next, &tests[count]);
-             next++) {
-            count += tests[count].bits == 64 || run->has_compat;
-        }
-        if (count && !run_batch(run, count)) {
+    for (unsigned i = 0; programs_make(i, &test); i++) {
+        bool is_possible = test.bits == 64 || run->campaign.has_compat;
+
+        if (is_possible && !run_fixed(run, &test, 1)) {
             return false;
         }
-    } while (count == NATIVE_BATCH);
+    }
     return true;
 }
 
-static struct form_group *choose_group(struct run *run)
+static void make_batch(struct run *run, struct batch *batch)
 {
-    for (;;) {
-        struct form_group *group =
-            &form_groups[isa_random(&run->random) % form_group_count];
-        bool is_wanted = run->options.row == ZYDIS_MNEMONIC_INVALID ||
-                         run->options.row == group->mnemonic;
+    batch->count = 0;
+    while (batch->count < ISA_BATCH && run->next < run->end) {
+        unsigned at = batch->count;
 
-        if (is_wanted && !group->excluded) {
-            return group;
-        }
+        batch->count += campaign_make(&run->campaign, run->next++, &batch->input[at].test,
+                                      &batch->made[at]);
     }
 }
 
-/* Case number n of a seed depends on both alone: a batch is no border. */
-static bool make_case(struct run *run, struct isa_case *test, unsigned *group_number)
+static void tell_progress(struct run *run)
 {
-    uint64_t kind = isa_random(&run->random) % 16;
-    unsigned bits = run->has_compat && isa_random(&run->random) % 4 == 0 ? 32 : 64;
+    time_t now = time(NULL);
 
-    *group_number = NO_GROUP;
-    if (run->options.row == ZYDIS_MNEMONIC_INVALID && kind < 2) {
-        return generate_sequence(&run->random, bits, test);
+    if (now - run->told < PROGRESS_SECONDS) {
+        return;
     }
-    if (run->options.row == ZYDIS_MNEMONIC_INVALID && kind == 2 &&
-        isa_random(&run->random) % 4 == 0) {
-        return generate_undefined(&run->random, bits, test);
-    }
-    struct form_group *group = choose_group(run);
-    unsigned form = group->first + isa_random(&run->random) % group->count;
-    if (!generate_single(&form_table[form], &run->random, test)) {
-        return false;
-    }
-    *group_number = (unsigned)(group - form_groups);
-    return true;
+    run->told = now;
+    printf("%s: seed %lu, case %lu: %lu cases, %lu differences, %lu/s\n",
+           run->options.engine, run->campaign.seed, run->next, run->done, run->failed,
+           run->done / (uint64_t)(now - run->started + 1));
+    fflush(stdout);
 }
 
 static bool run_generated(struct run *run)
 {
-    uint64_t end = run->options.is_endless ? UINT64_MAX : run->options.cases;
+    struct batch *now = &run->batch[0], *next = &run->batch[1];
 
-    while (run->next < end && run->failed < run->options.failures_max) {
-        struct isa_case *tests = native_cases(run->native);
-        unsigned count = 0;
-
-        while (count < NATIVE_BATCH && run->next < end) {
-            run->random = run->options.seed * 0x2545f4914f6cdd1dull + run->next++;
-            isa_random(&run->random);
-            run->random = isa_random(&run->random);
-            unsigned group;
-            if (make_case(run, &tests[count], &group)) {
-                count++;
-                if (group != NO_GROUP) {
-                    form_groups[group].cases++;
-                }
-            }
-        }
-        if (!run_batch(run, count)) {
+    make_batch(run, now);
+    while (now->count > 0 && run->shown < run->options.failures_max) {
+        if (!run_batch(run, now, make_batch, next)) {
             return false;
         }
-        if (run->options.is_endless && run->next % (1024 * NATIVE_BATCH) == 0) {
-            printf("%lu cases, %lu differences\n", run->done, run->failed);
-            fflush(stdout);
+        struct batch *done = now;
+        now = next;
+        next = done;
+        if (run->options.is_endless) {
+            tell_progress(run);
         }
     }
     return true;
 }
 
-/* ---- Coverage ---- */
+/* ---- Reports ---- */
 
-static void print_coverage(const struct run *run)
+static bool print_coverage(const struct run *run)
 {
-    unsigned excluded = 0, tested = 0, untested = 0, forms = 0;
-
-    for (unsigned i = 0; i < form_group_count; i++) {
-        const struct form_group *group = &form_groups[i];
-
-        excluded += group->excluded != NULL;
-        tested += group->cases > 0;
-        untested += !group->excluded && group->cases == 0;
-        forms += group->excluded ? 0 : group->count;
-        if (run->options.wants_list) {
-            printf("%-16s %3u forms %8lu cases%s%s\n",
-                   ZydisMnemonicGetString(group->mnemonic), group->count, group->cases,
-                   group->excluded ? "  not compared: " : "",
-                   group->excluded ? group->excluded : "");
-        }
+    if (!run->options.coverage) {
+        return true;
     }
-    printf("%u mnemonics in %u forms compared (%u not reached), %u left out%s\n", tested,
-           forms, untested, excluded, run->has_compat ? "; 64- and 32-bit code" : "");
-    printf("%lu cases, %lu of them without an answer from the host, %lu differences\n",
-           run->done, run->voided, run->failed);
+    FILE *file = fopen(run->options.coverage, "w");
+    if (!file) {
+        perror(run->options.coverage);
+        return false;
+    }
+    coverage_print(file);
+    fclose(file);
+    return true;
+}
+
+static void print_undefined(void)
+{
+    static const struct {
+        uint32_t flag;
+        const char *name;
+    } flags[] = {{X86_FLAG_CF, "CF"}, {X86_FLAG_PF, "PF"}, {X86_FLAG_AF, "AF"},
+                 {X86_FLAG_ZF, "ZF"}, {X86_FLAG_SF, "SF"}, {X86_FLAG_OF, "OF"}};
+    const char *mnemonic, *section;
+    uint32_t mask;
+
+    for (unsigned n = 0; undefined_row(n, &mnemonic, &mask, &section); n++) {
+        printf("%-8s", mnemonic);
+        for (unsigned i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+            printf(" %s", mask & flags[i].flag ? flags[i].name : "  ");
+        }
+        printf("  %s\n", section);
+    }
 }
 
 /* ---- Command line ---- */
@@ -264,26 +321,59 @@ static bool find_mnemonic(const char *name, ZydisMnemonic *mnemonic)
     return false;
 }
 
+static bool parse_number(const char *text, uint64_t *number)
+{
+    char *end;
+
+    *number = strtoull(text, &end, 0);
+    return *text && !*end;
+}
+
+static bool parse_value(struct options *options, const char *name, const char *value)
+{
+    uint64_t number = 0;
+
+    if (strcmp(name, "--engine") == 0) {
+        options->engine = value;
+        return true;
+    }
+    if (strcmp(name, "--coverage") == 0) {
+        options->coverage = value;
+        return true;
+    }
+    if (strcmp(name, "--row") == 0) {
+        return find_mnemonic(value, &options->row);
+    }
+    if (!parse_number(value, &number)) {
+        return false;
+    }
+    if (strcmp(name, "--seed") == 0) {
+        options->seed = number;
+    } else if (strcmp(name, "--first") == 0) {
+        options->first = number;
+    } else if (strcmp(name, "--cases") == 0) {
+        options->cases = number;
+    } else if (strcmp(name, "--failures") == 0) {
+        options->failures_max = (unsigned)number;
+    } else {
+        return false;
+    }
+    return true;
+}
+
 static bool parse(int argc, char **argv, struct options *options)
 {
     for (int i = 1; i < argc; i++) {
-        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
-
-        if (strcmp(argv[i], "--endless") == 0) {
+        if (strcmp(argv[i], "--forever") == 0) {
             options->is_endless = true;
-        } else if (strcmp(argv[i], "--list") == 0) {
-            options->wants_list = true;
-        } else if (!value) {
+        } else if (strcmp(argv[i], "--complete") == 0) {
+            options->must_be_complete = true;
+        } else if (strcmp(argv[i], "--undefined") == 0) {
+            options->wants_undefined = true;
+        } else if (i + 1 == argc || !parse_value(options, argv[i], argv[i + 1])) {
             return false;
-        } else if (strcmp(argv[i], "--seed") == 0) {
-            options->seed = strtoull(argv[++i], NULL, 0);
-        } else if (strcmp(argv[i], "--cases") == 0) {
-            options->cases = strtoull(argv[++i], NULL, 0);
-        } else if (strcmp(argv[i], "--failures") == 0) {
-            options->failures_max = (unsigned)strtoul(argv[++i], NULL, 0);
-        } else if (strcmp(argv[i], "--row") != 0 ||
-                   !find_mnemonic(argv[++i], &options->row)) {
-            return false;
+        } else {
+            i++;
         }
     }
     return true;
@@ -299,34 +389,82 @@ static bool has_row(ZydisMnemonic row)
     return row == ZYDIS_MNEMONIC_INVALID;
 }
 
+/* The other program lies beside this one. */
+static const char *bare_path(void)
+{
+    static char path[4096];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 16);
+    char *slash = length > 0 ? memrchr(path, '/', (size_t)length) : NULL;
+
+    strcpy(slash ? slash + 1 : path, "isa_bare");
+    return path;
+}
+
+static bool set_up(struct run *run, const struct engine_ops *engine)
+{
+    isa_images_init();
+    run->host = host_new(bare_path());
+    run->guest = run->host ? guest_new(engine) : NULL;
+    if (!run->guest) {
+        return false;
+    }
+    run->started = run->told = time(NULL);
+    run->campaign = (struct campaign){run->options.seed, host_runs_compat(run->host),
+                                      run->options.row};
+    run->next = run->options.first;
+    run->end =
+        run->options.is_endless ? UINT64_MAX : run->options.first + run->options.cases;
+    return true;
+}
+
+static int run_all(struct run *run)
+{
+    const struct options *options = &run->options;
+
+    if (!form_init(guest_policy(run->guest), run->campaign.has_compat) ||
+        !has_row(options->row)) {
+        fprintf(stderr, "isa_differential: no such instruction here\n");
+        return 2;
+    }
+    bool is_whole = options->first == 0;
+    bool is_done =
+        !is_whole || (run_fixed(run, regressions, regression_count) && run_programs(run));
+    is_done = is_done && run_generated(run) && print_coverage(run);
+    bool is_complete = !options->must_be_complete ||
+                       coverage_is_complete(stdout, run->campaign.has_compat);
+    printf("engine %s, seed %lu: %lu cases, %lu of them without an answer from the host, "
+           "%lu differences\n",
+           options->engine, options->seed, run->done, run->voided, run->failed);
+    return is_done && is_complete && run->failed == 0 ? 0 : 1;
+}
+
 int main(int argc, char **argv)
 {
-    struct run run = {.options = {.seed = 1, .cases = 500000, .failures_max = 20}};
+    static struct run run = {
+        .options = {
+            .engine = "interpreter", .seed = 1, .cases = 600000, .failures_max = 20}};
 
     if (!parse(argc, argv, &run.options)) {
-        fprintf(stderr,
-                "usage: %s [--seed N] [--cases N] [--endless] [--row MNEMONIC] "
-                "[--failures N] [--list]\n",
-                argv[0]);
+        fprintf(
+            stderr,
+            "usage: %s [--engine NAME] [--seed N] [--first N] [--cases N | --forever] "
+            "[--row MNEMONIC] [--failures N] [--coverage FILE] [--complete] "
+            "[--undefined]\n",
+            argv[0]);
         return 2;
     }
-    isa_images_init();
-    run.native = native_runner_new();
-    run.guest = guest_new();
-    if (!run.native || !run.guest) {
-        return EXIT_SKIPPED;
+    if (run.options.wants_undefined) {
+        print_undefined();
+        return 0;
     }
-    run.has_compat = native_runs_compat(run.native);
-    if (!form_init(guest_policy(run.guest), run.has_compat) ||
-        !has_row(run.options.row)) {
-        fprintf(stderr, "%s: no such instruction here\n", argv[0]);
+    const struct engine_ops *engine = engine_find(run.options.engine);
+    if (!engine) {
+        fprintf(stderr, "%s: no engine %s\n", argv[0], run.options.engine);
         return 2;
     }
-    bool is_complete = run_fixed(&run, regressions, regression_count) &&
-                       run_programs(&run) && run_generated(&run);
-    print_coverage(&run);
-    native_runner_free(run.native);
+    int status = set_up(&run, engine) ? run_all(&run) : EXIT_SKIPPED;
     guest_free(run.guest);
+    host_free(run.host);
     form_fini();
-    return is_complete && run.failed == 0 ? 0 : 1;
+    return status;
 }

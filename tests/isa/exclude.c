@@ -45,14 +45,10 @@ const char *form_excluded(ZydisMnemonic mnemonic)
     return NULL;
 }
 
-/* Flags that the manuals leave undefined and that this host's units, asked twice, do not
- * answer the same. */
-static const struct {
-    ZydisMnemonic mnemonic;
-    uint32_t flags;
-} undefined[] = {
-    {ZYDIS_MNEMONIC_INVALID, 0},
-};
+const char *form_absent(ZydisMnemonic mnemonic)
+{
+    return NULL;
+}
 
 /* Calls visit for each instruction of the case; true if it ever said so. */
 static bool any_instruction(const struct isa_case *test,
@@ -88,25 +84,28 @@ static bool is_image(ZydisMnemonic mnemonic, void *opaque)
     return false;
 }
 
-bool compare_has_image(const struct isa_case *test)
+static bool is_masked_move(ZydisMnemonic mnemonic, void *opaque)
 {
-    return any_instruction(test, is_image, NULL);
-}
+    static const ZydisMnemonic moves[] = {
+        ZYDIS_MNEMONIC_MASKMOVQ,   ZYDIS_MNEMONIC_MASKMOVDQU, ZYDIS_MNEMONIC_VMASKMOVDQU,
+        ZYDIS_MNEMONIC_VMASKMOVPS, ZYDIS_MNEMONIC_VMASKMOVPD, ZYDIS_MNEMONIC_VPMASKMOVD,
+        ZYDIS_MNEMONIC_VPMASKMOVQ,
+    };
 
-static bool add_undefined(ZydisMnemonic mnemonic, void *opaque)
-{
-    uint32_t *flags = opaque;
-
-    for (unsigned i = 0; i < sizeof(undefined) / sizeof(undefined[0]); i++) {
-        *flags |= undefined[i].mnemonic == mnemonic ? undefined[i].flags : 0;
+    for (unsigned i = 0; i < sizeof(moves) / sizeof(moves[0]); i++) {
+        if (moves[i] == mnemonic) {
+            return true;
+        }
     }
     return false;
 }
 
-uint32_t compare_undefined_flags(const struct isa_case *test)
+bool compare_has_masked_move(const struct isa_case *test)
 {
-    uint32_t flags = 0;
+    return any_instruction(test, is_masked_move, NULL);
+}
 
-    any_instruction(test, add_undefined, &flags);
-    return flags;
+bool compare_has_image(const struct isa_case *test)
+{
+    return any_instruction(test, is_image, NULL);
 }

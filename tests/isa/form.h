@@ -28,15 +28,16 @@ struct form {
     uint8_t operand;  /* enum form_operand */
     uint8_t reg_mask; /* values of ModRM.reg that give this form */
     uint8_t rm_mask;
-    uint64_t signature; /* mnemonic and operand types */
+    uint64_t signature;   /* mnemonic and operand types */
+    const char *excluded; /* why it is not tested, or NULL */
+    uint64_t cases;       /* executed so far, alone */
 };
 
 /* All forms of one mnemonic. */
 struct form_group {
     ZydisMnemonic mnemonic;
     unsigned first, count; /* of form_table */
-    const char *excluded;  /* why it is not tested, or NULL */
-    uint64_t cases;        /* tested so far */
+    const char *excluded;  /* why none of them is tested, or NULL */
 };
 
 extern struct form *form_table;
@@ -50,6 +51,10 @@ void form_fini(void);
 
 /* Why an instruction cannot be compared with the bare processor, or NULL. */
 const char *form_excluded(ZydisMnemonic mnemonic);
+
+/* Why an instruction of the tables has no form that a program on this processor could
+ * execute as such, or NULL. */
+const char *form_absent(ZydisMnemonic mnemonic);
 
 /* The decoder for 64 or 32 bits. */
 const ZydisDecoder *form_decoder(unsigned bits);

@@ -313,7 +313,7 @@ static bool append(uint64_t *random, const struct form *form, struct isa_case *t
     }
     narrow(test);
     memcpy(test->code + test->code_length, code.bytes, code.decoded.length);
-    test->code_length = (uint8_t)(test->code_length + code.decoded.length);
+    test->code_length = (uint16_t)(test->code_length + code.decoded.length);
     return true;
 }
 

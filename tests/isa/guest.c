@@ -1,87 +1,134 @@
 #include "guest.h"
 
+#include <assert.h>
 #include <cpuid.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
 
-#include "interpreter/cpu.h"
-#include "interpreter/run.h"
+#include "monitor.h"
+#include "x86/paging.h"
 #include "x86/segment.h"
 
-/* Physical memory. */
-#define RAM      0x40000u
-#define PML4     0x1000u
-#define LOW_PDPT 0x2000u
-#define LOW_PD   0x3000u
-#define CODE_PT  0x4000u
-#define DATA_PT  0x5000u
-#define STACK_PT 0x6000u
-#define TOP_PDPT 0x7000u
-#define TOP_PD   0x8000u
-#define TOP_PT   0x9000u
-#define CODE     0x10000u
-#define MEMORY   0x20000u /* data pages, then the stack */
+/* Page tables, in physical memory. */
+#define PML4      (PAGE_TABLES + 0x0000u)
+#define LOW_PDPT  (PAGE_TABLES + 0x1000u)
+#define LOW_PD    (PAGE_TABLES + 0x2000u)
+#define CODE_PT   (PAGE_TABLES + 0x3000u)
+#define DATA_PT   (PAGE_TABLES + 0x4000u)
+#define STACK_PT  (PAGE_TABLES + 0x5000u)
+#define TOP_PDPT  (PAGE_TABLES + 0x6000u)
+#define TOP_PD    (PAGE_TABLES + 0x7000u)
 
-/* The kernel: physical pages again, from here on, for ring 0 only. */
-#define KERNEL          0xffffffff80000000u
-#define GDT             0x30000u
-#define IDT             0x31000u
-#define TSS             0x32000u
-#define HANDLERS        0x33000u /* 16 bytes a vector */
-#define KERNEL_STACK    0x35000u /* its top */
+#define STEPS_MAX 4000u /* of a case that is stepped */
+#define TICKS_MAX 5     /* of the watchdog, without a new case */
 
-#define SELECTOR_KERNEL 0x08u
-#define SELECTOR_CODE32 0x23u
-#define SELECTOR_DATA   0x2bu
-#define SELECTOR_CODE64 0x33u
-#define SELECTOR_TSS    0x40u
+extern const uint8_t isa_monitor[], isa_monitor_handlers[], isa_monitor_end[];
 
-#define OP_HLT          0xf4
-#define STEPS_MAX       20000u /* rounds of the run loop */
-#define TICKS_MAX       3      /* of the watchdog */
-
-struct guest {
-    struct memory *memory;
-    struct cpuid_policy policy;
-    struct cpu *cpu;
-    uint8_t *ram;
-    struct x86_state state; /* what every case starts from */
+/* Where the monitor is; at CONTROL. */
+struct control {
+    _Atomic uint64_t current; /* case of the batch */
+    uint64_t count;
+    uint64_t input, result, memory; /* linear addresses for the current case */
+    uint64_t code, length;          /* of the case before, in the code pages */
 };
 
-/* The watchdog: every second it makes the interpreter return. */
-static struct cpu *watched;
-static volatile sig_atomic_t ticks;
+#define AT(type, field, offset) \
+    _Static_assert(offsetof(struct type, field) == (offset), "see monitor.h")
+AT(control, current, CONTROL_CURRENT);
+AT(control, count, CONTROL_COUNT);
+AT(control, input, CONTROL_INPUT);
+AT(control, result, CONTROL_RESULT);
+AT(control, memory, CONTROL_MEMORY);
+AT(control, code, CONTROL_CODE);
+AT(control, length, CONTROL_LENGTH);
+AT(isa_input, rip, INPUT_RIP);
+AT(isa_input, flags, INPUT_FLAGS);
+AT(isa_input, selector, INPUT_SELECTOR);
+AT(isa_input, test.gpr, INPUT_GPR);
+AT(isa_input, test.image, INPUT_IMAGE);
+AT(isa_input, test.is_stepped, INPUT_STEPPED);
+AT(isa_input, test.code_length, INPUT_LENGTH);
+AT(isa_input, test.code_offset, INPUT_OFFSET);
+AT(isa_input, test.code, INPUT_CODE);
+AT(isa_result, gpr, RESULT_GPR);
+AT(isa_result, rip, RESULT_RIP);
+AT(isa_result, flags, RESULT_FLAGS);
+AT(isa_result, address, RESULT_ADDRESS);
+AT(isa_result, fs_base, RESULT_FS_BASE);
+AT(isa_result, gs_base, RESULT_GS_BASE);
+AT(isa_result, end, RESULT_END);
+AT(isa_result, exception, RESULT_EXCEPTION);
+AT(isa_result, error, RESULT_ERROR);
+AT(isa_result, selector, RESULT_SELECTOR);
+_Static_assert(sizeof(struct isa_input) == INPUT_SIZE, "see monitor.h");
+_Static_assert(sizeof(struct isa_result) == RESULT_SIZE, "see monitor.h");
+_Static_assert(INPUTS + ISA_BATCH * INPUT_SIZE <= RESULTS &&
+                   RESULTS + ISA_BATCH * RESULT_SIZE <= MEMORIES &&
+                   MEMORIES + ISA_BATCH * ISA_MEMORY_SIZE <= RAM &&
+                   PAGES + ISA_PAGES * ISA_PAGE <= IMAGES &&
+                   IMAGES + ISA_IMAGE_COUNT * ISA_MEMORY_SIZE <= INPUTS,
+               "the places of physical memory do not overlap");
 
-static void on_alarm(int number)
+struct guest {
+    const struct engine_ops *ops;
+    struct memory *memory;
+    struct clock clock;
+    struct cpuid_policy policy;
+    struct lapic lapic;
+    struct vcpu_stats stats;
+    struct engine *engine;
+    struct engine_vcpu *vcpu;
+    uint8_t *ram;
+    struct x86_state state; /* the monitor's start */
+};
+
+static struct control *control_of(const struct guest *guest)
 {
-    ticks++;
-    cpu_set_attention(watched);
+    return (struct control *)(void *)(guest->ram + CONTROL);
 }
 
-static void watch(struct cpu *cpu)
-{
-    const struct sigaction action = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
-    const struct itimerval second = {{1, 0}, {1, 0}};
+/* ---- The watchdog: looks on every tick of processor time whether a case has ended. ----
+ */
 
-    watched = cpu;
-    sigaction(SIGALRM, &action, NULL);
-    setitimer(ITIMER_REAL, &second, NULL);
+static const struct guest *watched;
+static struct {
+    uint64_t current;
+    unsigned ticks;
+} watch;
+
+static void on_tick(int number)
+{
+    const struct guest *guest = watched;
+    if (!guest) {
+        return;
+    }
+    uint64_t current = atomic_load(&control_of(guest)->current);
+    watch.ticks = current == watch.current ? watch.ticks + 1 : 0;
+    watch.current = current;
+    if (watch.ticks > TICKS_MAX) {
+        watch.ticks = 0;
+        guest->ops->kick(guest->vcpu, true);
+    }
 }
+
+static void watch_start(void)
+{
+    const struct sigaction action = {.sa_handler = on_tick, .sa_flags = SA_RESTART};
+    const struct itimerval tick = {{0, 20000}, {0, 20000}};
+
+    sigaction(SIGPROF, &action, NULL);
+    setitimer(ITIMER_PROF, &tick, NULL);
+}
+
+/* ---- Making the guest ---- */
 
 static void put(struct guest *guest, uint64_t at, uint64_t value)
 {
     memcpy(guest->ram + at, &value, 8);
-}
-
-static uint64_t get(const struct guest *guest, uint64_t at)
-{
-    uint64_t value;
-
-    memcpy(&value, guest->ram + at, 8);
-    return value;
 }
 
 static void map(struct guest *guest, uint64_t table, uint64_t address, unsigned shift,
@@ -104,66 +151,74 @@ static void make_pages(struct guest *guest)
         map(guest, LOW_PD, regions[i].address, 21, regions[i].table, all);
     }
     for (unsigned i = 0; i < ISA_CODE_PAGES; i++) {
-        map(guest, CODE_PT, ISA_CODE + i * ISA_PAGE, 12, CODE + i * ISA_PAGE, X86_PTE_U);
+        map(guest, CODE_PT, ISA_CODE + i * ISA_PAGE, 12, PAGES + i * ISA_PAGE,
+            X86_PTE_U | (i < ISA_FIXED_CODE ? 0 : X86_PTE_W));
     }
     for (unsigned i = 0; i < ISA_DATA_PAGES; i++) {
-        map(guest, DATA_PT, ISA_DATA + i * ISA_PAGE, 12, MEMORY + i * ISA_PAGE,
+        map(guest, DATA_PT, ISA_DATA + i * ISA_PAGE, 12,
+            PAGES + (ISA_CODE_PAGES + i) * ISA_PAGE,
             X86_PTE_NX | X86_PTE_U | (i + 1 < ISA_DATA_PAGES ? X86_PTE_W : 0));
     }
-    map(guest, STACK_PT, ISA_STACK, 12, MEMORY + ISA_DATA_PAGES * ISA_PAGE,
-        X86_PTE_NX | all);
+    map(guest, STACK_PT, ISA_STACK, 12,
+        PAGES + (ISA_CODE_PAGES + ISA_DATA_PAGES) * ISA_PAGE, X86_PTE_NX | all);
     map(guest, PML4, KERNEL, 39, TOP_PDPT, X86_PTE_W);
     map(guest, TOP_PDPT, KERNEL, 30, TOP_PD, X86_PTE_W);
-    map(guest, TOP_PD, KERNEL, 21, TOP_PT, X86_PTE_W);
-    for (uint64_t page = 0; page < RAM; page += ISA_PAGE) {
-        map(guest, TOP_PT, KERNEL + page, 12, page, X86_PTE_W);
+    for (uint64_t page = 0; page < RAM; page += 1 << 21) {
+        map(guest, TOP_PD, KERNEL + page, 21, page, X86_PTE_W | X86_PTE_PS);
     }
 }
 
 static void make_gate(struct guest *guest, unsigned vector)
 {
-    uint64_t target = KERNEL + HANDLERS + vector * 16;
+    uint64_t target =
+        KERNEL + MONITOR + (uint64_t)(isa_monitor_handlers - isa_monitor) + vector * 16;
     bool is_for_all = vector == X86_BP || vector == X86_OF; /* as Linux has it */
 
-    guest->ram[HANDLERS + vector * 16] = OP_HLT;
     put(guest, IDT + vector * 16,
         (target & 0xffff) | SELECTOR_KERNEL << 16 |
             (is_for_all ? 0xeeull : 0x8eull) << 40 | (target >> 16 & 0xffff) << 48);
     put(guest, IDT + vector * 16 + 8, target >> 32);
 }
 
+/* The descriptors are those of Linux, which programs can see by their selectors. */
 static void make_tables(struct guest *guest)
 {
-    static const struct {
-        unsigned selector;
-        uint64_t descriptor;
-    } segments[] = {
-        {SELECTOR_KERNEL, 0x00af9b000000ffff},
-        {SELECTOR_CODE32, 0x00cffb000000ffff},
-        {SELECTOR_DATA, 0x00cff3000000ffff},
-        {SELECTOR_CODE64, 0x00affb000000ffff},
+    static const uint64_t segments[] = {
+        [1] = 0x00cf9b000000ffff, /* 32-bit code, ring 0 */
+        [SELECTOR_KERNEL / 8] = 0x00af9b000000ffff,
+        [3] = 0x00cf93000000ffff,
+        [ISA_CODE32 / 8] = 0x00cffb000000ffff,
+        [ISA_DATA32 / 8] = 0x00cff3000000ffff,
+        [ISA_CODE64 / 8] = 0x00affb000000ffff,
     };
 
-    for (unsigned i = 0; i < 4; i++) {
-        put(guest, GDT + (segments[i].selector & ~7u), segments[i].descriptor);
+    for (unsigned i = 0; i < sizeof(segments) / sizeof(segments[0]); i++) {
+        put(guest, GDT + i * 8, segments[i]);
     }
     put(guest, TSS + 4, KERNEL + KERNEL_STACK);
     put(guest, TSS + 96, 0x68ull << 48); /* no I/O permission bitmap */
     for (unsigned vector = 0; vector < 256; vector++) {
         make_gate(guest, vector);
     }
+    memcpy(guest->ram + MONITOR, isa_monitor, (size_t)(isa_monitor_end - isa_monitor));
+    memcpy(guest->ram + IMAGES, isa_images, sizeof(isa_images));
+    memset(guest->ram + PAGES, ISA_OP_INT3, ISA_CODE_PAGES * ISA_PAGE);
 }
 
 static void make_state(struct guest *guest)
 {
     struct x86_state *state = &guest->state;
+    bool has_bases = cpuid_has(&guest->policy, CPU_FSGSBASE);
+    bool has_umip = cpuid_has(&guest->policy, CPU_UMIP);
 
     x86_state_reset(state, true);
+    state->rip = KERNEL + MONITOR;
+    state->gpr[X86_RSP] = KERNEL + KERNEL_STACK;
     state->cr0 = X86_CR0_PE | X86_CR0_PG | X86_CR0_WP | X86_CR0_NE | X86_CR0_ET |
                  X86_CR0_MP | X86_CR0_AM;
     state->cr3 = PML4;
     state->cr4 = X86_CR4_PAE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE |
-                 X86_CR4_FSGSBASE | X86_CR4_UMIP;
+                 (has_bases ? X86_CR4_FSGSBASE : 0) | (has_umip ? X86_CR4_UMIP : 0);
     state->efer = X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE | X86_EFER_SCE;
     state->xcr0 = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
     state->gdtr = (struct x86_table){KERNEL + GDT, 0x7f};
@@ -173,43 +228,25 @@ static void make_state(struct guest *guest)
                            (KERNEL & 0xff000000) << 32,
                        KERNEL >> 32);
     for (unsigned i = 0; i < X86_SEGMENT_COUNT; i++) {
-        state->seg[i] = x86_segment_flat_data(SELECTOR_DATA, 3);
+        state->seg[i] = x86_segment_flat_data(ISA_DATA32, 3);
     }
-    state->seg[X86_FS].selector = state->seg[X86_GS].selector =
-        0; /* as in a Linux program */
-    state->seg[X86_FS].base = ISA_FS_BASE;
-    state->seg[X86_GS].base = ISA_GS_BASE;
+    state->seg[X86_CS] = x86_segment_flat_code(SELECTOR_KERNEL, true, 0);
+    state->seg[X86_SS] = x86_segment_flat_data(SELECTOR_KERNEL + 8, 0);
 }
 
-static void hook_mmio(struct cpu *cpu, gpa_t gpa, unsigned size, bool is_write,
-                      uint8_t *data)
+/* Ring 3 code reaches nothing outside of the processor. */
+static void answer_exit(void *opaque, struct vcpu_exit *exit)
 {
-    if (!is_write) {
-        memset(data, 0xff, size);
+    if (exit->reason == EXIT_MSR_READ || exit->reason == EXIT_MSR_WRITE) {
+        exit->msr.is_fault = true;
+    } else if (exit->reason == EXIT_IO && !exit->io.is_write) {
+        memset(exit->io.data, 0xff, (size_t)exit->io.size * exit->io.count);
+    } else if (exit->reason == EXIT_MMIO && !exit->mmio.is_write) {
+        memset(exit->mmio.data, 0xff, exit->mmio.size);
+    } else if (exit->reason == EXIT_HYPERCALL) {
+        exit->hypercall.is_undefined = true;
     }
 }
-
-static bool hook_false(struct cpu *cpu)
-{
-    return false;
-}
-
-static void hook_count(struct cpu *cpu, enum exit_reason reason)
-{
-}
-
-static void hook_exclusive(struct cpu *cpu)
-{
-}
-
-/* Ring 3 code needs no more of them. */
-static const struct cpu_hooks hooks = {
-    .mmio = hook_mmio,
-    .hypercall = hook_false,
-    .count = hook_count,
-    .exclusive_begin = hook_exclusive,
-    .exclusive_end = hook_exclusive,
-};
 
 /* What CPU models leave out, but the host's MXCSR_MASK shows. */
 static void offer_host_only(struct cpuid_policy *policy)
@@ -221,48 +258,82 @@ static void offer_host_only(struct cpuid_policy *policy)
     }
 }
 
-struct guest *guest_new(void)
+static int make_memory(struct guest *guest, struct error *err)
+{
+    guest->memory = memory_new(RAM, err);
+    if (!guest->memory || memory_add_frames(guest->memory, RAM, err) < 0 ||
+        memory_map(guest->memory, 0, RAM, 0, SLOT_RAM, err) < 0) {
+        return -1;
+    }
+    guest->ram = memory_host(guest->memory, 0);
+    make_pages(guest);
+    make_tables(guest);
+    return 0;
+}
+
+static int make_processor(struct guest *guest, struct error *err)
+{
+    const struct engine_config config = {.memory = guest->memory,
+                                         .clock = &guest->clock,
+                                         .cpuid = &guest->policy,
+                                         .cpus = 1};
+    const struct vcpu_config vcpu = {.is_bootstrap = true,
+                                     .lapic = &guest->lapic,
+                                     .sink = {answer_exit, guest},
+                                     .stats = &guest->stats};
+
+    clock_init(&guest->clock);
+    lapic_reset(&guest->lapic, 0, guest->policy.tsc_khz);
+    if (guest->ops->probe(err) < 0) {
+        return -1;
+    }
+    guest->engine = guest->ops->open(&config, err);
+    guest->vcpu = guest->engine ? guest->ops->vcpu_open(guest->engine, &vcpu, err) : NULL;
+    return guest->vcpu ? 0 : -1;
+}
+
+struct guest *guest_new(const struct engine_ops *engine)
 {
     struct guest *guest = calloc(1, sizeof(*guest));
     struct error err = {0};
     const struct cpuid_config config = {.cpus = 1};
 
-    if (!guest || cpuid_policy_init(&guest->policy, &config, &err) < 0) {
+    if (!guest) {
+        return NULL;
+    }
+    guest->ops = engine;
+    if (cpuid_policy_init(&guest->policy, &config, &err) < 0) {
         fprintf(stderr, "isa: no processor: %s\n", err.message);
-        free(guest);
+        guest_free(guest);
         return NULL;
     }
     offer_host_only(&guest->policy);
-    guest->memory = memory_new(RAM, &err);
-    if (!guest->memory || memory_add_frames(guest->memory, RAM, &err) < 0 ||
-        memory_map(guest->memory, 0, RAM, 0, SLOT_RAM, &err) < 0) {
-        fprintf(stderr, "isa: no memory: %s\n", err.message);
+    if (make_memory(guest, &err) < 0 || make_processor(guest, &err) < 0) {
+        fprintf(stderr, "isa: no guest on engine %s: %s\n", engine->name, err.message);
         guest_free(guest);
         return NULL;
     }
-    guest->ram = memory_host(guest->memory, 0);
-    guest->cpu = cpu_new(guest->memory, &guest->policy, NULL, &hooks, guest, &err);
-    if (!guest->cpu) {
-        fprintf(stderr, "isa: no interpreter: %s\n", err.message);
-        guest_free(guest);
-        return NULL;
-    }
-    make_pages(guest);
-    make_tables(guest);
     make_state(guest);
-    memset(guest->ram + CODE, ISA_OP_INT3, ISA_CODE_PAGES * ISA_PAGE);
-    watch(guest->cpu);
+    control_of(guest)->code = KERNEL + PAGES;
+    guest->ops->set_state(guest->vcpu, &guest->state);
+    watch_start();
     return guest;
 }
 
 void guest_free(struct guest *guest)
 {
-    if (guest) {
-        setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
-        cpu_free(guest->cpu);
-        memory_free(guest->memory);
-        free(guest);
+    if (!guest) {
+        return;
     }
+    watched = NULL;
+    if (guest->vcpu) {
+        guest->ops->vcpu_close(guest->vcpu);
+    }
+    if (guest->engine) {
+        guest->ops->close(guest->engine);
+    }
+    memory_free(guest->memory);
+    free(guest);
 }
 
 const struct cpuid_policy *guest_policy(const struct guest *guest)
@@ -270,107 +341,139 @@ const struct cpuid_policy *guest_policy(const struct guest *guest)
     return &guest->policy;
 }
 
-const uint8_t *guest_memory(const struct guest *guest)
+bool guest_steps(const struct guest *guest)
 {
-    return guest->ram + MEMORY;
+    return guest->ops->debug && strcmp(guest->ops->name, "kvm") != 0;
 }
 
-static void load(struct guest *guest, const struct isa_case *test)
-{
-    struct x86_state *state = &guest->state;
-    struct isa_vector vector;
-    bool is_wide = test->bits == 64;
+/* ---- Running ---- */
 
-    isa_vector_fill(&vector, test);
-    memcpy(state->gpr, test->gpr, sizeof(state->gpr));
-    state->rip = ISA_CODE + test->code_offset;
-    state->rflags = test->flags | X86_FLAG_1 | X86_FLAG_IF;
-    state->seg[X86_CS] =
-        x86_segment_flat_code(is_wide ? SELECTOR_CODE64 : SELECTOR_CODE32, is_wide, 3);
-    state->fpu = (struct x86_fpu){.fcw = vector.fx.fcw,
-                                  .fsw = vector.fx.fsw,
-                                  .ftw = vector.fx.ftw,
-                                  .mxcsr = vector.fx.mxcsr};
-    memcpy(state->fpu.st, vector.fx.st, sizeof(vector.fx.st));
-    for (unsigned i = 0; i < 16; i++) {
-        memcpy(&state->vec[i].u8[0], vector.fx.xmm[i], 16);
-        memcpy(&state->vec[i].u8[16], vector.ymm_high[i], 16);
+static void give(struct guest *guest, const struct isa_input *inputs, unsigned count)
+{
+    struct control *control = control_of(guest);
+    struct isa_input *input = (struct isa_input *)(void *)(guest->ram + INPUTS);
+    struct isa_result *result = (struct isa_result *)(void *)(guest->ram + RESULTS);
+
+    memcpy(input, inputs, count * sizeof(*inputs));
+    for (unsigned i = 0; i < count; i++) {
+        result[i].end = ISA_NOT_RUN;
+        memset(result[i].vector.header, 0, sizeof(result[i].vector.header));
+        input[i].test.is_stepped &= guest_steps(guest);
     }
-    cpu_sync_in(guest->cpu, state);
+    atomic_store(&control->current, 0);
+    control->count = count;
+    control->input = KERNEL + INPUTS;
+    control->result = KERNEL + RESULTS;
+    control->memory = KERNEL + MEMORIES;
 }
 
-/* Until the processor halts in a handler. */
-static bool run(struct guest *guest, bool is_stepped)
+/* From the start of the monitor. */
+static void restart(struct guest *guest)
 {
-    struct cpu *cpu = guest->cpu;
+    guest->ops->set_state(guest->vcpu, &guest->state);
+}
 
-    sig_atomic_t first = ticks;
+/* Gives up the current case. */
+static void skip(struct guest *guest, enum isa_end end)
+{
+    struct control *control = control_of(guest);
+    uint64_t current = atomic_load(&control->current);
 
-    for (unsigned i = 0;
-         i < STEPS_MAX && ticks - first < TICKS_MAX && cpu->state.activity == X86_RUNNING;
-         i++) {
-        if (is_stepped) {
-            cpu_step(cpu);
-        } else {
-            atomic_store(&cpu->attention, 0);
-            cpu_run(cpu);
+    if (current < control->count) {
+        ((struct isa_result *)(void *)(guest->ram + control->result - KERNEL))->end = end;
+        control->input += INPUT_SIZE;
+        control->result += RESULT_SIZE;
+        control->memory += ISA_MEMORY_SIZE;
+        atomic_store(&control->current, current + 1);
+    }
+    restart(guest);
+}
+
+/* The monitor has halted before the case: goes on until the case is over. */
+static enum run_result step(struct guest *guest)
+{
+    static struct x86_state state;
+    struct debug_control control = {.step = true};
+    struct error err;
+    enum run_result result = RUN_KICKED;
+    bool has_begun = false;
+
+    guest->ops->get_state(guest->vcpu, &state);
+    state.activity = X86_RUNNING;
+    guest->ops->set_state(guest->vcpu, &state);
+    if (guest->ops->debug(guest->vcpu, &control, &err) < 0) {
+        return RUN_FAILED;
+    }
+    for (unsigned i = 0; i < STEPS_MAX; i++) {
+        result = guest->ops->run(guest->vcpu);
+        if (result != RUN_DEBUG) {
+            break;
+        }
+        guest->ops->get_state(guest->vcpu, &state);
+        has_begun |= x86_cpl(&state) == 3;
+        if (has_begun && x86_cpl(&state) == 0) {
+            break;
         }
     }
-    return cpu->state.activity == X86_HALTED;
+    guest->ops->debug(guest->vcpu, NULL, &err);
+    return result;
 }
 
-/* What the handler finds on its stack and in the registers. */
-static void save(struct guest *guest, struct isa_result *result)
+static bool report_failure(struct guest *guest)
 {
-    const struct cpu *cpu = guest->cpu;
-    const struct x86_state *state = &cpu->state;
-    uint64_t frame = cpu->reg[X86_RSP] - KERNEL;
+    struct error err = {.message = "no reason given"};
 
-    result->vector = (uint32_t)(cpu->rip - 1 - HANDLERS - KERNEL) / 16;
-    result->error = 0;
-    if (x86_exception_has_error((uint8_t)result->vector)) {
-        result->error = (uint32_t)get(guest, frame);
-        frame += 8;
+    if (guest->ops->failure) {
+        guest->ops->failure(guest->vcpu, &err);
     }
-    memcpy(result->gpr, cpu->reg, sizeof(result->gpr));
-    result->rip = get(guest, frame);
-    result->flags = get(guest, frame + 16);
-    result->gpr[X86_RSP] = get(guest, frame + 24);
-    result->address = state->cr2;
-    memset(&result->state, 0, sizeof(result->state));
-    result->state.fx.fcw = state->fpu.fcw;
-    result->state.fx.fsw = state->fpu.fsw;
-    result->state.fx.ftw = state->fpu.ftw;
-    result->state.fx.fop = state->fpu.fop;
-    result->state.fx.fip = state->fpu.fip;
-    result->state.fx.fdp = state->fpu.fdp;
-    result->state.fx.mxcsr = state->fpu.mxcsr;
-    memcpy(result->state.fx.st, state->fpu.st, sizeof(state->fpu.st));
-    for (unsigned i = 0; i < 16; i++) {
-        memcpy(result->state.fx.xmm[i], &state->vec[i].u8[0], 16);
-        memcpy(result->state.ymm_high[i], &state->vec[i].u8[16], 16);
-    }
-    result->memory = 0;
-    for (unsigned i = 0; i < ISA_MEMORY_PAGES; i++) {
-        result->memory = isa_hash(result->memory, guest->ram + MEMORY + i * ISA_PAGE);
+    fprintf(stderr, "isa: engine %s has failed: %s\n", guest->ops->name, err.message);
+    return false;
+}
+
+static bool run_until_done(struct guest *guest)
+{
+    struct control *control = control_of(guest);
+    enum run_result result = guest->ops->run(guest->vcpu);
+
+    for (;;) {
+        uint64_t current = atomic_load(&control->current);
+        bool is_stepped = result == RUN_HALTED && current < control->count;
+
+        if (result == RUN_HALTED && !is_stepped) {
+            restart(guest);
+            return true;
+        }
+        if (is_stepped) {
+            result = step(guest);
+            if (result == RUN_DEBUG) { /* in the middle of the case, or behind it */
+                result = guest->ops->run(guest->vcpu);
+            }
+            continue;
+        }
+        if (result == RUN_FAILED) {
+            return report_failure(guest);
+        }
+        skip(guest, result == RUN_SHUTDOWN ? ISA_DIED : ISA_HUNG);
+        result = guest->ops->run(guest->vcpu);
     }
 }
 
-void guest_run(struct guest *guest, const struct isa_case *test,
-               struct isa_result *result)
+bool guest_run(struct guest *guest, const struct isa_input *inputs, unsigned count)
 {
-    uint8_t rest[ISA_CODE_MAX];
-    gpa_t code = CODE + test->code_offset;
+    assert(count <= ISA_BATCH);
+    give(guest, inputs, count);
+    watched = guest;
+    bool ok = run_until_done(guest);
+    watched = NULL;
+    return ok;
+}
 
-    memcpy(guest->ram + MEMORY, isa_images[test->image], ISA_MEMORY_SIZE);
-    ram_write(guest->memory, code, test->code, test->code_length);
-    load(guest, test);
-    if (run(guest, test->is_stepped)) {
-        result->end = ISA_EXCEPTION;
-        save(guest, result);
-    } else {
-        result->end = ISA_HUNG;
-    }
-    memset(rest, ISA_OP_INT3, test->code_length);
-    ram_write(guest->memory, code, rest, test->code_length);
+const struct isa_result *guest_result(const struct guest *guest, unsigned index)
+{
+    return (const struct isa_result *)(const void *)(guest->ram + RESULTS) + index;
+}
+
+const uint8_t *guest_memory(const struct guest *guest, unsigned index)
+{
+    return guest->ram + MEMORIES + (size_t)index * ISA_MEMORY_SIZE;
 }

@@ -49,7 +49,7 @@ static void drop_instructions(struct shrinking *shrinking)
         memmove(candidate.code + at, candidate.code + at + length,
                 ISA_CODE_MAX - at - length);
         memset(candidate.code + ISA_CODE_MAX - length, 0, length);
-        candidate.code_length = (uint8_t)(candidate.code_length - length);
+        candidate.code_length = (uint16_t)(candidate.code_length - length);
         attempt(shrinking, &candidate);
         if (shrinking->test->code_length != candidate.code_length) {
             at += length;
