@@ -107,6 +107,16 @@ enum run_result {
     RUN_LIMIT,    /* stats->retired has reached the limit: see set_limit */
 };
 
+/* How an engine runs an instruction. Whatever is sensitive must not be copied. */
+enum engine_way {
+    WAY_ROUTINE,    /* by the interpreter's routine */
+    WAY_TRANSLATED, /* by host code that does what the routine does */
+    WAY_COPIED,     /* as it is, with the guest's registers and memory */
+    WAY_HARDWARE,   /* by the host's virtualization: on the guest's own state, or it exits
+                     */
+};
+
+struct insn_row;
 struct engine; /* each engine's own */
 struct engine_vcpu;
 
@@ -132,6 +142,10 @@ struct engine_ops {
     int (*fit)(struct cpuid_policy *policy, struct error *err);
 
     /* Fails if a feature of the model is missing. */
+    /* How it runs a row of the instruction tables; for WAY_HARDWARE *means says by what.
+     */
+    enum engine_way (*way)(const struct insn_row *row, const char **means);
+
     struct engine *(*open)(const struct engine_config *config, struct error *err);
     void (*close)(struct engine *engine);
 

@@ -408,10 +408,12 @@ static bool bind_status_word(struct binding *binding, const struct insn_row *row
 }
 
 const struct insn_row insn_rows_control[] = {
-    {ZYDIS_MNEMONIC_MOV, INSN_PRIVILEGED, bind_to_cr, mov_to_cr_routines, ROW_ENDS_BLOCK},
-    {ZYDIS_MNEMONIC_MOV, INSN_PRIVILEGED, bind_from_cr, mov_from_cr_routines, 0},
-    {ZYDIS_MNEMONIC_MOV, INSN_PRIVILEGED, bind_to_dr, mov_to_dr_routines, ROW_ENDS_BLOCK},
-    {ZYDIS_MNEMONIC_MOV, INSN_PRIVILEGED, bind_from_dr, mov_from_dr_routines, 0},
+    {ZYDIS_MNEMONIC_MOV, INSN_PRIVILEGED, bind_to_cr, mov_to_cr_routines, ROW_ENDS_BLOCK,
+     "CR, r"},
+    {ZYDIS_MNEMONIC_MOV, INSN_PRIVILEGED, bind_from_cr, mov_from_cr_routines, 0, "r, CR"},
+    {ZYDIS_MNEMONIC_MOV, INSN_PRIVILEGED, bind_to_dr, mov_to_dr_routines, ROW_ENDS_BLOCK,
+     "DR, r"},
+    {ZYDIS_MNEMONIC_MOV, INSN_PRIVILEGED, bind_from_dr, mov_from_dr_routines, 0, "r, DR"},
     {ZYDIS_MNEMONIC_CLTS, INSN_PRIVILEGED, bind_simple, clts_routines, ROW_ENDS_BLOCK},
     {ZYDIS_MNEMONIC_LMSW, INSN_PRIVILEGED, bind_status_word, lmsw_routines,
      ROW_ENDS_BLOCK},

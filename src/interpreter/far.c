@@ -463,10 +463,11 @@ static bool bind_far_return(struct binding *binding, const struct insn_row *row,
 
 /* What a selector leads to depends on tables and levels that a VMM may have shifted. */
 const struct insn_row insn_rows_far[] = {
-    {ZYDIS_MNEMONIC_JMP, INSN_CONTROL_SENSITIVE, bind_far, jump_routines, ROW_ENDS_BLOCK},
-    {ZYDIS_MNEMONIC_CALL, INSN_CONTROL_SENSITIVE, bind_far, call_routines,
-     ROW_ENDS_BLOCK},
+    {ZYDIS_MNEMONIC_JMP, INSN_CONTROL_SENSITIVE, bind_far, jump_routines, ROW_ENDS_BLOCK,
+     "far"},
+    {ZYDIS_MNEMONIC_CALL, INSN_CONTROL_SENSITIVE, bind_far, call_routines, ROW_ENDS_BLOCK,
+     "far"},
     {ZYDIS_MNEMONIC_RET, INSN_CONTROL_SENSITIVE, bind_far_return, far_return_routines,
-     ROW_ENDS_BLOCK},
+     ROW_ENDS_BLOCK, "far"},
     {0},
 };

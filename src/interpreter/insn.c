@@ -8,14 +8,34 @@
 #include "interpreter/event.h"
 #include "x86/segment.h"
 
-static const struct insn_row *const tables[] = {
-    insn_rows_arith,     insn_rows_muldiv,  insn_rows_shift,   insn_rows_bit,
-    insn_rows_move,      insn_rows_atomic,  insn_rows_branch,  insn_rows_push,
-    insn_rows_decimal,   insn_rows_stack,   insn_rows_string,  insn_rows_far,
-    insn_rows_interrupt, insn_rows_syscall, insn_rows_segment, insn_rows_selector,
-    insn_rows_system,    insn_rows_control, insn_rows_flag,    insn_rows_native,
-    insn_rows_x87,
+/* clang-format off */
+static const struct {
+    const char *name;
+    const struct insn_row *rows;
+} tables[] = {
+    {"arith", insn_rows_arith},
+    {"muldiv", insn_rows_muldiv},
+    {"shift", insn_rows_shift},
+    {"bit", insn_rows_bit},
+    {"move", insn_rows_move},
+    {"atomic", insn_rows_atomic},
+    {"branch", insn_rows_branch},
+    {"push", insn_rows_push},
+    {"decimal", insn_rows_decimal},
+    {"stack", insn_rows_stack},
+    {"string", insn_rows_string},
+    {"far", insn_rows_far},
+    {"interrupt", insn_rows_interrupt},
+    {"syscall", insn_rows_syscall},
+    {"segment", insn_rows_segment},
+    {"selector", insn_rows_selector},
+    {"system", insn_rows_system},
+    {"control", insn_rows_control},
+    {"flag", insn_rows_flag},
+    {"native", insn_rows_native},
+    {"x87", insn_rows_x87},
 };
+/* clang-format on */
 
 /* MOV has rows for general, segment, control and debug registers; MOVSD is a string move
  * and an SSE one. */
@@ -37,7 +57,7 @@ static void index_row(const struct insn_row *row)
 static void index_rows(void)
 {
     for (unsigned i = 0; i < array_size(tables); i++) {
-        for (const struct insn_row *row = tables[i]; row->bind; row++) {
+        for (const struct insn_row *row = tables[i].rows; row->bind; row++) {
             index_row(row);
         }
     }
@@ -47,6 +67,15 @@ void insn_index_rows(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, index_rows);
+}
+
+const struct insn_row *insn_table(unsigned index, const char **name)
+{
+    if (index >= array_size(tables)) {
+        return NULL;
+    }
+    *name = tables[index].name;
+    return tables[index].rows;
 }
 
 const struct insn_row *insn_find_row(ZydisMnemonic mnemonic, unsigned alternative)

@@ -54,12 +54,17 @@ _Static_assert(sizeof(struct insn) == 32, "two decoded instructions per cache li
             address is 32-bit */
 #define INSN_WRITES 0x80 /* the operand is written: the segment must be writable */
 
-/* How the field classifies it (Popek & Goldberg 1974; Robin & Irvine 2000). */
+/*
+ * How the field classifies it, on the bare processor (Popek & Goldberg 1974; Robin &
+ * Irvine 2000; the reasons are in sensitive.c). An instruction is sensitive unless it is
+ * innocuous; their theorem wants every sensitive one to be privileged.
+ */
 enum insn_class {
     INSN_INNOCUOUS,
-    INSN_CONTROL_SENSITIVE,
-    INSN_BEHAVIOUR_SENSITIVE, /* reads state that differs in a virtual machine */
-    INSN_PRIVILEGED,          /* traps outside CPL 0 (or IOPL) */
+    INSN_CONTROL_SENSITIVE,   /* changes privilege, segments, flags, where it can */
+    INSN_BEHAVIOUR_SENSITIVE, /* shows, or silently depends on, what is not the program's
+                               */
+    INSN_PRIVILEGED, /* traps outside CPL 0, unless IOPL, I/O map or CR4 allow it */
 };
 
 struct binding; /* what bind works on */
@@ -79,6 +84,8 @@ struct insn_row {
     insn_bind *bind;        /* false: not this row; #UD if there is no other */
     insn_exec *const *exec; /* the routines bind chooses from */
     unsigned flags;         /* ROW_* */
+    const char
+        *form; /* the operands, of a sensitive row whose mnemonic has others, too */
 };
 
 #define ROW_ENDS_BLOCK \
@@ -120,6 +127,8 @@ extern const struct insn_row
 
 /* Makes the index of the tables; before the first look-up, in any number of threads. */
 void insn_index_rows(void);
+/* The tables by name, index 0, 1, ... until NULL. */
+const struct insn_row *insn_table(unsigned index, const char **name);
 /* The rows of a mnemonic, alternative = 0, 1, ... until NULL: the first whose bind
  * accepts the operands is the one. */
 const struct insn_row *insn_find_row(ZydisMnemonic mnemonic, unsigned alternative);

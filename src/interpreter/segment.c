@@ -374,6 +374,10 @@ static bool bind_base(struct binding *binding, const struct insn_row *row,
     {                                                              \
         ZYDIS_MNEMONIC_##name, INSN_##class, bind, routines, flags \
     }
+#define FORM_ROW(name, form, class, bind, routines, flags)               \
+    {                                                                    \
+        ZYDIS_MNEMONIC_##name, INSN_##class, bind, routines, flags, form \
+    }
 #define FAR_POINTER_ROW(name)                                                 \
     ROW(name, CONTROL_SENSITIVE, bind_far_pointer, load_far_pointer_routines, \
         ROW_ENDS_BLOCK)
@@ -381,10 +385,13 @@ static bool bind_base(struct binding *binding, const struct insn_row *row,
 /* Selectors and tables read without privilege show where the VMM has put things: the
  * behaviour-sensitive rows. Loads of segment registers depend on the privilege level. */
 const struct insn_row insn_rows_segment[] = {
-    ROW(MOV, BEHAVIOUR_SENSITIVE, bind_mov_from, mov_from_segment_routines, 0),
-    ROW(MOV, CONTROL_SENSITIVE, bind_mov_to, mov_to_segment_routines, ROW_ENDS_BLOCK),
-    ROW(PUSH, BEHAVIOUR_SENSITIVE, bind_stack, push_segment_routines, 0),
-    ROW(POP, CONTROL_SENSITIVE, bind_stack, pop_segment_routines, ROW_ENDS_BLOCK),
+    FORM_ROW(MOV, "r/m, Sreg", BEHAVIOUR_SENSITIVE, bind_mov_from,
+             mov_from_segment_routines, 0),
+    FORM_ROW(MOV, "Sreg, r/m", CONTROL_SENSITIVE, bind_mov_to, mov_to_segment_routines,
+             ROW_ENDS_BLOCK),
+    FORM_ROW(PUSH, "Sreg", BEHAVIOUR_SENSITIVE, bind_stack, push_segment_routines, 0),
+    FORM_ROW(POP, "Sreg", CONTROL_SENSITIVE, bind_stack, pop_segment_routines,
+             ROW_ENDS_BLOCK),
     FAR_POINTER_ROW(LDS),
     FAR_POINTER_ROW(LES),
     FAR_POINTER_ROW(LSS),

@@ -341,10 +341,9 @@ static bool bind_line(struct binding *binding, const struct insn_row *row,
     {                                                                        \
         ZYDIS_MNEMONIC_##name, INSN_INNOCUOUS, bind_nothing, ROUTINE(nop), 0 \
     }
-#define UNDEFINED_ROW(name)                                                              \
-    {                                                                                    \
-        ZYDIS_MNEMONIC_##name, INSN_CONTROL_SENSITIVE, bind_nothing, ROUTINE(undefined), \
-            ROW_ENDS_BLOCK                                                               \
+#define UNDEFINED_ROW(name, class)                                                     \
+    {                                                                                  \
+        ZYDIS_MNEMONIC_##name, class, bind_nothing, ROUTINE(undefined), ROW_ENDS_BLOCK \
     }
 
 const struct insn_row insn_rows_system[] = {
@@ -391,11 +390,11 @@ const struct insn_row insn_rows_system[] = {
     NOP_ROW(PREFETCHT0),
     NOP_ROW(PREFETCHT1),
     NOP_ROW(PREFETCHT2),
-    UNDEFINED_ROW(UD0),
-    UNDEFINED_ROW(UD1),
-    UNDEFINED_ROW(UD2),
-    UNDEFINED_ROW(RSM), /* outside system management mode */
-    UNDEFINED_ROW(MONITOR),
-    UNDEFINED_ROW(MWAIT),
+    UNDEFINED_ROW(UD0, INSN_INNOCUOUS),
+    UNDEFINED_ROW(UD1, INSN_INNOCUOUS),
+    UNDEFINED_ROW(UD2, INSN_INNOCUOUS),
+    UNDEFINED_ROW(RSM, INSN_PRIVILEGED), /* outside system management mode */
+    UNDEFINED_ROW(MONITOR, INSN_PRIVILEGED),
+    UNDEFINED_ROW(MWAIT, INSN_PRIVILEGED),
     {0},
 };

@@ -234,6 +234,12 @@ static bool bind_control(struct binding *binding, const struct insn_row *row,
             (insn_exec *const[]){__VA_ARGS__}, 0             \
     }
 
+#define SENSITIVE(name, routine)                                       \
+    {                                                                  \
+        ZYDIS_MNEMONIC_##name, INSN_BEHAVIOUR_SENSITIVE, bind_control, \
+            (insn_exec *const[]){routine}, 0                           \
+    }
+
 /* clang-format off */
 const struct insn_row insn_rows_x87[] = {
     RUN(F2XM1), RUN(FABS), RUN(FADD), RUN(FADDP), RUN(FBLD), RUN(FBSTP), RUN(FCHS),
@@ -262,18 +268,18 @@ const struct insn_row insn_rows_x87[] = {
     CONTROL(FDISI8087_NOP, x87_nop),
     CONTROL(FSETPM287_NOP, x87_nop),
     CONTROL(EMMS, x87_emms),
-    CONTROL(FXSAVE, xsave_fxsave),
-    CONTROL(FXSAVE64, xsave_fxsave),
-    CONTROL(FXRSTOR, xsave_fxrstor),
-    CONTROL(FXRSTOR64, xsave_fxrstor),
-    CONTROL(XSAVE, xsave_xsave),
-    CONTROL(XSAVE64, xsave_xsave),
-    CONTROL(XSAVEOPT, xsave_xsaveopt),
-    CONTROL(XSAVEOPT64, xsave_xsaveopt),
-    CONTROL(XSAVEC, xsave_xsavec),
-    CONTROL(XSAVEC64, xsave_xsavec),
-    CONTROL(XRSTOR, xsave_xrstor),
-    CONTROL(XRSTOR64, xsave_xrstor),
+    SENSITIVE(FXSAVE, xsave_fxsave),
+    SENSITIVE(FXSAVE64, xsave_fxsave),
+    SENSITIVE(FXRSTOR, xsave_fxrstor),
+    SENSITIVE(FXRSTOR64, xsave_fxrstor),
+    SENSITIVE(XSAVE, xsave_xsave),
+    SENSITIVE(XSAVE64, xsave_xsave),
+    SENSITIVE(XSAVEOPT, xsave_xsaveopt),
+    SENSITIVE(XSAVEOPT64, xsave_xsaveopt),
+    SENSITIVE(XSAVEC, xsave_xsavec),
+    SENSITIVE(XSAVEC64, xsave_xsavec),
+    SENSITIVE(XRSTOR, xsave_xrstor),
+    SENSITIVE(XRSTOR64, xsave_xrstor),
     CONTROL(LDMXCSR, xsave_ldmxcsr),
     CONTROL(STMXCSR, xsave_stmxcsr),
     CONTROL(VLDMXCSR, xsave_vldmxcsr),

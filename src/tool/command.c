@@ -21,6 +21,7 @@ const struct command *const command_table[] = {
     &snapshot_command,
     &restore_command,
     &compare_command,
+    &engines_command,
     &doctor_command,
     &help_command,
     &version_command,

@@ -47,8 +47,8 @@ const char *command_name(unsigned index);
 
 extern const struct command run_command, ps_command, inspect_command, stats_command,
     console_command, pause_command, resume_command, stop_command, kill_command,
-    snapshot_command, restore_command, compare_command, doctor_command, help_command,
-    version_command, completion_command;
+    snapshot_command, restore_command, compare_command, engines_command, doctor_command,
+    help_command, version_command, completion_command;
 
 const char *command_summary(const struct command *command);
 

@@ -99,6 +99,32 @@ for stream in '>&-' '>/dev/full'; do
     verdict $? "help $stream is an error"
 done
 
+expect "engines: each with what this host says of it" 0 '^    works here|^    taken by|^    cannot be used here' '' \
+    engines
+expect "engines: one can make deterministic runs" 0 'can make deterministic runs' '' engines
+expect "engines as JSON" 0 '"name": "interpreter"' '' engines --json
+expect "instructions: a sensitive one, by the interpreter's routine" 0 \
+    '^SGDT +behaviour-sensitive .*routine.* stores GDTR' '' engines --instructions
+expect "instructions as JSON" 0 '"class": "control-sensitive"' '' engines --instructions --json
+expect "engines --markdown alone" 2 '' '--markdown goes with --instructions' engines --markdown
+expect "deterministic, with two processors" 125 '' \
+    '--deterministic: 2 processors are never in step; use --cpus 1' \
+    run --deterministic --cpus 2 --engine interpreter --kernel "$doppel"
+expect "deterministic, by an engine that does not count" 125 '' \
+    '--deterministic: the engine kvm cannot count instructions' \
+    run --deterministic --engine kvm --kernel "$doppel"
+expect "a trace that cannot be written" 125 '' '--trace-exits: cannot write /proc/none' \
+    run --deterministic --trace-exits /proc/none --kernel "$doppel"
+expect "nothing to compare" 2 '' 'give either the directory of a snapshot or a kernel' compare
+expect "compare: an engine that does not count" 2 '' \
+    "--engines kvm,interpreter: no instructions are counted by 'kvm'" \
+    compare --engines kvm,interpreter --kernel "$doppel"
+expect "compare: no such engine" 2 '' "there is no engine 'fast'" \
+    compare --engines interpreter,fast --kernel "$doppel"
+expect "compare: an interval of nothing" 2 '' '--interval takes a number of steps, 1 or more' \
+    compare --interval 0 --kernel "$doppel"
+expect "compare: no such snapshot" 125 '' 'cannot restore /proc/none' compare /proc/none
+
 "$doppel" help --markdown >"$work/cli.md"
 diff -u "$source/docs/cli.md" "$work/cli.md" >"$work/out"
 verdict $? "docs/cli.md is what help --markdown writes"
@@ -106,5 +132,9 @@ verdict $? "docs/cli.md is what help --markdown writes"
 "$doppel" help --api >"$work/api.md"
 diff -u "$source/docs/api.md" "$work/api.md" >"$work/out"
 verdict $? "docs/api.md is what help --api writes"
+
+"$doppel" engines --instructions --markdown >"$work/instructions.md"
+diff -u "$source/docs/instructions.md" "$work/instructions.md" >"$work/out"
+verdict $? "docs/instructions.md is what engines --instructions --markdown writes"
 
 echo "1..$number"

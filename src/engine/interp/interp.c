@@ -44,6 +44,11 @@ static void interp_set_limit(struct engine_vcpu *vcpu, uint64_t retired)
     vcpu->processor.cpu->limit = retired;
 }
 
+static enum engine_way interp_way(const struct insn_row *row, const char **means)
+{
+    return WAY_ROUTINE;
+}
+
 static int interp_probe(struct error *err)
 {
     return 0;
@@ -131,6 +136,7 @@ const struct engine_ops engine_interp = {
     .counts_retired = true,
     .role = JAIL_VCPU,
     .probe = interp_probe,
+    .way = interp_way,
     .open = interp_open,
     .close = interp_close,
     .vcpu_open = interp_vcpu_open,

@@ -272,6 +272,7 @@ const struct engine_ops engine_kvm = {
     .summary = "the host's own virtualization, by " KVM_DEVICE,
     .role = JAIL_VCPU_KVM,
     .probe = kvm_probe,
+    .way = kvm_way,
     .is_fast = kvm_is_fast,
     .missing = kvm_cpuid_missing,
     .fit = kvm_cpuid_fit,

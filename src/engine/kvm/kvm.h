@@ -5,7 +5,8 @@
 
 extern const struct engine_ops engine_kvm;
 
-/* engine_ops.missing and fit. */
+/* engine_ops.way, missing and fit. */
+enum engine_way kvm_way(const struct insn_row *row, const char **means);
 unsigned kvm_cpuid_missing(const struct cpuid_policy *policy, char *names, size_t size);
 int kvm_cpuid_fit(struct cpuid_policy *policy, struct error *err);
 /* Names of features that this KVM shows its guests though the policy lacks them, as
