@@ -68,6 +68,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct rig rig;
     rig_init(&rig);
+    rig_assign(&rig);
     for (; size >= COMMAND_SIZE; data += COMMAND_SIZE, size -= COMMAND_SIZE) {
         run_command(&rig, data);
     }

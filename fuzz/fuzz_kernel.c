@@ -35,7 +35,8 @@ struct elf_file {
 };
 
 static struct memory *memory;
-static uint8_t elf_image[IMAGE_SIZE], pvh_image[IMAGE_SIZE], linux_image[IMAGE_SIZE];
+static uint8_t elf_image[IMAGE_SIZE], pvh_image[IMAGE_SIZE], linux_image[IMAGE_SIZE],
+    multiboot_image[IMAGE_SIZE];
 
 static void add_ram(uint64_t start, uint64_t end)
 {
@@ -103,6 +104,18 @@ static void make_linux(uint8_t *image)
     put(image, 0x260, 0x10000, 4);
 }
 
+/* With addresses: it is loaded whole. */
+static void make_multiboot(uint8_t *image)
+{
+    put(image, 0x00, 0x1badb002, 4);
+    put(image, 0x04, 1u << 16, 4);
+    put(image, 0x08, 0u - 0x1badb002u - (1u << 16), 4);
+    put(image, 0x0c, LOAD, 4);
+    put(image, 0x10, LOAD, 4);
+    put(image, 0x18, LOAD + 2 * IMAGE_SIZE, 4);
+    put(image, 0x1c, LOAD + 0x20, 4);
+}
+
 static void prepare(void)
 {
     log_set_level(LOG_ERROR);
@@ -113,6 +126,7 @@ static void prepare(void)
     make_elf(elf_image, 2);
     make_elf(pvh_image, 3);
     make_linux(linux_image);
+    make_multiboot(multiboot_image);
 }
 
 static bool is_ram(uint64_t gpa)
@@ -129,6 +143,7 @@ static int load(const struct image *image, struct x86_state *entry)
     const struct boot_target target = {
         .memory = memory,
         .ram = RAM,
+        .kernel_name = "fuzz",
         .command_line = "console=ttyS0",
         .initrd = &initrd,
         .rsdp = MAP_BIOS_AREA,
@@ -169,7 +184,8 @@ static uint64_t interesting(struct input *input)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const uint8_t *const templates[] = {elf_image, pvh_image, linux_image};
+    static const uint8_t *const templates[] = {elf_image, pvh_image, linux_image,
+                                               multiboot_image};
     static const uint8_t sizes[] = {1, 2, 4, 8};
     uint8_t bytes[IMAGE_SIZE];
     struct image image;
@@ -179,10 +195,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     struct input input = {data, size};
     unsigned kind = input_u8(&input);
-    if (kind % 4 == 3) {
+    bool is_multiboot = kind & 0x80; /* a file of any bytes, or one of the templates */
+    if (kind % 4 == 3 && !is_multiboot) {
         image_init_memory(&image, input.data, input.size);
     } else {
-        memcpy(bytes, templates[kind % 4], sizeof(bytes));
+        memcpy(bytes, templates[is_multiboot ? 3 : kind % 4], sizeof(bytes));
         for (unsigned left = kind >> 2 & (CHANGES - 1); left > 0; left--) {
             unsigned where = input_u8(&input) | (unsigned)input_u8(&input) << 8;
             /* Mostly the headers: the first 256 bytes, or the setup header. */

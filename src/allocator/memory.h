@@ -181,5 +181,9 @@ void memory_dirty_mark(struct memory *memory, frame_t first, frame_t count,
 /* For memory_add_frames: while logging, frames from first on begin as dirty. */
 void memory_dirty_add_locked(struct memory *memory, frame_t first);
 
+/* Drops the process's mapping of the page at gpa, if it is RAM: the next access to it
+ * faults in the host. What the page holds stays. For tests. */
+void ram_forget(struct memory *memory, gpa_t gpa);
+
 /* Bytes of guest RAM the host has given pages for. */
 uint64_t memory_resident(const struct memory *memory);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "allocator/source.h"
@@ -46,6 +47,15 @@ void ram_unmap(struct memory *memory, void *host, uint64_t written)
         }
         at += part;
         written -= part;
+    }
+}
+
+void ram_forget(struct memory *memory, gpa_t gpa)
+{
+    frame_t frame = memory_frame(memory, gpa, NULL);
+    if (frame != FRAME_NONE) {
+        /* The memfd keeps the page. A failure leaves the mapping, which is as right. */
+        madvise(memory_host(memory, frame), FRAME_SIZE, MADV_DONTNEED);
     }
 }
 

@@ -115,6 +115,9 @@ static int add_memory(struct board *board, struct error *err)
     struct vm *vm = board->vm;
     uint64_t low_end = memory_map_low_end(board->ram);
     int result = add_ram(vm, 0, MAP_VGA, err);
+    if (result >= 0 && board->plan->has_adapter_memory) {
+        result = add_ram(vm, MAP_VGA, MAP_ADAPTER_ROMS, err);
+    }
     if (result >= 0) {
         result = add_ram(vm, MAP_BIOS_AREA, MAP_BIOS_AREA + MAP_BIOS_AREA_SIZE, err);
     }
@@ -163,16 +166,17 @@ static int open_files(struct board *board, const struct machine_config *config,
     return 0;
 }
 
-struct board *board_build(struct vm *vm, const struct machine_config *config,
-                          const struct console_port *console, struct error *err)
+int board_build(struct vm *vm, const struct machine_config *config,
+                const struct board_plan *plan, const struct console_port *console,
+                struct error *err)
 {
     struct board *board = calloc(1, sizeof(*board));
     if (!board) {
-        fail(err, ENOMEM, "cannot make the machine");
-        return NULL;
+        return fail(err, ENOMEM, "cannot make the machine");
     }
     device_init(&board->device, &board_type, "board");
     board->vm = vm;
+    board->plan = plan;
     patient_console_init(&board->patient, console, vm);
     board->console =
         vm->config.is_deterministic ? patient_console_port(&board->patient) : *console;
@@ -180,9 +184,9 @@ struct board *board_build(struct vm *vm, const struct machine_config *config,
     if (vm_add_device(vm, &board->device, err) < 0 ||
         copy_config(board, config, err) < 0 || open_files(board, config, err) < 0 ||
         add_memory(board, err) < 0 || board_add_devices(board, config, err) < 0) {
-        return NULL;
+        return -err->code;
     }
     vm->boot = board_boot;
     vm->boot_opaque = board;
-    return board;
+    return 0;
 }

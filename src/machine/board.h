@@ -11,10 +11,20 @@
 
 struct board;
 
+/* In what the machines differ. */
+struct board_plan {
+    uint16_t debug_console;  /* its port */
+    bool has_adapter_memory; /* RAM where a display adapter would have its own */
+    /* Adds the machine's own devices to the board's; NULL: none. */
+    int (*add_devices)(struct board *board, const struct machine_config *config,
+                       struct error *err);
+};
+
 /* Adds memory, devices and the boot hook to a fresh VM. The VM owns the board, also after
- * a failure. */
-struct board *board_build(struct vm *vm, const struct machine_config *config,
-                          const struct console_port *console, struct error *err);
+ * a failure. The plan is constant. */
+int board_build(struct vm *vm, const struct machine_config *config,
+                const struct board_plan *plan, const struct console_port *console,
+                struct error *err);
 /* The VM's board. */
 struct board *board_find(struct vm *vm);
 /* The configuration that it was made from. The strings are the board's; console and
@@ -30,13 +40,4 @@ struct patient_console *board_patient_console(struct board *board);
 /* The frames that a board of that RAM needs, in bytes, for vm_config.memory_limit. */
 uint64_t board_memory_size(uint64_t ram);
 
-/* One row per device, for machine_describe. */
-struct board_device {
-    const char *name, *model;
-    uint64_t address; /* the first of its ports, or of its memory */
-    bool is_mmio;
-    int gsi;          /* -1: none */
-    bool is_optional; /* only with --debug-exit */
-};
-
-extern const struct board_device board_devices[]; /* ends with a NULL name */
+extern const struct board_device board_devices[]; /* of all; ends with a NULL name */

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "device/pci/pci_host.h"
 #include "dispatcher/vcpu.h"
 #include "machine/acpi.h"
 #include "machine/kernel.h"
@@ -55,13 +56,18 @@ int board_boot(void *opaque, struct vm *vm, struct error *err)
 {
     struct board *board = opaque;
     struct x86_state entry;
-    int result = put_acpi_tables(board, err);
+    int result = board->pci ? pci_host_assign(board->pci, err) : 0;
+    if (result < 0) {
+        return result;
+    }
+    result = put_acpi_tables(board, err);
     if (result < 0) {
         return result;
     }
     const struct boot_target target = {
         .memory = vm->memory,
         .ram = board->ram,
+        .kernel_name = board->kernel_path,
         .command_line = board->command_line,
         .initrd = board->initrd_path ? &board->initrd : NULL,
         .rsdp = MAP_BIOS_AREA,

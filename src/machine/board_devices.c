@@ -23,7 +23,6 @@ const struct board_device board_devices[] = {
     {"i8042", "8042", 0x60, false, GSI_KEYBOARD, false},
     {"serial0", "16550A", PORT_SERIAL, false, GSI_SERIAL, false},
     {"acpi", "ACPI fixed hardware", PORT_ACPI_PM, false, GSI_SCI, false},
-    {"debug-console", "debug console", PORT_DEBUG_CONSOLE, false, -1, false},
     {"debug-exit", "debug exit", PORT_DEBUG_EXIT, false, -1, true},
     {NULL, NULL, 0, false, -1, false},
 };
@@ -91,14 +90,12 @@ static void broadcast_eoi(void *opaque, uint8_t vector)
 
 /* --- Devices --- */
 
-/* Adds a device with the regions given; takes it, also on failure. NULL: making it failed
- * and *err says why. */
-static int add_device(struct vm *vm, struct device *device, const struct region *ports,
-                      unsigned count, struct error *err)
+int board_add_device(struct board *board, struct device *device,
+                     const struct region *ports, unsigned count, struct error *err)
 {
-    int result = vm_add_device(vm, device, err);
+    int result = vm_add_device(board->vm, device, err);
     for (unsigned i = 0; result >= 0 && i < count; i++) {
-        result = vm_add_ports(vm, &ports[i], err);
+        result = vm_add_ports(board->vm, &ports[i], err);
     }
     return result;
 }
@@ -115,8 +112,8 @@ static int add_interrupt_controllers(struct board *board, struct error *err)
         pic8259_region(board->pic, PIC8259_SLAVE, 0xa0),
         pic8259_region(board->pic, PIC8259_ELCR, 0x4d0),
     };
-    int result =
-        add_device(vm, pic8259_device(board->pic), ports, array_size(ports), err);
+    int result = board_add_device(board, pic8259_device(board->pic), ports,
+                                  array_size(ports), err);
     if (result < 0) {
         return result;
     }
@@ -158,8 +155,8 @@ static int add_timers(struct board *board, struct error *err)
         pit8254_region(pit, 0x40),
         pit8254_port_b_region(pit, 0x61),
     };
-    int result =
-        add_device(vm, pit8254_device(pit), pit_ports, array_size(pit_ports), err);
+    int result = board_add_device(board, pit8254_device(pit), pit_ports,
+                                  array_size(pit_ports), err);
     if (result < 0) {
         return result;
     }
@@ -173,7 +170,7 @@ static int add_timers(struct board *board, struct error *err)
         return -err->code;
     }
     const struct region rtc_ports[] = {rtc_region(rtc, PORT_RTC)};
-    return add_device(vm, rtc_device(rtc), rtc_ports, 1, err);
+    return board_add_device(board, rtc_device(rtc), rtc_ports, 1, err);
 }
 
 static int add_keyboard_controller(struct board *board, struct error *err)
@@ -189,7 +186,7 @@ static int add_keyboard_controller(struct board *board, struct error *err)
         i8042_command_region(i8042, 0x64),
         i8042_port_a_region(i8042, 0x92),
     };
-    return add_device(vm, i8042_device(i8042), ports, array_size(ports), err);
+    return board_add_device(board, i8042_device(i8042), ports, array_size(ports), err);
 }
 
 static int add_serial_port(struct board *board, struct error *err)
@@ -204,7 +201,7 @@ static int add_serial_port(struct board *board, struct error *err)
     }
     board->serial = serial;
     const struct region ports[] = {uart16550_region(serial, PORT_SERIAL)};
-    return add_device(vm, uart16550_device(serial), ports, 1, err);
+    return board_add_device(board, uart16550_device(serial), ports, 1, err);
 }
 
 static int add_power_management(struct board *board, struct error *err)
@@ -217,23 +214,21 @@ static int add_power_management(struct board *board, struct error *err)
         return -err->code;
     }
     board->reset = acpi_pm_reset_region(board->pm, PORT_RESET);
-    const struct region ports[] = {
-        acpi_pm_region(board->pm, PORT_ACPI_PM),
-        board_pci_address_region(board),
-    };
-    return add_device(vm, acpi_pm_device(board->pm), ports, array_size(ports), err);
+    const struct region ports[] = {acpi_pm_region(board->pm, PORT_ACPI_PM)};
+    return board_add_device(board, acpi_pm_device(board->pm), ports, array_size(ports),
+                            err);
 }
 
 static int add_debug_ports(struct board *board, bool with_exit, struct error *err)
 {
-    struct vm *vm = board->vm;
     const struct debug_console_sink sink = {debug_console_write, board};
     struct debug_console *console = debug_console_new("debug-console", &sink, err);
     if (!console) {
         return -err->code;
     }
-    const struct region ports[] = {debug_console_region(console, PORT_DEBUG_CONSOLE)};
-    int result = add_device(vm, debug_console_device(console), ports, 1, err);
+    const struct region ports[] = {
+        debug_console_region(console, board->plan->debug_console)};
+    int result = board_add_device(board, debug_console_device(console), ports, 1, err);
     if (result < 0 || !with_exit) {
         return result;
     }
@@ -243,7 +238,7 @@ static int add_debug_ports(struct board *board, bool with_exit, struct error *er
         return -err->code;
     }
     const struct region exit_ports[] = {debug_exit_region(port, PORT_DEBUG_EXIT)};
-    return add_device(vm, debug_exit_device(port), exit_ports, 1, err);
+    return board_add_device(board, debug_exit_device(port), exit_ports, 1, err);
 }
 
 int board_add_devices(struct board *board, const struct machine_config *config,
@@ -268,6 +263,9 @@ int board_add_devices(struct board *board, const struct machine_config *config,
     if (result >= 0) {
         result = board_disks_add(&board->disks, board->vm, config->disk,
                                  config->disk_count, err);
+    }
+    if (result >= 0 && board->plan->add_devices) {
+        result = board->plan->add_devices(board, config, err);
     }
     return result >= 0 ? board_add_quiet_ranges(board, err) : result;
 }

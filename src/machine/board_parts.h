@@ -15,6 +15,7 @@
 struct board {
     struct device device;
     struct vm *vm;
+    const struct board_plan *plan;
     uint64_t ram;
     char *name, *machine, *cpu_model,
         *paravirt; /* of the configuration; owned, may be NULL */
@@ -29,16 +30,19 @@ struct board {
     struct pic8259 *pic;
     struct ioapic *ioapic;
     struct acpi_pm *pm;
-    struct region reset; /* acpi_pm's port, inside of PCI's configuration address */
+    struct pci_host *pci; /* NULL: there is no PCI bus */
+    struct region reset;  /* acpi_pm's port, inside of PCI's configuration address */
 };
 
 /* Adds the devices and wires them up; nothing is undone on failure, for the VM owns them.
  */
 int board_add_devices(struct board *board, const struct machine_config *config,
                       struct error *err);
-/* Adds the ports and addresses that answer with all ones without a message. */
+/* Adds a device with its ports; takes it, also on failure. */
+int board_add_device(struct board *board, struct device *device,
+                     const struct region *ports, unsigned count, struct error *err);
+/* Adds the ports and addresses that answer with all ones without a message, where no
+ * device answers. */
 int board_add_quiet_ranges(struct board *board, struct error *err);
-/* PCI's configuration address, in the midst of which is the reset register. */
-struct region board_pci_address_region(struct board *board);
 /* The boot hook, opaque being the board: tables, kernel, entry state. */
 int board_boot(void *opaque, struct vm *vm, struct error *err);

@@ -5,18 +5,17 @@
 /*
  * Ports that software of the PC pokes without looking: nothing answers, and that is not
  * worth a message. DMA controllers and page registers (with the POST code and delay
- * ports), coprocessor latch, VGA, Super I/O, the other serial ports, PCI's configuration
- * data.
+ * ports), coprocessor latch, VGA, Super I/O, the other serial ports.
  */
 static const struct {
     uint16_t base, size;
 } quiet_ports[] = {
-    {0x000, 0x10}, {0x02e, 2}, {0x04e, 2}, {0x080, 0x10}, {0x0c0, 0x20},
-    {0x0ed, 1},    {0x0f0, 2}, {0x2e8, 8}, {0x2f8, 8},    {0x3b0, 0x30},
-    {0x3e8, 8},    {0x3f0, 8}, {0xcfc, 4},
+    {0x000, 0x10}, {0x02e, 2}, {0x04e, 2}, {0x080, 0x10}, {0x0c0, 0x20}, {0x0ed, 1},
+    {0x0f0, 2},    {0x2e8, 8}, {0x2f8, 8}, {0x3b0, 0x30}, {0x3e8, 8},    {0x3f0, 8},
 };
 
 #define PORT_PCI_ADDRESS 0xcf8 /* the reset register is its second byte */
+#define PORT_PCI_DATA    0xcfc
 
 static uint64_t quiet_read(struct device *device, uint64_t offset, unsigned size)
 {
@@ -60,23 +59,36 @@ static void pci_address_write(struct device *device, uint64_t offset, unsigned s
     }
 }
 
-struct region board_pci_address_region(struct board *board)
+static struct region pci_address_region(struct board *board)
 {
     return (struct region){&board->device,   PORT_PCI_ADDRESS, 4, 1, 4,
                            pci_address_read, pci_address_write};
 }
 
+static int add_quiet_ports(struct board *board, uint16_t base, uint16_t size,
+                           struct error *err)
+{
+    const struct region region = {&board->device, base,       size, 1, 4,
+                                  quiet_read,     quiet_write};
+    return vm_add_ports(board->vm, &region, err);
+}
+
 int board_add_quiet_ranges(struct board *board, struct error *err)
 {
     /* Where adapters would have their memory and ROMs; operating systems search it. */
+    const uint64_t base = board->plan->has_adapter_memory ? MAP_ADAPTER_ROMS : MAP_VGA;
     const struct region adapters = {
-        &board->device, MAP_VGA, MAP_BIOS_AREA - MAP_VGA, 1, 8, quiet_read, quiet_write};
+        &board->device, base, MAP_BIOS_AREA - base, 1, 8, quiet_read, quiet_write};
     int result = vm_add_mmio(board->vm, &adapters, err);
     for (unsigned i = 0; result >= 0 && i < array_size(quiet_ports); i++) {
-        const struct region region = {
-            &board->device, quiet_ports[i].base, quiet_ports[i].size, 1, 4,
-            quiet_read,     quiet_write};
-        result = vm_add_ports(board->vm, &region, err);
+        result = add_quiet_ports(board, quiet_ports[i].base, quiet_ports[i].size, err);
+    }
+    if (result >= 0 && !board->pci) {
+        const struct region address = pci_address_region(board);
+        result = vm_add_ports(board->vm, &address, err);
+        if (result >= 0) {
+            result = add_quiet_ports(board, PORT_PCI_DATA, 4, err);
+        }
     }
     return result;
 }

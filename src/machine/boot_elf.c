@@ -38,7 +38,7 @@ static int load(const struct boot_probe *probe, const struct boot_target *target
     if (!elf_bounds(&elf, &start, &end)) {
         return fail_plain(err, ENOEXEC, "an ELF file with nothing to load");
     }
-    result = boot_check_elf(target, &elf, err);
+    result = boot_check_elf(target, &elf, &boot_low_default, err);
     if (result == 0) {
         result = elf_load(&elf, probe->image, target->memory, err);
     }

@@ -170,7 +170,7 @@ static int load_unpacked(const struct bzimage *bz, const struct elf *elf,
 {
     uint64_t start, end;
     elf_bounds(elf, &start, &end);
-    int result = boot_check_elf(target, elf, err);
+    int result = boot_check_elf(target, elf, &boot_low_default, err);
     if (result == 0) {
         result = elf_load(elf, unpacked, target->memory, err);
     }
@@ -194,7 +194,7 @@ static int load_packed(const struct bzimage *bz, const struct boot_target *targe
         return fail_plain(err, ENOEXEC, "its preferred address 0x%" PRIx64 " is above 4G",
                           base);
     }
-    int result = boot_check_range(target, base, base + size, err);
+    int result = boot_check_range(target, &boot_low_default, base, base + size, err);
     if (result == 0) {
         result = image_load(bz->image, bz->code, bz->code_size, target->memory, base,
                             "the kernel proper", err);

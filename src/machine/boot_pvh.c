@@ -119,7 +119,7 @@ static int load(const struct boot_probe *probe, const struct boot_target *target
                           "its PVH entry point 0x%" PRIx32 " is outside what it loads",
                           eip);
     }
-    result = boot_check_elf(target, &elf, err);
+    result = boot_check_elf(target, &elf, &boot_low_default, err);
     if (result == 0) {
         result = elf_load(&elf, probe->image, target->memory, err);
     }

@@ -7,10 +7,11 @@
 #include "base/scope.h"
 #include "machine/memory_map.h"
 
-/* In order of detection: a Linux vmlinux with a PVH note is both of the last two. */
+/* In order of detection: a Linux vmlinux with a PVH note is an ELF image, too. */
 static const struct boot_protocol *const protocols[] = {
     &boot_linux,
     &boot_pvh,
+    &boot_multiboot,
     &boot_elf,
 };
 
@@ -87,11 +88,13 @@ int kernel_load(const struct image *image, const struct boot_target *target,
     return protocol->load(&probe, target, entry, err);
 }
 
-int boot_check_range(const struct boot_target *target, uint64_t start, uint64_t end,
-                     struct error *err)
+const struct boot_low boot_low_default = {MAP_BOOT_END, MAP_EBDA};
+
+int boot_check_range(const struct boot_target *target, const struct boot_low *low,
+                     uint64_t start, uint64_t end, struct error *err)
 {
     uint64_t low_end = memory_map_low_end(target->ram);
-    bool is_conventional = start >= MAP_BOOT_END && end <= MAP_EBDA;
+    bool is_conventional = start >= low->start && end <= low->end;
     bool is_low = start >= MAP_KERNEL && end <= low_end;
     bool is_high = start >= MAP_HIGH_RAM && target->ram > low_end &&
                    end <= MAP_HIGH_RAM + (target->ram - low_end);
@@ -101,8 +104,8 @@ int boot_check_range(const struct boot_target *target, uint64_t start, uint64_t 
     if (start < MAP_KERNEL) {
         return fail_plain(err, ENOEXEC,
                           "it loads at 0x%" PRIx64 "-0x%" PRIx64
-                          "; below 1M only 0x%llx-0x%llx can be filled",
-                          start, end, MAP_BOOT_END, MAP_EBDA);
+                          "; below 1M only 0x%" PRIx64 "-0x%" PRIx64 " can be filled",
+                          start, end, low->start, low->end);
     }
     if (end <= MAP_LOW_RAM_END) {
         return fail_plain(err, ENOMEM,
@@ -117,20 +120,20 @@ int boot_check_range(const struct boot_target *target, uint64_t start, uint64_t 
 }
 
 int boot_check_elf(const struct boot_target *target, const struct elf *elf,
-                   struct error *err)
+                   const struct boot_low *low, struct error *err)
 {
     uint64_t start, end;
     if (!elf_bounds(elf, &start, &end)) {
         return fail_plain(err, ENOEXEC, "an ELF file with nothing to load");
     }
     if (start >= MAP_KERNEL) {
-        return boot_check_range(target, start, end, err);
+        return boot_check_range(target, low, start, end, err);
     }
     int result = 0;
     for (unsigned i = 0; result == 0 && i < elf->count; i++) {
         const struct elf_segment *segment = &elf->segment[i];
         if (!segment->is_note) {
-            result = boot_check_range(target, segment->address,
+            result = boot_check_range(target, low, segment->address,
                                       segment->address + segment->memory_size, err);
         }
     }

@@ -20,6 +20,7 @@
 struct boot_target {
     struct memory *memory;
     uint64_t ram;               /* bytes; laid out as memory_map_build says */
+    const char *kernel_name;    /* the file's, for protocols that tell it; never NULL */
     const char *command_line;   /* never NULL */
     const struct image *initrd; /* NULL: none */
     gpa_t rsdp;                 /* ACPI's root pointer */
@@ -45,7 +46,7 @@ struct boot_protocol {
                 struct x86_state *entry, struct error *err);
 };
 
-extern const struct boot_protocol boot_linux, boot_pvh, boot_elf;
+extern const struct boot_protocol boot_linux, boot_pvh, boot_multiboot, boot_elf;
 
 /* Finds out what the image is. NULL: none of ours, and *err says what it looks like. */
 const struct boot_protocol *kernel_detect(const struct image *image,
@@ -54,14 +55,20 @@ const struct boot_protocol *kernel_detect(const struct image *image,
 int kernel_load(const struct image *image, const struct boot_target *target,
                 struct x86_state *entry, struct error *err);
 
+/* The part of conventional RAM that a protocol leaves to the image. */
+struct boot_low {
+    uint64_t start, end;
+};
+extern const struct boot_low boot_low_default; /* what lies around it is ours */
+
 /* For protocols: is [start, end) guest RAM that an image may fill? The message says how
  * much memory the guest needs. */
-int boot_check_range(const struct boot_target *target, uint64_t start, uint64_t end,
-                     struct error *err);
+int boot_check_range(const struct boot_target *target, const struct boot_low *low,
+                     uint64_t start, uint64_t end, struct error *err);
 /* The same for all that an ELF file loads; segments may lie on both sides of the hole
  * below 1M. */
 int boot_check_elf(const struct boot_target *target, const struct elf *elf,
-                   struct error *err);
+                   const struct boot_low *low, struct error *err);
 /* Copies the command line to MAP_COMMAND_LINE. max is without the final 0. */
 int boot_put_command_line(const struct boot_target *target, uint64_t max,
                           struct error *err);

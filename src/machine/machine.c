@@ -18,10 +18,12 @@
 #include "machine/memory_map.h"
 #include "machine/micro.h"
 #include "machine/patient_console.h"
+#include "machine/pc.h"
 #include "x86/paravirt.h"
 
 const struct machine_type *const machine_table[] = {
     &machine_micro,
+    &machine_pc,
     NULL,
 };
 
@@ -215,7 +217,7 @@ static int resolve(struct resolved *resolved, const struct machine_config *confi
     if (!config->kernel) {
         return fail_plain(err, EINVAL,
                           "nothing to boot: give a kernel with --kernel FILE (a Linux "
-                          "bzImage or vmlinux, or a PVH ELF image)");
+                          "bzImage or vmlinux, a PVH or a multiboot image)");
     }
     const char *engine = config->engine ? config->engine : "auto";
     if (config->deterministic) {
@@ -345,10 +347,10 @@ static json_t *describe_memory_map(uint64_t memory)
     return list;
 }
 
-static json_t *describe_devices(const struct machine_config *config)
+static void describe_rows(json_t *list, const struct board_device *devices,
+                          const struct machine_config *config)
 {
-    json_t *list = json_array();
-    for (const struct board_device *device = board_devices; device->name; device++) {
+    for (const struct board_device *device = devices; device->name; device++) {
         if (device->is_optional && !config->debug_exit) {
             continue;
         }
@@ -360,6 +362,14 @@ static json_t *describe_devices(const struct machine_config *config)
         }
         json_array_append_new(list, entry);
     }
+}
+
+static json_t *describe_devices(const struct machine_type *type,
+                                const struct machine_config *config)
+{
+    json_t *list = json_array();
+    describe_rows(list, board_devices, config);
+    describe_rows(list, type->devices, config);
     for (unsigned i = 0; i < config->disk_count; i++) {
         const struct acpi_virtio place = board_disk_place(i);
         json_array_append_new(
@@ -450,7 +460,8 @@ char *machine_describe(const struct machine_config *config, struct error *err)
         (json_int_t)config->memory, "boot", boot, "disks", disks, "console",
         console_name(config->console), "console_path", config->console_path, "debug_exit",
         config->debug_exit, "no_reboot", config->no_reboot, "memory_map",
-        describe_memory_map(config->memory), "devices", describe_devices(config));
+        describe_memory_map(config->memory), "devices",
+        describe_devices(resolved.type, config));
     char *text = all ? json_dumps(all, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
     json_decref(all);
     if (!text) {

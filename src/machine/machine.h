@@ -20,9 +20,20 @@ struct console_port {
     void *opaque;
 };
 
+/* One row per device, for machine_describe. */
+struct board_device {
+    const char *name, *model;
+    uint64_t address; /* the first of its ports, or of its memory */
+    bool is_mmio;
+    int gsi;          /* -1: none */
+    bool is_optional; /* only with --debug-exit */
+};
+
 struct machine_type {
     const char *name;
     const char *summary;
+    /* What it has besides the devices of every board; ends with a NULL name. */
+    const struct board_device *devices;
     /* Adds memory, devices and the boot hook to a fresh VM. */
     int (*build)(struct vm *vm, const struct machine_config *config,
                  const struct console_port *console, struct error *err);

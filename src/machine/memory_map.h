@@ -13,18 +13,25 @@
 #define MAP_COMMAND_LINE   0x00020000ull
 #define MAP_COMMAND_MAX    0x00010000ull /* with its final 0 */
 #define MAP_BOOT_END       0x00030000ull /* what a loader writes below is ours */
+#define MAP_MULTIBOOT      0x0008fc00ull /* multiboot's information, up to MAP_EBDA */
+#define MAP_MULTIBOOT_SIZE 0x00010000ull
 #define MAP_EBDA           0x0009fc00ull /* end of conventional RAM */
-#define MAP_VGA            0x000a0000ull /* no memory up to the BIOS area */
+#define MAP_VGA            0x000a0000ull /* a display adapter's memory */
+#define MAP_ADAPTER_ROMS   0x000c0000ull /* no memory up to the BIOS area */
 #define MAP_BIOS_AREA      0x000e0000ull /* ACPI tables, RSDP; reserved in the E820 map */
 #define MAP_BIOS_AREA_SIZE 0x00020000ull
 #define MAP_KERNEL         0x00100000ull
 #define MAP_IOAPIC         0xfec00000ull
 #define MAP_LAPIC          0xfee00000ull
 #define MAP_VIRTIO_MMIO    0xd0000000ull /* one 4K page per device */
+#define MAP_PCI_MEMORY     0xe0000000ull /* what PCI's host bridge forwards */
+#define MAP_PCI_MEMORY_END 0xfec00000ull
+#define MAP_TEST_MEMORY    0xff000000ull /* pc-testdev's */
 
 #define PORT_SERIAL        0x3f8
 #define PORT_RTC           0x70
 #define PORT_DEBUG_CONSOLE 0xe9
+#define PORT_PCI           0xc000 /* what PCI's host bridge forwards, to the last port */
 #define PORT_DEBUG_EXIT    0xf4
 #define PORT_ACPI_PM       0x600 /* event block 4, control block 2 at +4, timer 4 at +8 */
 #define PORT_RESET         0xcf9

@@ -85,7 +85,7 @@ static int parse_disk(const struct option_spec *spec, const char *value, void *t
 static const struct option_spec run_options[] = {
     {"name", "NAME", "what to call the virtual machine", OPTION_STRING, FIELD(name)},
     {"machine", "TYPE", "the machine to build", OPTION_CHOICE, FIELD(machine),
-     .choice = machine_choice, .later = "pc"},
+     .choice = machine_choice},
     {"engine", "NAME", "what executes guest code; auto takes the fastest that works here",
      OPTION_CHOICE, FIELD(engine), .choice = engine_choice,
      .later = "kvm direct translator interpreter"},
@@ -99,8 +99,9 @@ static const struct option_spec run_options[] = {
      "services for guests that know KVM's: all (if not given), none (nor any sign of a "
      "hypervisor), or a list of clock, io-delay, steal, ipi, yield",
      OPTION_STRING, FIELD(paravirt)},
-    {"kernel", "FILE", "kernel to boot: bzImage, vmlinux or another ELF file",
-     OPTION_FILE, FIELD(kernel)},
+    {"kernel", "FILE",
+     "kernel to boot: bzImage, vmlinux, multiboot image or another ELF file", OPTION_FILE,
+     FIELD(kernel)},
     {"initrd", "FILE", "initial RAM disk for the kernel", OPTION_FILE, FIELD(initrd)},
     {"append", "STRING",
      "kernel command line; console=ttyS0 if not given and the console is stdio",

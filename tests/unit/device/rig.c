@@ -5,9 +5,13 @@
 #include "device/pc/acpi_pm.h"
 #include "device/pc/debug_console.h"
 #include "device/pc/debug_exit.h"
+#include "device/pc/fw_cfg.h"
 #include "device/pc/i8042.h"
+#include "device/pc/pc_testdev.h"
 #include "device/pc/pit8254.h"
 #include "device/pc/rtc.h"
+#include "device/pci/pci_host.h"
+#include "device/pci/pci_testdev.h"
 
 static void count_action(void *opaque)
 {
@@ -127,6 +131,78 @@ static void add_ports(struct rig *rig)
     add_region(rig, debug_exit_region(port, 0xf4));
 }
 
+/* For DMA; the same for all rigs, and full of zeros. */
+static struct memory *dma_memory(void)
+{
+    static struct memory *memory;
+    if (!memory) {
+        memory = memory_new(0x10000, NULL);
+        int64_t frame = memory_add_frames(memory, 0x10000, NULL);
+        memory_map(memory, 0, 0x10000, (frame_t)frame, SLOT_RAM, NULL);
+    }
+    return memory;
+}
+
+static void add_firmware_devices(struct rig *rig)
+{
+    struct error err;
+    struct fw_cfg *fw_cfg = fw_cfg_new("fw-cfg", dma_memory(), &err);
+    fw_cfg_add_number(fw_cfg, FW_CFG_CPUS, 2, 2, &err);
+    fw_cfg_add_file(fw_cfg, "etc/test", "some content", 12, &err);
+    add_device(rig, fw_cfg_device(fw_cfg));
+    add_region(rig, fw_cfg_region(fw_cfg, FW_CFG_PORT));
+    add_region(rig, fw_cfg_dma_region(fw_cfg, FW_CFG_DMA_PORT));
+}
+
+static void forget_page(void *opaque, uint64_t gpa)
+{
+    count_action(opaque);
+}
+
+static void pam_changed(void *opaque, unsigned range, unsigned attributes)
+{
+    count_action(opaque);
+}
+
+static void add_test_devices(struct rig *rig)
+{
+    struct error err;
+    struct pc_testdev_bus bus = {.forget_page = forget_page, .opaque = rig};
+    for (unsigned i = 10; i < 16; i++) { /* lines of no other device */
+        bus.line[i] = line(rig, i);
+    }
+    struct pc_testdev *testdev = pc_testdev_new("pc-testdev", &bus, &err);
+    add_device(rig, pc_testdev_device(testdev));
+    add_region(rig, pc_testdev_region(testdev, PC_TESTDEV_WORD, 0xe0));
+    add_region(rig, pc_testdev_region(testdev, PC_TESTDEV_FLUSH, 0xe4));
+    add_region(rig, pc_testdev_region(testdev, PC_TESTDEV_BYTE, 0xe8));
+    add_region(rig, pc_testdev_region(testdev, PC_TESTDEV_IRQ, 0x2000));
+    add_region(rig, pc_testdev_region(testdev, PC_TESTDEV_MEMORY, 0xff000000));
+}
+
+static void add_pci(struct rig *rig)
+{
+    struct error err;
+    const struct pci_host_config config = {
+        .port_base = 0xc000,
+        .port_size = 0x100,
+        .memory_base = 0xe0000000,
+        .memory_size = 0x1000,
+        .pam_changed = pam_changed,
+        .opaque = rig,
+    };
+    struct pci_host *host = pci_host_new("pci", &config, &err);
+    rig->pci = host;
+    add_device(rig, pci_host_device(host));
+    add_region(rig, pci_host_address_region(host));
+    add_region(rig, pci_host_data_region(host));
+    add_region(rig, pci_host_port_window(host));
+    add_region(rig, pci_host_memory_window(host));
+    struct pci_testdev *testdev = pci_testdev_new("pci-testdev", &err);
+    add_device(rig, pci_testdev_device(testdev));
+    pci_host_add(host, 1, pci_testdev_function(testdev));
+}
+
 void rig_init(struct rig *rig)
 {
     *rig = (struct rig){0};
@@ -135,6 +211,16 @@ void rig_init(struct rig *rig)
     add_interrupt_controllers(rig);
     add_timers(rig);
     add_ports(rig);
+    add_firmware_devices(rig);
+    add_test_devices(rig);
+    add_pci(rig);
+}
+
+void rig_assign(struct rig *rig)
+{
+    struct error err;
+    int result = pci_host_assign(rig->pci, &err);
+    assert(result == 0);
 }
 
 void rig_fini(struct rig *rig)

@@ -10,8 +10,8 @@
 #include "device/pc/pic8259.h"
 #include "device/pc/uart16550.h"
 
-#define RIG_DEVICES_MAX 16
-#define RIG_REGIONS_MAX 32
+#define RIG_DEVICES_MAX 24
+#define RIG_REGIONS_MAX 48
 
 struct rig {
     struct clock clock;
@@ -19,6 +19,7 @@ struct rig {
     struct pic8259 *pic;
     struct ioapic *ioapic;
     struct uart16550 *uart;
+    struct pci_host *pci;
     unsigned device_count, region_count;
     struct device *device[RIG_DEVICES_MAX];
     struct region region[RIG_REGIONS_MAX];
@@ -27,6 +28,8 @@ struct rig {
 
 void rig_init(struct rig *rig);
 void rig_fini(struct rig *rig);
+/* What firmware does first: PCI functions get addresses and decode them. */
+void rig_assign(struct rig *rig);
 
 /* Accesses with the device's lock held, as a bus does. size is brought into the region's
  * range and offset into its size. */

@@ -21,6 +21,7 @@ static uint32_t next_random(uint32_t *seed)
 /* Uses all devices at random, as a guest might. */
 static void exercise(struct rig *rig, uint32_t *seed, unsigned steps)
 {
+    rig_assign(rig);
     for (unsigned i = 0; i < steps; i++) {
         uint32_t region = next_random(seed), offset = next_random(seed);
         unsigned size = 1u << (next_random(seed) & 3);

@@ -1,0 +1,184 @@
+/* The machine `pc`: what it has at which addresses, seen from its buses. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/script/script.h"
+#include "machine/board.h"
+#include "machine/memory_map.h"
+#include "machine/pc.h"
+
+#include <cmocka.h>
+
+#define RAM (16ull << 20)
+
+static char kernel_path[32];
+static struct machine_config config;
+static struct vm *vm;
+static char output[64];
+static unsigned output_size;
+static struct error err;
+
+static unsigned console_write(void *opaque, const uint8_t *data, unsigned size)
+{
+    memcpy(output + output_size, data, size);
+    output_size += size;
+    return size;
+}
+
+/* The smallest multiboot kernel: its header and a few bytes, at 1M. */
+static int make_kernel(void)
+{
+    static const uint32_t file[] = {0x1badb002, 1u << 16, 0u - 0x1badb002 - (1u << 16),
+                                    0x100000,   0x100000, 0,
+                                    0,          0x100020, 0xf4f4f4f4};
+    strcpy(kernel_path, "/tmp/doppel-pc-XXXXXX");
+    int fd = mkstemp(kernel_path);
+    ssize_t written = write(fd, file, sizeof(file));
+    close(fd);
+    return written == sizeof(file) ? 0 : -1;
+}
+
+static int setup(void **state)
+{
+    config = (struct machine_config){.machine = "pc", .cpus = 2, .memory = RAM};
+    config.kernel = kernel_path;
+    config.debug_exit = true;
+    output_size = 0;
+    return make_kernel();
+}
+
+static int teardown(void **state)
+{
+    vm_free(vm);
+    vm = NULL;
+    unlink(kernel_path);
+    return 0;
+}
+
+static void build(void)
+{
+    const struct console_port console = {console_write, NULL, NULL};
+    struct vm_config vm_config = {
+        .memory_limit = RAM, .cpus = config.cpus, .engine = &engine_script};
+    const struct cpuid_config cpuid = {.cpus = config.cpus};
+    assert_int_equal(cpuid_policy_init(&vm_config.cpuid, &cpuid, &err), 0);
+    vm = vm_new(&vm_config, &err);
+    assert_non_null(vm);
+    if (machine_pc.build(vm, &config, &console, &err) < 0 ||
+        vm->boot(vm->boot_opaque, vm, &err) < 0) {
+        fail_msg("%s", err.message);
+    }
+}
+
+static uint64_t in(struct bus *bus, uint64_t address, unsigned size)
+{
+    uint64_t value = 0;
+    bus_access(bus, address, size, false, (uint8_t *)&value);
+    return value;
+}
+
+static void out(struct bus *bus, uint64_t address, unsigned size, uint64_t value)
+{
+    bus_access(bus, address, size, true, (uint8_t *)&value);
+}
+
+static void test_pci_functions_have_addresses(void **state)
+{
+    build();
+    out(&vm->ports, 0xcf8, 4, 0x80000000);
+    assert_int_equal(in(&vm->ports, 0xcfc, 4), 0x12378086);
+    out(&vm->ports, 0xcf8, 4, 0x80002000);
+    assert_int_equal(in(&vm->ports, 0xcfc, 4), 0x00051b36);
+    out(&vm->ports, 0xcf8, 4, 0x80002010);
+    assert_int_equal(in(&vm->ports, 0xcfc, 4), MAP_PCI_MEMORY);
+    out(&vm->mmio, MAP_PCI_MEMORY, 1, 0);
+    assert_int_equal(in(&vm->mmio, MAP_PCI_MEMORY + 1, 1), 1);
+}
+
+static void test_firmware_configuration(void **state)
+{
+    build();
+    out(&vm->ports, 0x510, 2, 5);
+    assert_int_equal(in(&vm->ports, 0x511, 1), 2);
+    out(&vm->ports, 0x510, 2, 3);
+    uint8_t size[8];
+    bus_repeat(&vm->ports, 0x511, 1, 8, false, size);
+    assert_int_equal(size[3], RAM >> 24);
+    assert_int_equal(size[0] | size[1] | size[2] | size[4], 0);
+}
+
+static void test_adapter_memory_is_ram(void **state)
+{
+    build();
+    uint16_t cell = 0x0741;
+    assert_true(ram_write(vm->memory, 0xb8000, &cell, sizeof(cell)));
+    assert_null(memory_find(vm->memory, 0xc0000));
+    assert_int_equal(in(&vm->mmio, 0xc0000, 2), 0xffff);
+}
+
+static void test_firmware_console(void **state)
+{
+    build();
+    out(&vm->ports, 0x402, 1, '!');
+    assert_int_equal(in(&vm->ports, 0x402, 1), 0xe9);
+    assert_int_equal(output_size, 1);
+    assert_int_equal(output[0], '!');
+}
+
+static void test_test_devices_only_with_debug_exit(void **state)
+{
+    build();
+    out(&vm->ports, 0xe0, 4, 0x12345678);
+    assert_int_equal(in(&vm->ports, 0xe0, 4), 0x12345678);
+    out(&vm->mmio, MAP_TEST_MEMORY + 8, 4, 0x1234);
+    assert_int_equal(in(&vm->mmio, MAP_TEST_MEMORY + 8, 4), 0x1234);
+    out(&vm->ports, 0x200b, 1, 1);
+    assert_int_equal(in(&vm->ports, 0x200b, 1), 1);
+    /* What the page holds outlives that the host forgets its mapping. */
+    uint32_t value = 0xabcdef;
+    assert_true(ram_write(vm->memory, 0x300010, &value, 4));
+    out(&vm->ports, 0xe4, 4, 0x300000);
+    value = 0;
+    assert_true(ram_read(vm->memory, 0x300010, &value, 4));
+    assert_int_equal(value, 0xabcdef);
+    vm_free(vm);
+    config.debug_exit = false;
+    build();
+    assert_int_equal(in(&vm->ports, 0xe0, 4), 0xffffffff);
+    out(&vm->ports, 0xcf8, 4, 0x80002000);
+    assert_int_equal(in(&vm->ports, 0xcfc, 4), 0xffffffff);
+}
+
+static void test_every_row_answers(void **state)
+{
+    build();
+    for (const struct board_device *row = machine_pc.devices; row->name; row++) {
+        uint64_t missed =
+            row->is_mmio ? vm->mmio.lookups_missed : vm->ports.lookups_missed;
+        in(row->is_mmio ? &vm->mmio : &vm->ports, row->address, 1);
+        assert_int_equal(
+            row->is_mmio ? vm->mmio.lookups_missed : vm->ports.lookups_missed, missed);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_pci_functions_have_addresses, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_firmware_configuration, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_adapter_memory_is_ram, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_firmware_console, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_test_devices_only_with_debug_exit, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_every_row_answers, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
