@@ -142,6 +142,10 @@ bool processor_msr_write(struct processor *processor, struct x86_state *state,
 {
     uint64_t now = processor_now(processor);
     *effects = 0;
+    /* SDM 3A 11.4.4: address bits that the processor does not have are reserved. */
+    if (index == MSR_APIC_BASE && value >> processor->engine->cpuid->physical_bits) {
+        return false;
+    }
     if (lapic_owns_msr(index)) {
         struct lapic_effect effect = {0};
         bool ok =
@@ -224,14 +228,6 @@ void processor_take_startup(struct processor *processor, struct x86_state *state
     if (signals & LAPIC_SIGNAL_SIPI) {
         x86_state_startup(state, atomic_load(&lapic->sipi_vector));
     }
-}
-
-bool processor_take_nmi(struct processor *processor)
-{
-    struct lapic *lapic = processor->config.lapic;
-    /* Nearly always there is none: no locked instruction then. */
-    return atomic_load(&lapic->signals) & LAPIC_SIGNAL_NMI &&
-           atomic_fetch_and(&lapic->signals, ~LAPIC_SIGNAL_NMI) & LAPIC_SIGNAL_NMI;
 }
 
 int processor_acknowledge(struct processor *processor, int pending)

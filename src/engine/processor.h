@@ -61,8 +61,6 @@ void processor_run_timer(struct processor *processor);
 /* INIT and SIPI: are there any, and their effect on the state, in that order. */
 bool processor_has_startup(const struct processor *processor);
 void processor_take_startup(struct processor *processor, struct x86_state *state);
-/* The pending NMI, which is thereby taken. */
-bool processor_take_nmi(struct processor *processor);
 /* The interrupt that lapic_pending named, acknowledged: the vector to deliver, or -1 if
  * the 8259 had withdrawn it. */
 int processor_acknowledge(struct processor *processor, int pending);

@@ -178,7 +178,7 @@ static void deliver(struct processor *processor, enum x86_event_type type, uint8
 
 static bool take_nmi(struct processor *processor)
 {
-    if (processor->cpu->state.nmi_blocked || !processor_take_nmi(processor)) {
+    if (!lapic_take_nmi(processor->config.lapic, processor->cpu->state.nmi_blocked)) {
         return false;
     }
     deliver(processor, X86_EVENT_NMI, X86_NMI);

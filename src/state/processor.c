@@ -202,7 +202,7 @@ static bool is_timer(const struct lapic *lapic)
 
 #define SIGNALS_VALID                                                              \
     (LAPIC_SIGNAL_NMI | LAPIC_SIGNAL_INIT | LAPIC_SIGNAL_SIPI | LAPIC_SIGNAL_SMI | \
-     LAPIC_SIGNAL_EXTINT | LAPIC_SIGNAL_EXTINT_MESSAGE)
+     LAPIC_SIGNAL_EXTINT | LAPIC_SIGNAL_EXTINT_MESSAGE | LAPIC_SIGNAL_NMI_AGAIN)
 
 const char *lapic_bad_part(const struct lapic *lapic, unsigned index,
                            const struct x86_state *state,

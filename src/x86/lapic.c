@@ -98,8 +98,8 @@ void lapic_reset(struct lapic *lapic, uint32_t id, uint32_t tsc_khz)
 
 void lapic_init_signal(struct lapic *lapic)
 {
-    atomic_fetch_and(&lapic->signals, ~(LAPIC_SIGNAL_NMI | LAPIC_SIGNAL_SMI |
-                                        LAPIC_SIGNAL_EXTINT_MESSAGE));
+    atomic_fetch_and(&lapic->signals, ~(LAPIC_SIGNAL_NMI | LAPIC_SIGNAL_NMI_AGAIN |
+                                        LAPIC_SIGNAL_SMI | LAPIC_SIGNAL_EXTINT_MESSAGE));
     lapic_reset_registers(lapic);
 }
 

@@ -55,6 +55,7 @@ struct apic_message {
 #define LAPIC_SIGNAL_EXTINT 16u /* level of the 8259's INTR output, wired to LINT0 */
 #define LAPIC_SIGNAL_EXTINT_MESSAGE \
     32u /* an ExtINT message from an I/O APIC, until lapic_acknowledge */
+#define LAPIC_SIGNAL_NMI_AGAIN 64u /* another NMI behind the one that waits */
 
 /* What the caller has to do after a register write. */
 #define LAPIC_EFFECT_IPI \
@@ -141,6 +142,13 @@ bool lapic_is_waiting(const struct lapic *lapic, const struct apic_message *mess
 void lapic_set_extint(struct lapic *lapic, bool level);
 /* LINT1: an NMI edge. Thread-safe; true if the LVT lets it through. */
 bool lapic_lint1_nmi(struct lapic *lapic);
+/*
+ * The NMI that is to be delivered now, which is thereby taken; false: none. A processor
+ * takes an NMI at its next instruction and holds back one more while that is handled (SDM
+ * 3A 6.7.1), so two that come before this vCPU had its turn are two. is_blocked: the last
+ * one is still being handled.
+ */
+bool lapic_take_nmi(struct lapic *lapic, bool is_blocked);
 
 /* The deadline of the timer in guest ns, or LAPIC_TIMER_STOPPED. */
 static inline uint64_t lapic_timer_deadline(const struct lapic *lapic)

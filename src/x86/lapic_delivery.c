@@ -47,6 +47,33 @@ static bool signal_one(struct lapic *lapic, uint32_t signal)
     return !(atomic_fetch_or(&lapic->signals, signal) & signal);
 }
 
+static bool signal_nmi(struct lapic *lapic)
+{
+    uint32_t before = lapic->signals, added;
+    do {
+        added = before & LAPIC_SIGNAL_NMI ? LAPIC_SIGNAL_NMI_AGAIN : LAPIC_SIGNAL_NMI;
+    } while (!atomic_compare_exchange_weak(&lapic->signals, &before, before | added));
+    return !(before & added);
+}
+
+bool lapic_take_nmi(struct lapic *lapic, bool is_blocked)
+{
+    uint32_t before = lapic->signals;
+    if (!(before & LAPIC_SIGNAL_NMI)) { /* nearly always: no locked instruction then */
+        return false;
+    }
+    if (is_blocked) {
+        atomic_fetch_and(&lapic->signals, ~LAPIC_SIGNAL_NMI_AGAIN);
+        return false;
+    }
+    uint32_t taken;
+    do {
+        taken = before & LAPIC_SIGNAL_NMI_AGAIN ? LAPIC_SIGNAL_NMI_AGAIN
+                                                : before & LAPIC_SIGNAL_NMI;
+    } while (!atomic_compare_exchange_weak(&lapic->signals, &before, before & ~taken));
+    return taken != 0;
+}
+
 /* INIT overtakes a SIPI that waits: the processor is to wait for one sent afterwards. */
 static bool signal_init(struct lapic *lapic)
 {
@@ -72,7 +99,7 @@ bool lapic_post(struct lapic *lapic, const struct apic_message *message)
     case APIC_SMI:
         return signal_one(lapic, LAPIC_SIGNAL_SMI);
     case APIC_NMI:
-        return signal_one(lapic, LAPIC_SIGNAL_NMI);
+        return signal_nmi(lapic);
     case APIC_INIT:
         /* The level de-assert message synchronised arbitration IDs once. */
         return (!message->is_level || message->is_assert) && signal_init(lapic);
@@ -123,7 +150,7 @@ void lapic_set_extint(struct lapic *lapic, bool level)
 bool lapic_lint1_nmi(struct lapic *lapic)
 {
     if (!lapic_is_enabled(lapic)) {
-        return signal_one(lapic, LAPIC_SIGNAL_NMI); /* the pin is NMI then */
+        return signal_nmi(lapic); /* the pin is NMI then */
     }
     return lapic_local_event(lapic, LAPIC_LVT_LINT1);
 }

@@ -175,15 +175,15 @@ static void take_interrupt(struct engine_vcpu *vcpu)
 
 static void take_nmi(struct engine_vcpu *vcpu)
 {
-    if (!processor_take_nmi(&vcpu->processor)) {
-        return;
+    /* KVM keeps those that it cannot deliver yet, as many as a processor would. */
+    while (lapic_take_nmi(vcpu->processor.config.lapic, false)) {
+        if (kvm_ioctl(vcpu->fd, KVM_NMI, 0) < 0) {
+            kvm_fail(vcpu, errno, "KVM: cannot inject an NMI");
+            return;
+        }
+        vcpu->state.activity = X86_RUNNING;
+        processor_count(&vcpu->processor, EXIT_INTERRUPT);
     }
-    if (kvm_ioctl(vcpu->fd, KVM_NMI, 0) < 0) {
-        kvm_fail(vcpu, errno, "KVM: cannot inject an NMI");
-        return;
-    }
-    vcpu->state.activity = X86_RUNNING;
-    processor_count(&vcpu->processor, EXIT_INTERRUPT);
 }
 
 /* One look at everything that may interrupt guest code. False: look again. */

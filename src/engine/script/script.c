@@ -156,8 +156,8 @@ static void write_apic(struct engine_vcpu *vcpu, uint32_t offset, uint32_t value
 static void take_interrupts(struct engine_vcpu *vcpu)
 {
     struct lapic *lapic = vcpu->config.lapic;
-    const uint32_t edges =
-        LAPIC_SIGNAL_NMI | LAPIC_SIGNAL_INIT | LAPIC_SIGNAL_SIPI | LAPIC_SIGNAL_SMI;
+    const uint32_t edges = LAPIC_SIGNAL_NMI | LAPIC_SIGNAL_NMI_AGAIN | LAPIC_SIGNAL_INIT |
+                           LAPIC_SIGNAL_SIPI | LAPIC_SIGNAL_SMI;
     uint32_t signals = atomic_fetch_and(&lapic->signals, ~edges) & edges;
     atomic_fetch_or(&vcpu->signals, signals);
     if (lapic_timer_run(lapic, clock_now(vcpu->engine->config.clock))) {

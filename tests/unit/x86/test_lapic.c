@@ -183,6 +183,29 @@ static void test_software_disabled(void **unused)
     assert_int_equal(lapic.signals, LAPIC_SIGNAL_NMI);
 }
 
+/* SDM 3A 6.7.1: one is handled, one more waits. */
+static void test_two_nmis_are_two(void **unused)
+{
+    struct apic_message nmi = {.mode = APIC_NMI, .is_assert = true};
+    assert_false(lapic_take_nmi(&lapic, false));
+    assert_true(lapic_post(&lapic, &nmi));
+    assert_true(lapic_post(&lapic, &nmi));
+    assert_false(lapic_post(&lapic, &nmi)); /* a third is lost */
+    assert_true(lapic_take_nmi(&lapic, false));
+    assert_true(lapic_take_nmi(&lapic, false));
+    assert_false(lapic_take_nmi(&lapic, false));
+    /* While one is being handled, two make one. */
+    lapic_post(&lapic, &nmi);
+    lapic_post(&lapic, &nmi);
+    assert_false(lapic_take_nmi(&lapic, true));
+    assert_true(lapic_take_nmi(&lapic, false));
+    assert_false(lapic_take_nmi(&lapic, false));
+    lapic_post(&lapic, &nmi);
+    lapic_post(&lapic, &nmi);
+    lapic_init_signal(&lapic);
+    assert_false(lapic_take_nmi(&lapic, false));
+}
+
 static void test_error_protocol(void **unused)
 {
     put(LVT_ERROR, 0xfe);
@@ -311,6 +334,7 @@ int main(void)
         cmocka_unit_test_setup(test_spurious_vector, setup),
         cmocka_unit_test_setup(test_cr8_is_tpr, setup),
         cmocka_unit_test_setup(test_software_disabled, setup),
+        cmocka_unit_test_setup(test_two_nmis_are_two, setup),
         cmocka_unit_test_setup(test_error_protocol, setup),
         cmocka_unit_test(test_extint),
         cmocka_unit_test_setup(test_lint0_as_fixed_interrupt, setup),
