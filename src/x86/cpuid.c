@@ -311,25 +311,36 @@ static uint32_t range_last(const struct cpuid_policy *policy, uint32_t leaf)
     return first ? first->eax : 0;
 }
 
+/* SDM 4, IA32_MISC_ENABLE bit 22: for systems that cannot cope with more. */
+static uint32_t basic_last(const struct x86_state *state, uint32_t last)
+{
+    return state->misc_enable & X86_MISC_LIMIT_CPUID && last > 2 ? 2 : last;
+}
+
 /* SDM 2A: beyond the last leaf an Intel processor answers as for its last basic leaf, an
  * AMD one with zeros. A hypervisor's range is ours, and ends in zeros. */
-static uint32_t effective_leaf(const struct cpuid_policy *policy, uint32_t leaf)
+static uint32_t effective_leaf(const struct cpuid_policy *policy,
+                               const struct x86_state *state, uint32_t leaf)
 {
     bool is_hypervisor = leaf >> 28 == 4;
-    if (policy->vendor == CPU_VENDOR_INTEL && !is_hypervisor &&
-        leaf > range_last(policy, leaf)) {
-        return range_last(policy, 0);
+    if (policy->vendor != CPU_VENDOR_INTEL || is_hypervisor) {
+        return leaf;
     }
-    return leaf;
+    uint32_t last = basic_last(state, range_last(policy, 0));
+    bool is_basic = leaf < 0x10000;
+    return leaf > (is_basic ? last : range_last(policy, leaf)) ? last : leaf;
 }
 
 /* The bits that depend on the processor's state. */
 static void adjust(const struct cpuid_policy *policy, const struct x86_state *state,
                    uint32_t apic_id, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
-    const uint32_t apic = 1u << 9, osxsave = 1u << 27;
+    const uint32_t apic = 1u << 9, osxsave = 1u << 27, nx = 1u << 20;
     const bool apic_enabled = state->apic_base & APIC_GLOBAL_ENABLE;
     switch (leaf) {
+    case 0:
+        out[0] = basic_last(state, out[0]);
+        break;
     case 1:
         out[1] |= apic_id << 24;
         out[2] |= state->cr4 & X86_CR4_OSXSAVE ? osxsave : 0;
@@ -348,6 +359,7 @@ static void adjust(const struct cpuid_policy *policy, const struct x86_state *st
         break;
     case 0x80000001:
         out[3] &= apic_enabled ? ~0u : ~apic;
+        out[3] &= state->misc_enable & X86_MISC_XD_DISABLE ? ~nx : ~0u;
         break;
     default:
         break;
@@ -357,7 +369,7 @@ static void adjust(const struct cpuid_policy *policy, const struct x86_state *st
 void cpuid_execute(const struct cpuid_policy *policy, const struct x86_state *state,
                    uint32_t apic_id, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
-    leaf = effective_leaf(policy, leaf);
+    leaf = effective_leaf(policy, state, leaf);
     const struct cpuid_leaf *row = find_leaf(policy, leaf, subleaf);
     memset(out, 0, 4 * sizeof(out[0]));
     if (row) {

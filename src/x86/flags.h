@@ -70,20 +70,24 @@
 #define X86_EFER_NXE       (1ull << 11)
 #define X86_EFER_FFXSR     (1ull << 14)
 
-#define X86_XCR0_X87       (1ull << 0)
-#define X86_XCR0_SSE       (1ull << 1)
-#define X86_XCR0_AVX       (1ull << 2)
+/* IA32_MISC_ENABLE */
+#define X86_MISC_LIMIT_CPUID (1ull << 22)
+#define X86_MISC_XD_DISABLE  (1ull << 34)
 
-#define X86_PTE_P          (1ull << 0)
-#define X86_PTE_W          (1ull << 1)
-#define X86_PTE_U          (1ull << 2)
-#define X86_PTE_PWT        (1ull << 3)
-#define X86_PTE_PCD        (1ull << 4)
-#define X86_PTE_A          (1ull << 5)
-#define X86_PTE_D          (1ull << 6)
-#define X86_PTE_PS         (1ull << 7) /* large page, in a page directory (pointer) entry */
-#define X86_PTE_G          (1ull << 8)
-#define X86_PTE_NX         (1ull << 63)
+#define X86_XCR0_X87         (1ull << 0)
+#define X86_XCR0_SSE         (1ull << 1)
+#define X86_XCR0_AVX         (1ull << 2)
+
+#define X86_PTE_P            (1ull << 0)
+#define X86_PTE_W            (1ull << 1)
+#define X86_PTE_U            (1ull << 2)
+#define X86_PTE_PWT          (1ull << 3)
+#define X86_PTE_PCD          (1ull << 4)
+#define X86_PTE_A            (1ull << 5)
+#define X86_PTE_D            (1ull << 6)
+#define X86_PTE_PS           (1ull << 7) /* large page, in a page directory (pointer) entry */
+#define X86_PTE_G            (1ull << 8)
+#define X86_PTE_NX           (1ull << 63)
 
 /* Page-fault error code, SDM 3A 4.7. */
 #define X86_PF_P    (1u << 0)

@@ -21,6 +21,13 @@
 #define MISC_NO_BTS       (1ull << 11)
 #define MISC_NO_PEBS      (1ull << 12)
 #define MISC_EIST         (1ull << 16)
+#define MISC_MONITOR      (1ull << 18)
+#define MISC_NO_XTPR      (1ull << 23)
+/* SDM 4, table 2-2. MONITOR and SpeedStep, which the model does not have, cannot be
+ * noticed to be on; CPUID shows the last two. */
+#define MISC_WRITABLE                                                             \
+    (MISC_FAST_STRINGS | MISC_THERMAL | MISC_EIST | MISC_MONITOR | MISC_NO_XTPR | \
+     X86_MISC_LIMIT_CPUID | X86_MISC_XD_DISABLE)
 
 #define HWCR_TSC_FREQ_SEL (1ull << 24)
 #define DE_CFG_LFENCE     (1ull << 1)
@@ -136,7 +143,9 @@ static bool write_efer(const struct msr_access *access, uint64_t value)
     uint64_t allowed = X86_EFER_LMA;
     allowed |= cpuid_has(access->policy, CPU_SYSCALL) ? X86_EFER_SCE : 0;
     allowed |= cpuid_has(access->policy, CPU_LM) ? X86_EFER_LME : 0;
-    allowed |= cpuid_has(access->policy, CPU_NX) ? X86_EFER_NXE : 0;
+    bool has_nx =
+        cpuid_has(access->policy, CPU_NX) && !(state->misc_enable & X86_MISC_XD_DISABLE);
+    allowed |= has_nx ? X86_EFER_NXE : 0;
     allowed |= cpuid_has(access->policy, CPU_FXSR_OPT) ? X86_EFER_FFXSR : 0;
     bool changes_lme = (value ^ state->efer) & X86_EFER_LME;
     if (value & ~allowed || (changes_lme && state->cr0 & X86_CR0_PG)) {
@@ -193,7 +202,7 @@ static const struct msr_row rows[] = {
     {ONE(MSR_MCG_STATUS), .feature = CPU_MCA, FIELD(mcg_status),
      .writable = 7 /* RIPV, EIPV, MCIP */},
     {ONE(MSR_MISC_ENABLE), .vendor = INTEL, FIELD(misc_enable), .read = read_misc_enable,
-     .writable = MISC_FAST_STRINGS | MISC_THERMAL | MISC_EIST},
+     .writable = MISC_WRITABLE},
     {ONE(MSR_DEBUGCTL), FIELD(debugctl), .writable = DEBUGCTL_LBR | DEBUGCTL_BTF},
     {.first = MSR_MTRR_PHYSBASE0,
      .last = MSR_MTRR_PHYSBASE0 + 2 * MTRR_COUNT - 1,

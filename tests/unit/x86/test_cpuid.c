@@ -353,6 +353,23 @@ static void test_state_shows_through(void **unused)
     assert_int_equal(execute(0xd, 3)[0], 0);
 }
 
+static void test_misc_enable_shows_through(void **unused)
+{
+    struct fake fake = intel_host();
+    assert_int_equal(build(&fake, NULL, 2, NULL), 0);
+    const uint32_t nx = 1u << 20;
+    assert_int_equal(execute(0x80000001, 0)[3] & nx, nx);
+    uint32_t last_leaf = execute(0, 0)[0], features = execute(7, 0)[1];
+    assert_true(last_leaf > 2 && features != 0);
+    state.misc_enable = X86_MISC_LIMIT_CPUID | X86_MISC_XD_DISABLE;
+    assert_int_equal(execute(0x80000001, 0)[3] & nx, 0);
+    assert_int_equal(execute(0, 0)[0], 2);
+    uint32_t cache = execute(2, 0)[0];
+    assert_int_equal(execute(7, 0)[0], cache); /* as the last basic leaf */
+    assert_int_equal(execute(0x80000000, 0)[0] >> 16, 0x8000);
+    state.misc_enable = 0;
+}
+
 static void test_leaves_out_of_range(void **unused)
 {
     struct fake fake = intel_host();
@@ -484,6 +501,7 @@ int main(void)
         cmocka_unit_test(test_what_is_missing_is_named),
         cmocka_unit_test(test_topology_is_one_socket_of_cores),
         cmocka_unit_test(test_state_shows_through),
+        cmocka_unit_test(test_misc_enable_shows_through),
         cmocka_unit_test(test_leaves_out_of_range),
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_the_model_promises_no_more_than_there_is),

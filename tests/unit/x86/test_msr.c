@@ -127,7 +127,16 @@ static void test_misc_enable_keeps_what_is_not_there(void **unused)
     accepts(MSR_MISC_ENABLE, no_bts | no_pebs);
     accepts(MSR_MISC_ENABLE, 1 | no_bts | no_pebs);
     refuses(MSR_MISC_ENABLE, 1);
-    refuses(MSR_MISC_ENABLE, 1 | no_bts | no_pebs | 1ull << 34);
+    refuses(MSR_MISC_ENABLE, 1 | no_bts | no_pebs | 1ull << 33);
+}
+
+static void test_misc_enable_takes_away_execute_disable(void **unused)
+{
+    policy.vendor = CPU_VENDOR_INTEL;
+    accepts(MSR_EFER, X86_EFER_NXE);
+    accepts(MSR_EFER, 0);
+    accepts(MSR_MISC_ENABLE, get(MSR_MISC_ENABLE) | X86_MISC_XD_DISABLE);
+    refuses(MSR_EFER, X86_EFER_NXE);
 }
 
 static void test_features_bring_their_registers(void **unused)
@@ -265,6 +274,7 @@ int main(void)
         TEST(test_what_kernels_probe_for_is_absent_without_a_message),
         TEST(test_vendors_have_their_own),
         TEST(test_misc_enable_keeps_what_is_not_there),
+        TEST(test_misc_enable_takes_away_execute_disable),
         TEST(test_features_bring_their_registers),
         TEST(test_addresses_must_be_canonical),
         TEST(test_narrow_registers),
