@@ -167,9 +167,11 @@ static void place_read(struct cpu *cpu, const struct place *place, uint8_t *buff
         }
         return;
     }
+    gpa_t gpa = place->gpa;
     while (size > 0) {
         unsigned part = size < 64 ? size : 64;
-        cpu->hooks->mmio(cpu, place->gpa, part, false, buffer);
+        cpu->hooks->mmio(cpu, gpa, part, false, buffer);
+        gpa += part;
         buffer += part;
         size -= part;
     }
@@ -195,11 +197,13 @@ static void place_write(struct cpu *cpu, const struct place *place, const uint8_
         notice_store(cpu, place->frame, (uintptr_t)place->host % FRAME_SIZE, size);
         return;
     }
+    gpa_t gpa = place->gpa;
     while (size > 0) {
         uint8_t data[64];
         unsigned part = size < 64 ? size : 64;
         memcpy(data, buffer, part);
-        cpu->hooks->mmio(cpu, place->gpa, part, true, data);
+        cpu->hooks->mmio(cpu, gpa, part, true, data);
+        gpa += part;
         buffer += part;
         size -= part;
     }

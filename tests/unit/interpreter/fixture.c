@@ -33,7 +33,13 @@ static void hook_io(struct cpu *cpu, uint16_t port, unsigned size, bool is_write
 static void hook_mmio(struct cpu *cpu, gpa_t gpa, unsigned size, bool is_write,
                       uint8_t *data)
 {
-    if (!is_write) {
+    uint8_t *device = of(cpu)->device;
+    bool is_device = gpa >= FIXTURE_DEVICE && gpa + size <= FIXTURE_DEVICE + 4096;
+    if (is_device && is_write) {
+        memcpy(device + (gpa - FIXTURE_DEVICE), data, size);
+    } else if (!is_write && is_device) {
+        memcpy(data, device + (gpa - FIXTURE_DEVICE), size);
+    } else if (!is_write) {
         memset(data, 0xff, size);
     }
 }

@@ -18,6 +18,7 @@
 #define FIXTURE_DATA     0x20000u
 #define FIXTURE_STACK    0x40000u /* top of the first stack, ring 0 */
 #define FIXTURE_RSP0     0x50000u
+#define FIXTURE_DEVICE   0x10000000u /* guest-physical; not mapped */
 #define FIXTURE_IST1     0x60000u
 #define FIXTURE_USER     0x70000u /* top of the ring 3 stack */
 
@@ -45,6 +46,7 @@ struct fixture {
     uint32_t port_count;
     bool port_is_write;
     uint8_t port_data[4096];
+    uint8_t device[4096]; /* memory behind the bus, at FIXTURE_DEVICE */
 };
 
 /* 64-bit mode at FIXTURE_CODE, ring 0, IF clear. */

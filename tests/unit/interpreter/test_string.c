@@ -134,6 +134,36 @@ static void test_ins_and_outs_go_by_pages(void **state)
     assert_int_equal(f->cpu->reg[X86_RCX], 0);
 }
 
+/* What goes to a device in more than one exit gets to where it belongs. */
+static void test_ins_reaches_memory_behind_the_bus(void **state)
+{
+    struct fixture *f = *state;
+    const uint64_t gva = 0x80000;
+    fixture_write(f, FIXTURE_PAGES + (gva >> 12) * 8, 8, FIXTURE_DEVICE | 7);
+    f->cpu->reg[X86_RDX] = 0xe0;
+    set(f, 0, gva + 16, 200);
+    RUN_BYTES(f, 0xf3, 0x6c, 0xf4); /* rep insb; hlt */
+    for (unsigned i = 0; i < 200; i++) {
+        assert_int_equal(f->device[16 + i], (uint8_t)(i + 1));
+    }
+    assert_int_equal(f->device[15] | f->device[216], 0);
+}
+
+static void test_outs_comes_from_memory_behind_the_bus(void **state)
+{
+    struct fixture *f = *state;
+    const uint64_t gva = 0x80000;
+    fixture_write(f, FIXTURE_PAGES + (gva >> 12) * 8, 8, FIXTURE_DEVICE | 7);
+    for (unsigned i = 0; i < 200; i++) {
+        f->device[16 + i] = (uint8_t)(i * 3);
+    }
+    f->cpu->reg[X86_RDX] = 0xe0;
+    set(f, gva + 16, 0, 200);
+    RUN_BYTES(f, 0xf3, 0x6e, 0xf4); /* rep outsb; hlt */
+    assert_int_equal(f->port_count, 200);
+    assert_memory_equal(f->port_data, f->device + 16, 200);
+}
+
 static void test_xlat(void **state)
 {
     struct fixture *f = *state;
@@ -169,6 +199,8 @@ int main(void)
         TEST(test_zero_count_touches_nothing),
         TEST(test_scas_and_cmps_stop_at_the_difference),
         TEST(test_ins_and_outs_go_by_pages),
+        TEST(test_ins_reaches_memory_behind_the_bus),
+        TEST(test_outs_comes_from_memory_behind_the_bus),
         TEST(test_xlat),
         TEST(test_rep_that_overwrites_itself_ends),
     };
