@@ -5,6 +5,7 @@
 #include "device/pci/pci_host.h"
 #include "dispatcher/vcpu.h"
 #include "machine/acpi.h"
+#include "machine/bios.h"
 #include "machine/kernel.h"
 #include "machine/memory_map.h"
 
@@ -63,6 +64,12 @@ int board_boot(void *opaque, struct vm *vm, struct error *err)
     result = put_acpi_tables(board, err);
     if (result < 0) {
         return result;
+    }
+    if (board->plan->has_bios) {
+        result = bios_leave(vm, err);
+        if (result < 0) {
+            return result;
+        }
     }
     const struct boot_target target = {
         .memory = vm->memory,

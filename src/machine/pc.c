@@ -142,6 +142,7 @@ static int add_devices(struct board *board, const struct machine_config *config,
 static const struct board_plan plan = {
     .debug_console = PORT_FIRMWARE_CONSOLE,
     .has_adapter_memory = true,
+    .has_bios = true,
     .add_devices = add_devices,
 };
 

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "dispatcher/vcpu.h"
 #include "engine/script/script.h"
 #include "machine/board.h"
 #include "machine/memory_map.h"
@@ -156,6 +157,34 @@ static void test_test_devices_only_with_debug_exit(void **state)
     assert_int_equal(in(&vm->ports, 0xcfc, 4), 0xffffffff);
 }
 
+static uint64_t guest(gpa_t gpa, unsigned size)
+{
+    uint64_t value = 0;
+    assert_true(ram_read(vm->memory, gpa, &value, size));
+    return value;
+}
+
+/* For code in real mode, as firmware would leave it. */
+static void test_real_mode_finds_a_bios(void **state)
+{
+    build();
+    assert_int_equal(guest(0x08 * 4, 4), 0xf000fea5);
+    assert_int_equal(guest(0xffea5 + 20, 1), 0xcf);
+    assert_int_equal(guest(0x21 * 4, 4), 0xf000ff53);
+    assert_int_equal(guest(0xfff53, 1), 0xcf);
+    assert_int_equal(guest(0x73 * 4, 4), 0xf000ff70);
+    assert_int_equal(guest(0x413, 2), 639);
+    assert_int_equal(guest(0x40e, 2) << 4, MAP_EBDA);
+    assert_int_equal(in(&vm->ports, 0x21, 1), 0xfa);
+    assert_int_equal(in(&vm->ports, 0xa1, 1), 0xff);
+    /* The timer's interrupt reaches the processor by the 8259. */
+    struct irq_line timer = vm_gsi(vm, 0);
+    irq_set(&timer, 0);
+    irq_set(&timer, 1);
+    assert_int_equal(lapic_pending(&vm->vcpu[0]->lapic), LAPIC_EXTINT);
+    assert_int_equal(vm->intack(vm->intack_opaque), 0x08);
+}
+
 static void test_every_row_answers(void **state)
 {
     build();
@@ -178,6 +207,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_firmware_console, setup, teardown),
         cmocka_unit_test_setup_teardown(test_test_devices_only_with_debug_exit, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_real_mode_finds_a_bios, setup, teardown),
         cmocka_unit_test_setup_teardown(test_every_row_answers, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
