@@ -29,6 +29,27 @@ static void test_virtual_clock_moves_only_when_advanced(void **unused)
     assert_int_equal(clock_host_deadline(&clock, 2 * NS_PER_SECOND), UINT64_MAX);
 }
 
+static void test_virtual_clock_follows_its_counter(void **unused)
+{
+    struct clock clock;
+    _Atomic uint64_t counter = 1000;
+    clock_init_virtual(&clock);
+    clock_advance(&clock, 5);
+    clock_set_counter(&clock, &counter);
+    assert_int_equal(clock_now(&clock), 5);
+    counter += 7;
+    assert_int_equal(clock_now(&clock), 12);
+    clock_advance(&clock, 100);
+    assert_int_equal(clock_now(&clock), 112);
+    clock_pause(&clock);
+    clock_set(&clock, 3000000);
+    clock_resume(&clock);
+    assert_int_equal(clock_now(&clock), 3000000);
+    counter += 1;
+    assert_int_equal(clock_now(&clock), 3000001);
+    assert_int_equal(clock_host_deadline(&clock, 3000002), UINT64_MAX);
+}
+
 static void test_real_clock_runs_from_zero(void **unused)
 {
     struct clock clock;
@@ -135,6 +156,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_virtual_clock_moves_only_when_advanced),
+        cmocka_unit_test(test_virtual_clock_follows_its_counter),
         cmocka_unit_test(test_real_clock_runs_from_zero),
         cmocka_unit_test(test_paused_clock_stands_still_and_goes_on),
         cmocka_unit_test(test_deadlines_are_host_times),

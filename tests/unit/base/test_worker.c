@@ -99,10 +99,42 @@ static void test_jobs_run_side_by_side_without_signals(void **state)
     assert_int_equal(sigismember(&meetings[1].mask, SIGINT), 1);
 }
 
+static void count_post(void *opaque)
+{
+    ++*(unsigned *)opaque;
+}
+
+/* Without threads: whoever asks runs what waits, and what that posts. */
+static void test_without_threads(void **state)
+{
+    struct error err;
+    _Atomic unsigned runs = 0;
+    unsigned posts = 0;
+    struct worker_pool *pool =
+        worker_pool_open(&(struct worker_config){.name = "test"}, &err);
+    assert_non_null(pool);
+    worker_pool_set_posted(pool, count_post, &posts);
+    struct counter counter = {{count, NULL}, pool, &runs, 2};
+    assert_false(worker_pool_has_jobs(pool));
+    worker_post(pool, &counter.job);
+    assert_true(worker_pool_has_jobs(pool));
+    assert_int_equal(runs, 0);
+    assert_int_equal(posts, 1);
+    worker_pool_run(pool);
+    assert_false(worker_pool_has_jobs(pool));
+    assert_int_equal(runs, 3);
+    assert_int_equal(posts, 3);
+    counter.left = 1;
+    worker_post(pool, &counter.job);
+    worker_pool_close(pool);
+    assert_int_equal(runs, 5);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_job_runs_once),
+        cmocka_unit_test(test_without_threads),
         cmocka_unit_test(test_first_come_first_served),
         cmocka_unit_test(test_jobs_run_side_by_side_without_signals),
     };
