@@ -68,6 +68,10 @@ static bool code_invalidate(struct memory *memory, frame_t frame, uint64_t hit)
         } while (!atomic_compare_exchange_weak(&memory->frame[frame], &entry, next));
     }
     pthread_mutex_unlock(code_lock(memory, frame));
+    const struct memory_listener *listener = memory->listener;
+    if (is_hit && listener && listener->code_changed) {
+        listener->code_changed(memory->engine_opaque, frame);
+    }
     return is_hit;
 }
 

@@ -97,6 +97,8 @@ struct memory_listener {
      * starts or stops; and before it is fetched, to mark what was stored to since. */
     void (*log)(void *opaque, bool is_on);
     void (*collect)(void *opaque);
+    /* A store hit code of this frame, whose version has advanced. On any thread. */
+    void (*code_changed)(void *opaque, frame_t frame);
 };
 
 /* One engine at a time, NULL: none; before guest code runs, or after. */

@@ -7,10 +7,12 @@
 
 #include "engine/interp/interp.h"
 #include "engine/kvm/kvm.h"
+#include "engine/translator/translator.h"
 
 const struct engine_ops *const engine_table[] = {
     &engine_kvm,
     &engine_interp,
+    &engine_translator,
     NULL,
 };
 

@@ -19,6 +19,10 @@ struct processor {
     struct exclusive *exclusive;
     /* Makes every other vCPU come to exclusive_yield soon. */
     void (*interrupt_others)(struct processor *processor);
+    /* Executes guest code as cpu_run does, which is called if it is NULL; and hears that
+     * attention was set, on any thread, in a signal handler, too. */
+    void (*execute)(struct processor *processor);
+    void (*notify)(struct processor *processor);
     _Atomic bool return_requested; /* run() returns RUN_KICKED */
     bool step;                     /* for the debugger: one instruction, then RUN_DEBUG */
     struct debug_stop stop;

@@ -279,6 +279,8 @@ static bool execute(struct processor *processor)
     if (processor->step) {
         cpu_step(cpu);
         processor->stop = (struct debug_stop){.reason = DEBUG_STEPPED};
+    } else if (processor->execute) {
+        processor->execute(processor);
     } else {
         cpu_run(cpu);
     }
@@ -334,6 +336,9 @@ void processor_cpu_kick(struct processor *processor, bool return_to_caller)
         atomic_store(&processor->return_requested, true);
     }
     cpu_set_attention(processor->cpu);
+    if (processor->notify) {
+        processor->notify(processor);
+    }
 }
 
 int processor_cpu_debug(struct processor *processor, const struct debug_control *control,

@@ -59,7 +59,8 @@ static enum tlb_view current_view(const struct cpu *cpu)
     if (unlikely(cpu->needs_interpreter & NEEDS_ALIGNMENT)) {
         return TLB_USER;
     }
-    return (enum tlb_view)((cpu->tlb - cpu->tlb_context->entry[0]) / TLB_SIZE);
+    const struct tlb_area *area = (const struct tlb_area *)cpu->tlb;
+    return (enum tlb_view)(area - cpu->tlb_context->view);
 }
 
 static bool check_canonical(struct cpu *cpu, gva_t gva)
@@ -94,13 +95,15 @@ static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
                  bool is_writable)
 {
     unsigned index = gva >> FRAME_SHIFT & (TLB_SIZE - 1);
-    struct tlb_entry *entry = &cpu->tlb_context->entry[view][index];
+    struct tlb_area *area = &cpu->tlb_context->view[view];
+    struct tlb_entry *entry = &area->entry[index];
     uint64_t page = gva & -(uint64_t)FRAME_SIZE;
     if (unlikely(cpu->needs_interpreter & NEEDS_WATCH && is_watched(cpu, page))) {
         cpu_clear_entry(entry, index); /* each access is to be seen */
         return;
     }
     uint64_t never = (uint64_t)(index ^ 1) << FRAME_SHIFT;
+    cpu_note_filled(area, index);
     entry->read = page;
     entry->write = is_writable && translation->writable ? page : never;
     entry->host = memory_host(cpu->memory, frame);
@@ -116,7 +119,7 @@ static bool find_place(struct cpu *cpu, enum tlb_view view, gva_t gva,
                        enum x86_access access, struct place *place)
 {
     struct tlb_entry *entry =
-        &cpu->tlb_context->entry[view][gva >> FRAME_SHIFT & (TLB_SIZE - 1)];
+        &cpu->tlb_context->view[view].entry[gva >> FRAME_SHIFT & (TLB_SIZE - 1)];
     uint64_t offset = gva - (access == X86_WRITE ? entry->write : entry->read);
     if (offset < FRAME_SIZE) {
         place->host = entry->host + offset;

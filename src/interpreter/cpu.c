@@ -183,7 +183,7 @@ void cpu_update_mode(struct cpu *cpu)
     enum tlb_view view = cpu->cpl == 3                 ? TLB_USER
                          : state->rflags & X86_FLAG_AC ? TLB_KERNEL_AC
                                                        : TLB_KERNEL;
-    cpu->tlb = cpu->tlb_context->entry[view];
+    cpu->tlb = cpu->tlb_context->view[view].entry;
     update_needs(cpu);
     if (unlikely(cpu->needs_interpreter & NEEDS_ALIGNMENT)) {
         cpu->tlb = tlb_never; /* every access is looked at, through TLB_USER */
@@ -203,6 +203,13 @@ void cpu_update_mode(struct cpu *cpu)
     }
 }
 
+void cpu_set_single(struct cpu *cpu, bool is_single)
+{
+    cpu->single_step = is_single;
+    cpu->needs_interpreter = needs_interpreter(cpu); /* asks for no attention */
+    cpu_update_mode(cpu);
+}
+
 void cpu_set_rflags(struct cpu *cpu, uint64_t rflags)
 {
     uint64_t changed = cpu->state.rflags ^ rflags;
@@ -216,12 +223,67 @@ void cpu_set_rflags(struct cpu *cpu, uint64_t rflags)
     }
 }
 
+void cpu_note_filled(struct tlb_area *area, unsigned index)
+{
+    if (area->filled_count < AREA_FILLED_MAX) {
+        area->filled[area->filled_count] = (uint16_t)index;
+    }
+    area->filled_count += area->filled_count <= AREA_FILLED_MAX;
+}
+
+static void jump_clear(struct tlb_area *area, unsigned i)
+{
+    area->jump_tag[i] = 0;
+    area->jump_target[i] = area->jump_miss;
+}
+
+static void area_clear_all(struct tlb_area *area)
+{
+    for (unsigned i = 0; i < TLB_SIZE; i++) {
+        cpu_clear_entry(&area->entry[i], i);
+    }
+    area->is_ready = true;
+    for (unsigned i = 0; area->jump_miss && i < AREA_JUMP_COUNT; i++) {
+        jump_clear(area, i);
+    }
+    area->filled_count = 0;
+}
+
+static void area_clear(struct tlb_area *area)
+{
+    if (!area->is_ready || area->filled_count > AREA_FILLED_MAX) {
+        area_clear_all(area);
+        return;
+    }
+    for (unsigned i = 0; i < area->filled_count; i++) {
+        unsigned index = area->filled[i];
+        if (index < TLB_SIZE) {
+            cpu_clear_entry(&area->entry[index], index);
+        } else {
+            jump_clear(area, index - TLB_SIZE);
+        }
+    }
+    area->filled_count = 0;
+}
+
+void cpu_forget_jumps(struct cpu *cpu, const void *target)
+{
+    cpu->jump_miss = target;
+    for (unsigned i = 0; i < TLB_CONTEXTS * TLB_VIEWS; i++) {
+        struct tlb_area *area = &cpu->tlb_contexts[i / TLB_VIEWS].view[i % TLB_VIEWS];
+        if (area->is_ready) {
+            area->jump_miss = target;
+            area_clear_all(area);
+        }
+    }
+}
+
 static void context_clear(struct cpu *cpu, struct tlb_context *context)
 {
+    cpu->flushes++;
     for (unsigned view = 0; view < TLB_VIEWS; view++) {
-        for (unsigned i = 0; i < TLB_SIZE; i++) {
-            cpu_clear_entry(&context->entry[view][i], i);
-        }
+        context->view[view].jump_miss = cpu->jump_miss;
+        area_clear(&context->view[view]);
     }
     memset(context->large_filter, 0, sizeof(context->large_filter));
     context->giant_filter = 0;
@@ -263,16 +325,25 @@ void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_s
     }
 }
 
+static void drop_jumps(struct tlb_area *area, unsigned first, unsigned count)
+{
+    for (unsigned i = 0; area->jump_miss && i < count; i++) {
+        jump_clear(area, first + i);
+    }
+}
+
 static void flush_region(struct cpu *cpu, struct tlb_context *context, gva_t gva,
                          unsigned shift)
 {
     for (unsigned view = 0; view < TLB_VIEWS; view++) {
+        struct tlb_area *area = &context->view[view];
         for (unsigned i = 0; i < TLB_SIZE; i++) {
-            struct tlb_entry *entry = &context->entry[view][i];
+            struct tlb_entry *entry = &area->entry[i];
             if ((entry->read ^ gva) >> shift == 0 || (entry->write ^ gva) >> shift == 0) {
                 cpu_clear_entry(entry, i);
             }
         }
+        drop_jumps(area, 0, AREA_JUMP_COUNT);
     }
     context->generation = ++cpu->generations;
 }
@@ -283,7 +354,10 @@ void cpu_clear_page(struct cpu *cpu, gva_t gva)
     for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
         struct tlb_context *context = &cpu->tlb_contexts[i];
         for (unsigned view = 0; context->used && view < TLB_VIEWS; view++) {
-            cpu_clear_entry(&context->entry[view][index], index);
+            struct tlb_area *area = &context->view[view];
+            cpu_clear_entry(&area->entry[index], index);
+            drop_jumps(area, cpu_area_jump(gva & -(uint64_t)FRAME_SIZE),
+                       1u << AREA_JUMP_SLOT_BITS);
         }
     }
 }
@@ -291,6 +365,7 @@ void cpu_clear_page(struct cpu *cpu, gva_t gva)
 void cpu_flush_page(struct cpu *cpu, gva_t gva)
 {
     uint64_t page = gva >> FRAME_SHIFT;
+    cpu->flushes++;
     for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
         struct tlb_context *context = &cpu->tlb_contexts[i];
         if (!context->used || context->key == TLB_NO_KEY) {
@@ -364,6 +439,7 @@ void cpu_switch_context(struct cpu *cpu, bool keep)
     context->key = key;
     context->used = ++cpu->tlb_clock;
     cpu->tlb_context = context;
+    cpu->flushes++;
     cpu_update_mode(cpu);
 }
 

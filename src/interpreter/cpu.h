@@ -68,7 +68,7 @@ struct tlb_entry {
         *frame; /* the frame's entry: a store looks at its watch bits afterwards */
 };
 
-#define TLB_BITS     9
+#define TLB_BITS     10
 #define TLB_SIZE     (1u << TLB_BITS)
 #define TLB_CONTEXTS 4 /* address spaces kept, by CR3 */
 
@@ -77,6 +77,29 @@ enum tlb_view {
     TLB_KERNEL,    /* CPL < 3, RFLAGS.AC clear */
     TLB_KERNEL_AC, /* CPL < 3, RFLAGS.AC set: SMAP does not apply */
     TLB_VIEWS,
+};
+
+/*
+ * Where jumps of translated code went, by RIP: 64 entries for each of 32 page colours, so
+ * that INVLPG drops only its page's. Tags and targets apart, for the addressing modes of
+ * the code that looks them up. An empty entry has tag 0 and the target jump_miss.
+ */
+#define AREA_JUMP_SLOT_BITS 6
+#define AREA_JUMP_PAGE_BITS 5
+#define AREA_JUMP_COUNT     (1u << (AREA_JUMP_SLOT_BITS + AREA_JUMP_PAGE_BITS))
+
+/* How many fills are remembered, so that emptying costs what was filled. */
+#define AREA_FILLED_MAX 256
+
+/* All that belongs to one view of one address space. */
+struct tlb_area {
+    struct tlb_entry entry[TLB_SIZE]; /* first: struct cpu's tlb points here */
+    uint64_t jump_tag[AREA_JUMP_COUNT];
+    const void *jump_target[AREA_JUMP_COUNT];
+    const void *jump_miss;
+    uint16_t filled[AREA_FILLED_MAX]; /* indices of entries, then of jumps + TLB_SIZE */
+    unsigned filled_count;            /* more than AREA_FILLED_MAX: unknown which */
+    bool is_ready;                    /* it has been emptied as a whole once */
 };
 
 #define TLB_NO_KEY UINT64_MAX
@@ -98,7 +121,7 @@ struct tlb_context {
     /* Which 2M (4M: two of them) and 1G regions have entries from large pages, hashed:
      * INVLPG drops a large page whole, though it is cached in 4K pieces. */
     uint64_t large_filter[4], giant_filter;
-    struct tlb_entry entry[TLB_VIEWS][TLB_SIZE];
+    struct tlb_area view[TLB_VIEWS];
 };
 
 /* Where recent jumps went, by RIP: 64 entries for each of 64 page colours, so that INVLPG
@@ -167,7 +190,7 @@ struct cpu {
     arith_t arith;
     _Atomic uint32_t attention; /* nonzero: leave the block chain and look at events; set
                                    by any thread */
-    struct tlb_entry *tlb;      /* the view in force: tlb_context->entry[view] */
+    struct tlb_entry *tlb;      /* the view in force: tlb_context->view[] */
     struct jump_entry *jump;
     const struct block *block; /* the one running, for stores into its own code */
     uint64_t code_key; /* generation and mode that cached block look-ups must match */
@@ -226,6 +249,8 @@ struct cpu {
     /* The guest's enabled debug registers by what they stop at, a bit each: see
      * interpreter/breakpoint.h. */
     uint8_t break_execute, break_data, break_port;
+    const void *jump_miss; /* what an empty jump entry leads to */
+    uint64_t flushes;      /* advances when any translation may have ceased to hold */
     bool drops_blocks;     /* what is decoded is to be dropped before the next look-up */
     uint32_t debug_traps;  /* conditions, as in DR6, for a #DB behind this instruction */
     uint64_t resume_count; /* RFLAGS.RF holds while `retired` is this */
@@ -248,6 +273,9 @@ void cpu_sync_out(struct cpu *cpu, struct x86_state *state);
 /* Call after any change to CR0, CR3, CR4, EFER, CS, SS, RFLAGS.AC/TF/VM: recomputes mode,
  * TLB view, code key, and whether code needs the interpreter. */
 void cpu_update_mode(struct cpu *cpu);
+
+/* From now on blocks have one instruction, or as many as there are. */
+void cpu_set_single(struct cpu *cpu, bool is_single);
 
 /* The jump cache's entries for a page. */
 static inline struct jump_entry *cpu_jump_page(struct cpu *cpu, uint64_t rip)
@@ -298,6 +326,19 @@ void cpu_flush_pcid(struct cpu *cpu, unsigned pcid);
 void cpu_flush_all(struct cpu *cpu);
 /* Notes that an entry being filled is part of a larger page. */
 void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_size);
+/* Notes that an entry of a view, or a jump, is about to be filled. */
+void cpu_note_filled(struct tlb_area *area, unsigned index);
+/* The jump entry for an address. */
+static inline unsigned cpu_area_jump(uint64_t rip)
+{
+    uint64_t mixed = rip ^ rip >> AREA_JUMP_SLOT_BITS;
+    unsigned slot = mixed & ((1u << AREA_JUMP_SLOT_BITS) - 1);
+    unsigned page = mixed >> FRAME_SHIFT & ((1u << AREA_JUMP_PAGE_BITS) - 1);
+    return page << AREA_JUMP_SLOT_BITS | slot;
+}
+/* Forgets where jumps went, in every view and context; target is what an empty entry
+ * leads to from now on. */
+void cpu_forget_jumps(struct cpu *cpu, const void *target);
 /* After CR3 was loaded: selects (or recycles) the TLB context; without keep its entries
  * are dropped. */
 void cpu_switch_context(struct cpu *cpu, bool keep);

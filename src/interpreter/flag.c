@@ -199,7 +199,7 @@ static void set_ac(struct cpu *cpu, bool ac)
 {
     cpu->state.rflags =
         (cpu->state.rflags & ~(uint64_t)X86_FLAG_AC) | (ac ? X86_FLAG_AC : 0);
-    cpu->tlb = cpu->tlb_context->entry[ac ? TLB_KERNEL_AC : TLB_KERNEL];
+    cpu->tlb = cpu->tlb_context->view[ac ? TLB_KERNEL_AC : TLB_KERNEL].entry;
 }
 
 static const struct insn *exec_stac(struct cpu *cpu, const struct insn *insn)

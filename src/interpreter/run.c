@@ -90,6 +90,11 @@ static bool step(struct cpu *cpu)
     return is_done;
 }
 
+void cpu_run_block(struct cpu *cpu)
+{
+    run_block(cpu);
+}
+
 void cpu_step(struct cpu *cpu)
 {
     bool had_shadow = cpu->state.interrupt_shadow && cpu->rip == cpu->shadow_rip;

@@ -14,3 +14,7 @@ void cpu_run(struct cpu *cpu);
  * RFLAGS.TF, else what lies in one page), or delivers one fault, whatever attention says;
  * ends the interrupt shadow. */
 void cpu_step(struct cpu *cpu);
+
+/* Executes one block, of one instruction after cpu_set_single, or delivers one fault;
+ * goes on behind it unless attention is set. For engines that run most code otherwise. */
+void cpu_run_block(struct cpu *cpu);

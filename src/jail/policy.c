@@ -171,6 +171,7 @@ static const struct policy_rule processor[] = {
     CALL(timerfd_settime),
     CALL(epoll_ctl),
     CALL(fallocate),
+    CALL(arch_prctl), /* GS, where user code may not set it */
     /* A fault that is not the guest's: the handler steps aside, and it happens again. */
     CALL_IF(rt_sigaction, IS(0, SIGFPE)),
     CALL_IF(rt_sigaction, IS(0, SIGSEGV)),

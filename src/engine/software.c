@@ -1,0 +1,138 @@
+#include "engine/software.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/scope.h"
+
+static void interrupt_others(struct processor *processor)
+{
+    struct engine_vcpu *vcpu = container_of(processor, struct engine_vcpu, processor);
+    for (unsigned i = 0; i < vcpu->engine->config.cpus; i++) {
+        struct engine_vcpu *other = vcpu->engine->vcpu[i];
+        if (other && other != vcpu) {
+            processor_cpu_kick(&other->processor, false);
+        }
+    }
+}
+
+static void execute(struct processor *processor)
+{
+    struct engine_vcpu *vcpu = container_of(processor, struct engine_vcpu, processor);
+    vcpu->engine->backend->execute(vcpu);
+}
+
+static void notify(struct processor *processor)
+{
+    struct engine_vcpu *vcpu = container_of(processor, struct engine_vcpu, processor);
+    vcpu->engine->backend->notify(vcpu);
+}
+
+enum run_result software_run(struct engine_vcpu *vcpu)
+{
+    return processor_cpu_run(&vcpu->processor);
+}
+
+void software_kick(struct engine_vcpu *vcpu, bool return_to_caller)
+{
+    processor_cpu_kick(&vcpu->processor, return_to_caller);
+}
+
+void software_set_limit(struct engine_vcpu *vcpu, uint64_t retired)
+{
+    vcpu->processor.cpu->limit = retired;
+}
+
+struct engine *software_open(const struct engine_config *config,
+                             const struct software_backend *backend, struct error *err)
+{
+    struct engine *engine = calloc(1, sizeof(*engine));
+    if (!engine || config->cpus > sizeof(engine->vcpu) / sizeof(engine->vcpu[0])) {
+        fail(err, engine ? EINVAL : ENOMEM, "cannot open the engine %s for %u processors",
+             backend->name, config->cpus);
+        free(engine);
+        return NULL;
+    }
+    engine->backend = backend;
+    engine->config = *config;
+    exclusive_init(&engine->exclusive);
+    if (backend->open && backend->open(engine, err) < 0) {
+        software_close(engine);
+        return NULL;
+    }
+    return engine;
+}
+
+void software_close(struct engine *engine)
+{
+    if (engine) {
+        if (engine->backend->close) {
+            engine->backend->close(engine);
+        }
+        exclusive_fini(&engine->exclusive);
+        free(engine);
+    }
+}
+
+void software_vcpu_close(struct engine_vcpu *vcpu)
+{
+    if (vcpu) {
+        vcpu->engine->vcpu[vcpu->processor.config.index] = NULL;
+        if (vcpu->engine->backend->vcpu_close) {
+            vcpu->engine->backend->vcpu_close(vcpu);
+        }
+        processor_cpu_close(&vcpu->processor);
+        free(vcpu);
+    }
+}
+
+void software_set_state(struct engine_vcpu *vcpu, const struct x86_state *state)
+{
+    cpu_sync_in(vcpu->processor.cpu, state);
+}
+
+void software_get_state(struct engine_vcpu *vcpu, struct x86_state *state)
+{
+    cpu_sync_out(vcpu->processor.cpu, state);
+}
+
+int software_debug(struct engine_vcpu *vcpu, const struct debug_control *control,
+                   struct error *err)
+{
+    return processor_cpu_debug(&vcpu->processor, control, err);
+}
+
+void software_debug_stop(struct engine_vcpu *vcpu, struct debug_stop *stop)
+{
+    *stop = vcpu->processor.stop;
+}
+
+struct engine_vcpu *software_vcpu_open(struct engine *engine,
+                                       const struct vcpu_config *config,
+                                       struct error *err)
+{
+    struct engine_vcpu *vcpu = calloc(1, sizeof(*vcpu));
+    if (!vcpu) {
+        fail(err, ENOMEM, "cannot make virtual processor %u", config->index);
+        return NULL;
+    }
+    vcpu->engine = engine;
+    vcpu->processor = (struct processor){
+        .engine = &engine->config,
+        .config = *config,
+        .exclusive = &engine->exclusive,
+        .interrupt_others = interrupt_others,
+        .execute = engine->backend->execute ? execute : NULL,
+        .notify = engine->backend->notify ? notify : NULL,
+    };
+    if (processor_cpu_open(&vcpu->processor, err) < 0) {
+        free(vcpu);
+        return NULL;
+    }
+    if (engine->backend->vcpu_open && engine->backend->vcpu_open(vcpu, err) < 0) {
+        software_vcpu_close(vcpu);
+        return NULL;
+    }
+    engine->vcpu[config->index] = vcpu;
+    return vcpu;
+}

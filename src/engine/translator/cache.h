@@ -1,0 +1,145 @@
+#pragma once
+/*
+ * The code cache of a VM: translated blocks, found by where their guest code lies (frame,
+ * offset, mode, for kernel code the address, too), so that processes share them. One
+ * memory mapped twice: what is written is never executable through the same mapping.
+ *
+ * Blocks are made one after another until the memory is full; then all are dropped, with
+ * every vCPU at rest, and the epoch advances: whoever kept a place in the code compares
+ * it. A block whose guest code was stored to is dead: its head leads out, links to it are
+ * undone, its memory comes back with the next epoch.
+ *
+ * Threads: everything here is under `lock`, but code_find and the code itself.
+ */
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "allocator/memory.h"
+#include "base/error.h"
+#include "engine/translator/frame.h"
+#include "engine/translator/host.h"
+
+#define BLOCK_INSN_MAX 64
+
+/* What code depends on besides its bytes. */
+#define MODE_USER 1u /* CPL 3; position-independent */
+#define MODE_AVX  2u /* the guest has switched AVX on */
+
+/* An instruction of a block. */
+struct block_insn {
+    uint16_t offset;     /* in its page */
+    uint8_t length;      /* guest bytes */
+    uint8_t stored;      /* bytes it stores, by its last store */
+    int32_t stack_bytes; /* what a RET pops, a CALL pushes (as negative) */
+    uint8_t host_flags;  /* INSN_FLAGS_* */
+    uint32_t host;       /* offset of its code in the cache */
+};
+
+/* Are the guest's flags in the host's (else in frame.arith) at the instruction's start,
+ * and where it may fault. */
+#define INSN_FLAGS_START 1u
+#define INSN_FLAGS_FAULT 2u
+/* It loads a new RIP: with its code done the instruction behind it is not next. */
+#define INSN_BRANCHES 4u
+
+/* A direct exit. */
+struct link {
+    uint32_t place;   /* of the displacement; a multiple of 4 */
+    uint32_t stub;    /* what it leads to while not linked */
+    uint32_t from;    /* number of its block */
+    uint16_t target;  /* offset in the page */
+    bool from_memory; /* the guest's flags are in frame.arith there */
+    bool is_linked;
+    struct link *next; /* of those that lead to the same block */
+};
+
+struct block {
+    uint32_t number;
+    uint32_t version; /* of the frame */
+    frame_t frame;
+    uint16_t offset;
+    uint8_t mode;
+    uint8_t count;     /* of instructions */
+    uint8_t status[2]; /* what its head compares: STATUS_* that must be set */
+    bool is_dead;
+    uint64_t page;         /* kernel code: linear address of its page */
+    uint32_t entry;        /* with the guest's flags in the host's */
+    uint32_t entry_memory; /* with the guest's flags in frame.arith */
+    uint32_t patch;        /* 8 bytes, aligned: a NOP, until it is dead */
+    uint32_t stale;        /* where the dead one leads */
+    uint32_t end;          /* of its code */
+    struct block *_Atomic hash_next;
+    struct block *frame_next; /* in the same hash bucket of frames */
+    struct link *in;
+    struct block_insn insn[];
+};
+
+#define CODE_SIZE     (32u << 20)
+#define METADATA_SIZE (32u << 20)
+#define BLOCKS_MAX    (1u << 18)
+#define LINKS_MAX     (1u << 19)
+#define BLOCK_HASH    (1u << 16)
+
+struct code_cache {
+    pthread_mutex_t lock;
+    uint8_t *write;          /* PROT_READ | PROT_WRITE */
+    const uint8_t *execute;  /* the same, PROT_READ | PROT_EXEC */
+    uint32_t used, reserved; /* bytes; the first `reserved` are trampolines */
+    uint8_t *metadata;
+    size_t metadata_used;
+    struct block **block; /* by number; their code lies in ascending order */
+    uint32_t block_count;
+    struct link *link;
+    uint32_t link_count;
+    struct block *_Atomic *hash;
+    struct block **by_frame;
+    _Atomic uint64_t epoch;
+    struct memory *memory;
+
+    /* Trampolines, offsets. leave[reason][h]: h, the guest's flags are in the host's. */
+    uint32_t enter;
+    uint32_t leave[LEAVE_COUNT][2];
+    uint32_t jump_user, jump_kernel; /* goes on at guest address r8 */
+    uint32_t jump_miss;
+    uint32_t return_miss; /* lies at the bottom of return stacks */
+
+    /* Counters, for people. */
+    uint64_t translated_blocks, translated_insns, translated_bytes, flushes;
+    uint64_t invalidated_blocks;
+};
+
+struct code_cache *code_cache_new(struct memory *memory, struct error *err);
+void code_cache_free(struct code_cache *cache);
+
+/* The block at a place, or NULL. page counts for kernel code only. */
+struct block *code_find(struct code_cache *cache, frame_t frame, unsigned offset,
+                        unsigned mode, uint64_t page);
+
+/* The rest is called with the lock held. */
+
+/* Room for a block of the longest kind? */
+bool code_has_room(const struct code_cache *cache);
+void *code_metadata(struct code_cache *cache, size_t size);
+/* Makes a finished block known. */
+void code_publish(struct code_cache *cache, struct block *block);
+/* Leads a direct exit to a block. */
+void code_link(struct code_cache *cache, struct link *link, struct block *to);
+/* The guest's code in this frame changed: blocks of older versions die. */
+void code_invalidate_frame(struct code_cache *cache, frame_t frame);
+/* Drops everything; no vCPU runs translated code. */
+void code_drop_all(struct code_cache *cache);
+
+/* The block and instruction whose code holds an address of the executable mapping; NULL:
+ * none does. Also from signal handlers. */
+const struct block *code_at(const struct code_cache *cache, uintptr_t address,
+                            unsigned *ordinal);
+
+/* Writes the trampolines; once. */
+void trampoline_write(struct code_cache *cache);
+
+static inline const void *code_address(const struct code_cache *cache, uint32_t offset)
+{
+    return cache->execute + offset;
+}

@@ -1,0 +1,144 @@
+#pragma once
+/*
+ * Making a block: the decoded guest instructions, and the state of the code being made
+ * for them.
+ *
+ * To translate one more kind of instruction: a function emit_*, a row in emit_table.c.
+ * What has no row, or whose function returns false, is left to the interpreter.
+ */
+
+#include <Zydis/Zydis.h>
+
+#include "engine/translator/cache.h"
+#include "interpreter/cpu.h"
+
+struct emit;
+struct guest_insn;
+
+/* Makes the code of one instruction; false: nothing was made, the interpreter does it. */
+typedef bool emit_fn(struct emit *emit, const struct guest_insn *insn);
+
+struct guest_insn {
+    ZydisDecodedInstruction decoded;
+    ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
+    uint8_t bytes[15];
+    uint16_t offset; /* in the page */
+    emit_fn *emit;   /* NULL: the interpreter's */
+    bool ends_block;
+    bool uses_vector, uses_fpu;
+    uint32_t flags_read,
+        flags_kill;       /* arithmetic flags; kill: all bits written whatever */
+    uint32_t flags_write; /* perhaps written */
+    uint32_t flags_live;  /* somebody behind this instruction reads them */
+    uint32_t flags_live_before;
+};
+
+/* Code that is rarely run, made behind the block. */
+struct cold {
+    enum cold_kind {
+        COLD_LEAVE,    /* out, by a reason, with the instruction's number */
+        COLD_MISS,     /* out, r8 + the tag at r9 being the address that missed */
+        COLD_WATCHED,  /* out, r8 being the host address stored to, then to resume */
+        COLD_LINK,     /* out, by a link */
+        COLD_JUMP,     /* on at a guest address of this page or another */
+        COLD_MISMATCH, /* a return to somewhere else: r8 */
+    } kind;
+    uint8_t *place[2]; /* displacements that lead here; [1] may be NULL */
+    uint8_t reason, ordinal;
+    bool from_host; /* the guest's flags are in the host's */
+    bool is_write;
+    uint8_t *resume;
+    int64_t target; /* relative to the page */
+    uint32_t link;
+};
+
+#define COLD_MAX 512
+
+struct emit {
+    struct code code;
+    struct code_cache *cache;
+    struct cpu *cpu;
+    struct block *block;
+    unsigned mode;
+    uint64_t page; /* linear address of the page: kernel code */
+    unsigned ordinal;
+    bool flags_in_memory; /* the guest's flags are in frame.arith, not in the host's */
+    bool ended;           /* no way leads behind the last instruction */
+    struct cold cold[COLD_MAX];
+    unsigned cold_count;
+};
+
+#define FRAME(field) frame_offset(offsetof(struct frame, field))
+static inline int32_t frame_gpr(unsigned guest)
+{
+    return frame_offset(offsetof(struct frame, gpr) + guest * 8u);
+}
+static inline int32_t frame_status(unsigned number)
+{
+    return frame_offset(offsetof(struct frame, status) + number);
+}
+
+/* The function for an instruction; fills the rest of insn that depends on its kind. */
+emit_fn *emit_find(struct cpu *cpu, struct guest_insn *insn);
+
+/* Guest registers. */
+static inline bool guest_in_memory(unsigned guest)
+{
+    return guest >= 8 && guest < 12;
+}
+/* The host register of one that has one. */
+static inline unsigned guest_host(unsigned guest)
+{
+    return guest == HOST_RSP ? HOST_GUEST_RSP : guest;
+}
+static inline void emit_load_gpr(struct emit *emit, unsigned host, unsigned guest)
+{
+    if (guest_in_memory(guest)) {
+        host_fs(&emit->code, true, HOST_MOV_LOAD, host, frame_gpr(guest));
+    } else {
+        host_mov(&emit->code, host, guest_host(guest));
+    }
+}
+
+struct cold *emit_cold(struct emit *emit, enum cold_kind kind, uint8_t *place);
+void emit_colds(struct emit *emit);
+
+/* Flags. Before code that overwrites the host's: what is live goes to memory. */
+void emit_spill_flags(struct emit *emit, uint32_t live);
+/* Brings them back into the host's; clobbers r10. */
+void emit_restore_flags(struct emit *emit);
+
+/* Memory. Host r8 = linear address of the operand (the offset only: LEA); clobbers r9;
+ * overwrites flags if the segment has a base. */
+void emit_address(struct emit *emit, const struct guest_insn *insn,
+                  const ZydisDecodedOperand *operand, bool with_segment);
+/* Host r8 = host address of the size bytes at linear address r8, r9 = the entry's place;
+ * overwrites flags, which have been spilled. Marks where the instruction may fault. */
+void emit_check(struct emit *emit, unsigned size, bool is_write);
+/* Behind the store of size bytes to r8 (with r9 as emit_check left it). live: flags in
+ * the host's that must stay. */
+void emit_watch(struct emit *emit, unsigned size, uint32_t live);
+/* Host register = linear address of an offset relative to the page; flags stay. */
+void emit_page_address(struct emit *emit, unsigned host, int64_t offset);
+
+/* Control. Goes to guest code of an offset relative to the page; condition: a Jcc's, or
+ * -1. The state of flags stays as it is for what follows. */
+void emit_goto(struct emit *emit, int condition, int64_t target, uint32_t live);
+/* A link's jump or call (opcode E8, E9, or a condition): its number. */
+uint32_t emit_link(struct emit *emit, int opcode, unsigned target);
+void emit_leave(struct emit *emit, unsigned reason);
+
+/* emit_copy.c */
+emit_fn emit_copy, emit_nothing, emit_lea;
+/* emit_stack.c */
+emit_fn emit_push, emit_pop, emit_leave_frame;
+/* emit_branch.c */
+emit_fn emit_call, emit_ret, emit_jmp, emit_jcc, emit_loop, emit_jrcxz;
+
+/*
+ * The block at (frame, offset), linear address rip; made if need be, known to the cache.
+ * NULL: the first instruction cannot be translated (it crosses the page's end), or there
+ * is no room (*is_full). The lock is held.
+ */
+struct block *translate(struct code_cache *cache, struct cpu *cpu, frame_t frame,
+                        uint64_t rip, unsigned mode, bool *is_full);

@@ -1,0 +1,314 @@
+/* Registers, flags, memory accesses, and what is put behind a block. */
+#include "engine/translator/emit.h"
+
+#include <assert.h>
+
+#include "base/scope.h"
+
+struct cold *emit_cold(struct emit *emit, enum cold_kind kind, uint8_t *place)
+{
+    assert(emit->cold_count < COLD_MAX);
+    struct cold *cold = &emit->cold[emit->cold_count++];
+    *cold = (struct cold){
+        .kind = kind,
+        .place = {place},
+        .ordinal = (uint8_t)emit->ordinal,
+        .from_host = !emit->flags_in_memory,
+    };
+    return cold;
+}
+
+/* ---- flags ------------------------------------------------------------------------ */
+
+void emit_spill_flags(struct emit *emit, uint32_t live)
+{
+    if (emit->flags_in_memory || !live) {
+        return;
+    }
+    host_mov(&emit->code, HOST_R10, HOST_RAX);
+    CODE(&emit->code, "\x9f\x0f\x90\xc0\x66"); /* LAHF; SETO al; MOV fs:[arith], ax */
+    host_fs(&emit->code, false, HOST_MOV_STORE, HOST_RAX, FRAME(arith));
+    host_mov(&emit->code, HOST_RAX, HOST_R10);
+    emit->flags_in_memory = true;
+}
+
+static void restore(struct code *code)
+{
+    host_mov(code, HOST_R10, HOST_RAX);
+    host_fs_load16(code, HOST_RAX, FRAME(arith));
+    CODE(code, "\x04\x7f\x9e"); /* ADD al, 127; SAHF */
+    host_mov(code, HOST_RAX, HOST_R10);
+}
+
+void emit_restore_flags(struct emit *emit)
+{
+    if (emit->flags_in_memory) {
+        restore(&emit->code);
+        emit->flags_in_memory = false;
+    }
+}
+
+/* ---- addresses -------------------------------------------------------------------- */
+
+void emit_page_address(struct emit *emit, unsigned host, int64_t offset)
+{
+    if (emit->mode & MODE_USER) {
+        host_fs(&emit->code, true, HOST_MOV_LOAD, host, FRAME(code_base));
+        host_lea(&emit->code, host, host, (int32_t)offset);
+    } else {
+        host_constant(&emit->code, host, emit->page + (uint64_t)offset);
+    }
+}
+
+/* A part of an address in a host register; from memory by way of scratch. */
+static unsigned address_part(struct emit *emit, ZydisRegister reg, unsigned scratch)
+{
+    if (reg == ZYDIS_REGISTER_NONE) {
+        return HOST_NONE;
+    }
+    unsigned guest = (unsigned)ZydisRegisterGetId(reg);
+    if (guest_in_memory(guest)) {
+        host_fs(&emit->code, true, HOST_MOV_LOAD, scratch, frame_gpr(guest));
+        return scratch;
+    }
+    return guest_host(guest);
+}
+
+/* SDM 2A table 2-3: SIB.base 5 with ModRM.mod 0 means no base. */
+static bool has_no_base(const ZydisDecodedInstruction *decoded)
+{
+    return decoded->raw.sib.offset && decoded->raw.modrm.mod == 0 &&
+           decoded->raw.sib.base == 5;
+}
+
+static void add_segment(struct emit *emit, ZydisRegister segment)
+{
+    if (segment == ZYDIS_REGISTER_FS) {
+        host_fs(&emit->code, true, 0x03, HOST_R8, FRAME(fs_base)); /* ADD */
+    } else if (segment == ZYDIS_REGISTER_GS) {
+        host_fs(&emit->code, true, 0x03, HOST_R8, FRAME(gs_base));
+    }
+}
+
+void emit_address(struct emit *emit, const struct guest_insn *insn,
+                  const ZydisDecodedOperand *operand, bool with_segment)
+{
+    bool is_wide = insn->decoded.address_width == 64;
+    ZydisRegister base = operand->mem.base;
+    int32_t disp = (int32_t)operand->mem.disp.value;
+    if (base == ZYDIS_REGISTER_RIP || base == ZYDIS_REGISTER_EIP) {
+        emit_page_address(emit, HOST_R8,
+                          insn->offset + insn->decoded.length + (int64_t)disp);
+        if (!is_wide) {
+            host_op_reg(&emit->code, false, HOST_MOV_LOAD, HOST_R8, HOST_R8);
+        }
+    } else {
+        if (has_no_base(&insn->decoded)) {
+            base = ZYDIS_REGISTER_NONE;
+            disp = (int32_t)insn->decoded.raw.disp.value;
+        }
+        struct host_mem mem = {
+            .base = (uint8_t)address_part(emit, base, HOST_R8),
+            .index = (uint8_t)address_part(emit, operand->mem.index, HOST_R9),
+            .scale = operand->mem.scale ? (uint8_t)__builtin_ctz(operand->mem.scale) : 0,
+            .disp = disp,
+        };
+        if (mem.index == HOST_NONE && mem.disp == 0 && is_wide && mem.base != HOST_NONE) {
+            if (mem.base != HOST_R8) {
+                host_mov(&emit->code, HOST_R8, mem.base);
+            }
+        } else {
+            host_op_mem(&emit->code, is_wide, HOST_LEA, HOST_R8, &mem);
+        }
+    }
+    if (with_segment) {
+        add_segment(emit, operand->mem.segment);
+    }
+}
+
+/* ---- checks ----------------------------------------------------------------------- */
+
+#define ENTRY_SHIFT 5
+_Static_assert(sizeof(struct tlb_entry) == 1u << ENTRY_SHIFT, "index by one rotate");
+
+void emit_check(struct emit *emit, unsigned size, bool is_write)
+{
+    struct code *code = &emit->code;
+    size_t tag =
+        is_write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
+    struct host_mem tag_mem = {HOST_R9, HOST_NONE, 0, (int32_t)tag};
+    struct host_mem host_mem = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
+    host_rorx(code, HOST_R9, HOST_R8, FRAME_SHIFT - ENTRY_SHIFT);
+    host_and(code, false, HOST_R9, (TLB_SIZE - 1) << ENTRY_SHIFT);
+    host_gs(code, true, 0x2b, HOST_R8, &tag_mem); /* SUB */
+    host_cmp(code, HOST_R8, (int32_t)(FRAME_SIZE - size));
+    struct cold *cold = emit_cold(emit, COLD_MISS, host_jcc(code, HOST_A));
+    cold->is_write = is_write;
+    host_gs(code, true, 0x03, HOST_R8, &host_mem); /* ADD */
+}
+
+void emit_watch(struct emit *emit, unsigned size, uint32_t live)
+{
+    struct code *code = &emit->code;
+    emit->block->insn[emit->ordinal].stored = (uint8_t)size;
+    struct host_mem frame_mem = {HOST_R9, HOST_NONE, 0,
+                                 offsetof(struct tlb_entry, frame)};
+    host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &frame_mem);
+    uint8_t *place;
+    if (!live || emit->flags_in_memory) {
+        CODE(code, "\x41\x80\x79\x01\x00"); /* CMP byte [r9 + 1], 0 */
+        place = host_jcc(code, HOST_NE);
+    } else {
+        /* Without flags. */
+        host_mov(code, HOST_R10, HOST_RCX);
+        CODE(code, "\x41\x0f\xb6\x49\x01"); /* MOVZX ecx, byte [r9 + 1] */
+        CODE(code, "\xe3\x08");             /* JRCXZ */
+        host_mov(code, HOST_RCX, HOST_R10);
+        place = host_jmp(code);
+        host_mov(code, HOST_RCX, HOST_R10);
+    }
+    struct cold *cold = emit_cold(emit, COLD_WATCHED, place);
+    cold->from_host = live && !emit->flags_in_memory;
+    cold->resume = code->at;
+}
+
+/* ---- control ---------------------------------------------------------------------- */
+
+void emit_leave(struct emit *emit, unsigned reason)
+{
+    struct cold *cold = emit_cold(emit, COLD_LEAVE, host_jmp(&emit->code));
+    cold->reason = (uint8_t)reason;
+}
+
+uint32_t emit_link(struct emit *emit, int opcode, unsigned target)
+{
+    struct code_cache *cache = emit->cache;
+    uint32_t number = cache->link_count++;
+    struct link *link = &cache->link[number];
+    host_align(&emit->code, 4, opcode < 0x80 ? 2 : 1);
+    uint8_t *place;
+    if (opcode < 0x80) {
+        place = host_jcc(&emit->code, (unsigned)opcode);
+    } else {
+        code8(&emit->code, (unsigned)opcode);
+        code32(&emit->code, 0);
+        place = emit->code.at - 4;
+    }
+    *link = (struct link){
+        .place = (uint32_t)(place - cache->write),
+        .from = emit->block->number,
+        .target = (uint16_t)target,
+        .from_memory = emit->flags_in_memory,
+    };
+    struct cold *cold = emit_cold(emit, COLD_LINK, place);
+    cold->link = number;
+    return number;
+}
+
+void emit_goto(struct emit *emit, int condition, int64_t target, uint32_t live)
+{
+    if (target >= 0 && target < (int64_t)FRAME_SIZE) {
+        emit_link(emit, condition < 0 ? 0xe9 : condition, (unsigned)target);
+        return;
+    }
+    uint8_t *place = condition < 0 ? host_jmp(&emit->code)
+                                   : host_jcc(&emit->code, (unsigned)condition);
+    struct cold *cold = emit_cold(emit, COLD_JUMP, place);
+    cold->target = target;
+    cold->from_host = !emit->flags_in_memory && live;
+}
+
+static void leave_by(struct emit *emit, const struct cold *cold, unsigned reason)
+{
+    struct code_cache *cache = emit->cache;
+    host_fs_constant(&emit->code, FRAME(exit_info),
+                     EXIT_INFO(emit->block->number, cold->ordinal));
+    host_jmp_to(&emit->code, cache->write + cache->leave[reason][cold->from_host]);
+}
+
+static void cold_miss(struct emit *emit, const struct cold *cold)
+{
+    size_t tag = cold->is_write ? offsetof(struct tlb_entry, write)
+                                : offsetof(struct tlb_entry, read);
+    struct host_mem tag_mem = {HOST_R9, HOST_NONE, 0, (int32_t)tag};
+    host_gs(&emit->code, true, 0x03, HOST_R8, &tag_mem); /* ADD */
+    host_fs(&emit->code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_value));
+    struct cold without_flags = *cold;
+    without_flags.from_host = false;
+    leave_by(emit, &without_flags, cold->is_write ? LEAVE_WRITE : LEAVE_READ);
+}
+
+static void cold_watched(struct emit *emit, const struct cold *cold)
+{
+    struct code *code = &emit->code;
+    host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_value));
+    CODE(code, "\x4c\x8d\x05"); /* LEA r8, [rip + disp32] */
+    code32(code, 0);
+    host_patch(code->at - 4, cold->resume);
+    host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_resume));
+    leave_by(emit, cold, LEAVE_WATCHED);
+}
+
+static void cold_link(struct emit *emit, const struct cold *cold)
+{
+    struct code *code = &emit->code;
+    emit->cache->link[cold->link].stub = (uint32_t)(code->at - emit->cache->write);
+    host_fs_constant(code, FRAME(exit_link), cold->link);
+    leave_by(emit, cold, LEAVE_LINK);
+}
+
+static void jump_r8(struct emit *emit)
+{
+    const struct code_cache *cache = emit->cache;
+    host_jmp_to(&emit->code,
+                cache->write +
+                    (emit->mode & MODE_USER ? cache->jump_user : cache->jump_kernel));
+}
+
+static void cold_jump(struct emit *emit, const struct cold *cold)
+{
+    struct code *code = &emit->code;
+    emit->flags_in_memory = !cold->from_host;
+    emit_spill_flags(emit, cold->from_host);
+    emit_page_address(emit, HOST_R8, cold->target);
+    jump_r8(emit);
+    (void)code;
+}
+
+static void cold_mismatch(struct emit *emit)
+{
+    host_fs(&emit->code, true, HOST_MOV_LOAD, HOST_RSP, FRAME(stack_base));
+    jump_r8(emit);
+}
+
+void emit_colds(struct emit *emit)
+{
+    for (unsigned i = 0; i < emit->cold_count; i++) {
+        const struct cold *cold = &emit->cold[i];
+        for (unsigned p = 0; p < array_size(cold->place); p++) {
+            if (cold->place[p]) {
+                host_patch(cold->place[p], emit->code.at);
+            }
+        }
+        switch (cold->kind) {
+        case COLD_LEAVE:
+            leave_by(emit, cold, cold->reason);
+            break;
+        case COLD_MISS:
+            cold_miss(emit, cold);
+            break;
+        case COLD_WATCHED:
+            cold_watched(emit, cold);
+            break;
+        case COLD_LINK:
+            cold_link(emit, cold);
+            break;
+        case COLD_JUMP:
+            cold_jump(emit, cold);
+            break;
+        case COLD_MISMATCH:
+            cold_mismatch(emit);
+            break;
+        }
+    }
+}

@@ -1,0 +1,214 @@
+/*
+ * Near control transfers.
+ *
+ * CALL and RET are the host's, so that the host predicts them: CALL leaves the address of
+ * its return site on the return stack, RET goes there with the guest's return address in
+ * r8, and the site goes on if that is its own. A site of user code finds its own address
+ * on the return stack, behind the host's; one of kernel code knows it.
+ */
+#include "engine/translator/emit.h"
+
+static bool is_near64(const struct guest_insn *insn)
+{
+    /* A 66 prefix shortens RIP on AMD's processors. */
+    for (unsigned i = 0; i < insn->decoded.raw.prefix_count; i++) {
+        if (insn->decoded.raw.prefixes[i].value == 0x66) {
+            return false;
+        }
+    }
+    return insn->decoded.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR;
+}
+
+static int64_t next_offset(const struct guest_insn *insn)
+{
+    return insn->offset + insn->decoded.length;
+}
+
+static int64_t relative_target(const struct guest_insn *insn)
+{
+    return next_offset(insn) + insn->operand[0].imm.value.s;
+}
+
+static bool is_relative(const struct guest_insn *insn)
+{
+    return insn->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+}
+
+static void go_on(struct emit *emit, const uint8_t opcode)
+{
+    const struct code_cache *cache = emit->cache;
+    code8(&emit->code, opcode);
+    code32(&emit->code, 0);
+    host_patch(emit->code.at - 4,
+               cache->write +
+                   (emit->mode & MODE_USER ? cache->jump_user : cache->jump_kernel));
+}
+
+/* What an indirect branch reports if it leads nowhere. */
+static void note_branch(struct emit *emit)
+{
+    host_fs_constant(&emit->code, FRAME(last_branch),
+                     EXIT_INFO(emit->block->number, emit->ordinal));
+}
+
+/* Host r8 = target of an indirect branch. */
+static void load_target(struct emit *emit, const struct guest_insn *insn)
+{
+    const ZydisDecodedOperand *from = &insn->operand[0];
+    if (from->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+        emit_address(emit, insn, from, true);
+        emit_check(emit, 8, false);
+        struct host_mem operand = {HOST_R8, HOST_NONE, 0, 0};
+        host_op_mem(&emit->code, true, HOST_MOV_LOAD, HOST_R8, &operand);
+    } else {
+        emit_load_gpr(emit, HOST_R8, (unsigned)ZydisRegisterGetId(from->reg.value));
+    }
+}
+
+/* Host r8 holds the guest's return address; the site is for this one. */
+static void return_site(struct emit *emit, const struct guest_insn *insn)
+{
+    struct code *code = &emit->code;
+    if (emit->mode & MODE_USER) {
+        CODE(code, "\x4c\x3b\x04\x24");        /* CMP r8, [rsp] */
+        host_lea(code, HOST_RSP, HOST_RSP, 8); /* flags stay */
+    } else {
+        uint64_t expected = emit->page + (uint64_t)next_offset(insn);
+        if (host_fits32(expected)) {
+            host_cmp(code, HOST_R8, (int32_t)expected);
+        } else {
+            host_constant(code, HOST_R9, expected);
+            host_op_reg(code, true, 0x3b, HOST_R8, HOST_R9);
+        }
+    }
+    emit_cold(emit, COLD_MISMATCH, host_jcc(code, HOST_NE));
+    if (emit->mode & MODE_USER) {
+        host_and(code, true, HOST_R8, -FRAME_SIZE);
+        host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(code_base));
+    }
+    emit->flags_in_memory = true;
+    emit_goto(emit, -1, next_offset(insn), 0);
+}
+
+bool emit_call(struct emit *emit, const struct guest_insn *insn)
+{
+    struct code *code = &emit->code;
+    if (!is_near64(insn)) {
+        return false;
+    }
+    emit_spill_flags(emit, insn->flags_live_before);
+    emit->flags_in_memory = true;
+    bool is_direct = is_relative(insn);
+    if (!is_direct) {
+        load_target(emit, insn);
+        host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(scratch));
+    }
+    host_lea(code, HOST_R8, HOST_GUEST_RSP, -8);
+    emit_check(emit, 8, true);
+    emit_page_address(emit, HOST_R10, next_offset(insn));
+    struct host_mem top = {HOST_R8, HOST_NONE, 0, 0};
+    host_op_mem(code, true, HOST_MOV_STORE, HOST_R10, &top);
+    host_lea(code, HOST_GUEST_RSP, HOST_GUEST_RSP, -8);
+    emit_watch(emit, 8, 0);
+    if (emit->mode & MODE_USER) {
+        emit_page_address(emit, HOST_R10,
+                          next_offset(insn)); /* the watch may come back */
+        CODE(code, "\x41\x52");               /* PUSH r10 */
+    }
+    int64_t target = is_direct ? relative_target(insn) : -1;
+    if (is_direct && target >= 0 && target < (int64_t)FRAME_SIZE) {
+        emit_link(emit, 0xe8, (unsigned)target);
+    } else {
+        if (is_direct) {
+            emit_page_address(emit, HOST_R8, target);
+        } else {
+            host_fs(code, true, HOST_MOV_LOAD, HOST_R8, FRAME(scratch));
+            note_branch(emit);
+        }
+        go_on(emit, 0xe8);
+    }
+    return_site(emit, insn);
+    emit->ended = true;
+    return true;
+}
+
+bool emit_ret(struct emit *emit, const struct guest_insn *insn)
+{
+    struct code *code = &emit->code;
+    if (!is_near64(insn)) {
+        return false;
+    }
+    int32_t extra = insn->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE
+                        ? (int32_t)(insn->operand[0].imm.value.u & 0xffff)
+                        : 0;
+    emit_spill_flags(emit, insn->flags_live_before);
+    emit->flags_in_memory = true;
+    host_mov(code, HOST_R8, HOST_GUEST_RSP);
+    emit_check(emit, 8, false);
+    struct host_mem top = {HOST_R8, HOST_NONE, 0, 0};
+    host_op_mem(code, true, HOST_MOV_LOAD, HOST_R8, &top);
+    host_lea(code, HOST_GUEST_RSP, HOST_GUEST_RSP, 8 + extra);
+    emit->block->insn[emit->ordinal].stack_bytes = 8 + extra;
+    note_branch(emit);
+    code8(code, 0xc3);
+    emit->ended = true;
+    return true;
+}
+
+bool emit_jmp(struct emit *emit, const struct guest_insn *insn)
+{
+    if (!is_near64(insn)) {
+        return false;
+    }
+    emit->ended = true;
+    if (is_relative(insn)) {
+        emit_goto(emit, -1, relative_target(insn), insn->flags_live);
+        return true;
+    }
+    emit_spill_flags(emit, insn->flags_live_before);
+    load_target(emit, insn);
+    note_branch(emit);
+    go_on(emit, 0xe9);
+    return true;
+}
+
+/* SDM 2A "Jcc": the condition is the opcode's low four bits. */
+bool emit_jcc(struct emit *emit, const struct guest_insn *insn)
+{
+    if (!is_near64(insn)) {
+        return false;
+    }
+    emit_restore_flags(emit);
+    emit_goto(emit, insn->decoded.opcode & 15, relative_target(insn), insn->flags_live);
+    return true;
+}
+
+/* Neither touches flags. The condition leads over a jump to the target. */
+static bool by_rcx(struct emit *emit, const struct guest_insn *insn, bool is_loop)
+{
+    struct code *code = &emit->code;
+    if (!is_near64(insn) || insn->decoded.address_width != 64) {
+        return false;
+    }
+    if (is_loop) {
+        host_lea(code, HOST_RCX, HOST_RCX, -1);
+        CODE(code, "\xe3\x00"); /* JRCXZ: not taken */
+    } else {
+        CODE(code, "\xe3\x02\xeb\x00"); /* JRCXZ over a JMP: not taken */
+    }
+    uint8_t *distance = code->at - 1;
+    uint8_t *behind = code->at;
+    emit_goto(emit, -1, relative_target(insn), insn->flags_live);
+    *distance = (uint8_t)(code->at - behind);
+    return true;
+}
+
+bool emit_loop(struct emit *emit, const struct guest_insn *insn)
+{
+    return by_rcx(emit, insn, true);
+}
+
+bool emit_jrcxz(struct emit *emit, const struct guest_insn *insn)
+{
+    return by_rcx(emit, insn, false);
+}

@@ -1,0 +1,343 @@
+/*
+ * Instructions that do on the host what they do on the guest: copied, with their general
+ * registers renamed and their memory operand replaced by a checked host address. What the
+ * encoding's fields mean: SDM 2A chapter 2.
+ */
+#include "engine/translator/emit.h"
+#include "interpreter/native.h"
+
+/* The encoding of one instruction, taken apart. */
+struct form {
+    uint8_t reg, rm, vvvv, opcode_reg; /* host registers, or what the guest had there */
+    bool has_modrm, has_memory, has_opcode_reg;
+    bool needs_rex;   /* byte registers SPL to DIL */
+    bool forbids_rex; /* AH to BH */
+};
+
+/* A guest register that lives in memory and has a scratch register meanwhile. */
+struct borrowed {
+    uint8_t guest, host;
+    bool loads, stores;
+};
+
+struct copy {
+    struct emit *emit;
+    const struct guest_insn *insn;
+    struct form form;
+    struct borrowed borrowed[3];
+    unsigned borrowed_count;
+    const ZydisDecodedOperand *memory;
+    bool memory_written;
+    uint8_t scratch[3];
+    unsigned scratch_count;
+};
+
+static bool is_gpr(ZydisRegisterClass class)
+{
+    return class == ZYDIS_REGCLASS_GPR8 || class == ZYDIS_REGCLASS_GPR16 ||
+           class == ZYDIS_REGCLASS_GPR32 || class == ZYDIS_REGCLASS_GPR64;
+}
+
+static int borrow(struct copy *copy, unsigned guest, const ZydisDecodedOperand *operand)
+{
+    struct borrowed *borrowed = NULL;
+    for (unsigned i = 0; i < copy->borrowed_count; i++) {
+        if (copy->borrowed[i].guest == guest) {
+            borrowed = &copy->borrowed[i];
+        }
+    }
+    if (!borrowed) {
+        if (copy->borrowed_count == copy->scratch_count) {
+            return -1;
+        }
+        borrowed = &copy->borrowed[copy->borrowed_count];
+        *borrowed = (struct borrowed){(uint8_t)guest, copy->scratch[copy->borrowed_count],
+                                      false, false};
+        copy->borrowed_count++;
+    }
+    bool is_partial = operand->size < 32;
+    bool is_written = operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+    bool is_certain = operand->actions & ZYDIS_OPERAND_ACTION_WRITE;
+    bool is_read = operand->actions & ZYDIS_OPERAND_ACTION_MASK_READ;
+    borrowed->stores |= is_written;
+    borrowed->loads |= is_read || is_partial || (is_written && !is_certain);
+    return borrowed->host;
+}
+
+/* The host's number for a register operand; -1: it cannot be had. */
+static int rename(struct copy *copy, const ZydisDecodedOperand *operand)
+{
+    ZydisRegister reg = operand->reg.value;
+    ZydisRegisterClass class = ZydisRegisterGetClass(reg);
+    int id = ZydisRegisterGetId(reg);
+    if (!is_gpr(class)) {
+        return id < 0 ? -1 : id;
+    }
+    if (class == ZYDIS_REGCLASS_GPR8) {
+        /* AL CL DL BL AH CH DH BH SPL BPL SIL DIL R8B ... */
+        if (id >= 4 && id < 8) {
+            copy->form.forbids_rex = true;
+            return id;
+        }
+        id = id >= 8 ? id - 4 : id;
+        copy->form.needs_rex |= id >= 4 && id < 8;
+    }
+    if (guest_in_memory((unsigned)id)) {
+        return borrow(copy, (unsigned)id, operand);
+    }
+    return (int)guest_host((unsigned)id);
+}
+
+static bool place_operand(struct copy *copy, const ZydisDecodedOperand *operand)
+{
+    struct form *form = &copy->form;
+    if (operand->type != ZYDIS_OPERAND_TYPE_REGISTER) {
+        return true;
+    }
+    uint8_t *field = operand->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG  ? &form->reg
+                     : operand->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM ? &form->rm
+                     : operand->encoding == ZYDIS_OPERAND_ENCODING_NDSNDD   ? &form->vvvv
+                     : operand->encoding == ZYDIS_OPERAND_ENCODING_OPCODE
+                         ? &form->opcode_reg
+                         : NULL;
+    if (!field) {
+        /* Implied registers keep their places; those that have none here do not exist in
+         * any implied operand of what is copied, but RSP. */
+        ZydisRegisterClass class = ZydisRegisterGetClass(operand->reg.value);
+        return !is_gpr(class) || ZydisRegisterGetId(operand->reg.value) != HOST_RSP ||
+               class == ZYDIS_REGCLASS_GPR8;
+    }
+    int host = rename(copy, operand);
+    if (host < 0) {
+        return false;
+    }
+    *field = (uint8_t)host;
+    form->has_opcode_reg |=
+        !form->has_modrm && operand->encoding == ZYDIS_OPERAND_ENCODING_OPCODE;
+    return true;
+}
+
+static bool find_memory(struct copy *copy)
+{
+    const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
+    for (unsigned i = 0; i < decoded->operand_count; i++) {
+        const ZydisDecodedOperand *operand = &copy->insn->operand[i];
+        if (operand->type != ZYDIS_OPERAND_TYPE_MEMORY) {
+            continue;
+        }
+        if (operand->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || copy->memory ||
+            operand->mem.type == ZYDIS_MEMOP_TYPE_AGEN ||
+            operand->mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
+            return false;
+        }
+        copy->memory = operand;
+        copy->memory_written = operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+    }
+    return true;
+}
+
+static bool plan(struct copy *copy)
+{
+    const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
+    struct form *form = &copy->form;
+    form->has_modrm = decoded->attributes & ZYDIS_ATTRIB_HAS_MODRM;
+    form->reg = decoded->raw.modrm.reg; /* an opcode's extension, if no register */
+    form->rm = decoded->raw.modrm.rm;
+    form->vvvv = 0;
+    if (!find_memory(copy)) {
+        return false;
+    }
+    form->has_memory = copy->memory != NULL;
+    static const uint8_t free_with_memory[] = {HOST_R10, HOST_R9};
+    static const uint8_t free_else[] = {HOST_R8, HOST_R9, HOST_R10};
+    copy->scratch_count = form->has_memory ? (copy->memory_written ? 1 : 2) : 3;
+    memcpy(copy->scratch, form->has_memory ? free_with_memory : free_else,
+           copy->scratch_count);
+    for (unsigned i = 0; i < decoded->operand_count; i++) {
+        if (!place_operand(copy, &copy->insn->operand[i])) {
+            return false;
+        }
+    }
+    bool has_rex = form->has_memory || form->needs_rex || form->reg >= 8 ||
+                   form->rm >= 8 || form->opcode_reg >= 8;
+    return !(form->forbids_rex && has_rex);
+}
+
+static bool has_prefix(const ZydisDecodedInstruction *decoded, uint8_t value)
+{
+    for (unsigned i = 0; i < decoded->raw.prefix_count; i++) {
+        if (decoded->raw.prefixes[i].value == value) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ModRM, and what belongs to it: the memory operand is at [r8]. */
+static void write_modrm(const struct form *form, struct code *code)
+{
+    if (form->has_memory) {
+        struct host_mem mem = {HOST_R8, HOST_NONE, 0, 0};
+        host_modrm_mem(code, form->reg, &mem);
+    } else if (form->has_modrm) {
+        code8(code, 0xc0u | (form->reg & 7u) << 3 | (form->rm & 7u));
+    }
+}
+
+static void write_legacy(const struct copy *copy, struct code *code)
+{
+    const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
+    const struct form *form = &copy->form;
+    static const uint8_t kept[] = {0xf0, 0x66, 0xf2, 0xf3};
+    for (unsigned i = 0; i < sizeof(kept); i++) {
+        if (has_prefix(decoded, kept[i])) {
+            code8(code, kept[i]);
+        }
+    }
+    unsigned base = form->has_memory       ? HOST_R8
+                    : form->has_opcode_reg ? form->opcode_reg
+                    : form->has_modrm      ? form->rm
+                                           : 0u;
+    bool is_wide = decoded->attributes & ZYDIS_ATTRIB_HAS_REX && decoded->raw.rex.W;
+    host_rex(code, is_wide, form->has_modrm ? form->reg : 0, 0, base, form->needs_rex);
+    switch (decoded->opcode_map) {
+    case ZYDIS_OPCODE_MAP_0F:
+        code8(code, 0x0f);
+        break;
+    case ZYDIS_OPCODE_MAP_0F38:
+        CODE(code, "\x0f\x38");
+        break;
+    case ZYDIS_OPCODE_MAP_0F3A:
+        CODE(code, "\x0f\x3a");
+        break;
+    default:
+        break;
+    }
+    unsigned opcode = decoded->opcode;
+    if (form->has_opcode_reg) {
+        opcode = (opcode & ~7u) | (form->opcode_reg & 7u);
+    }
+    code8(code, opcode);
+    write_modrm(form, code);
+}
+
+static void write_vex(const struct copy *copy, struct code *code)
+{
+    const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
+    const struct form *form = &copy->form;
+    unsigned base = form->has_memory ? HOST_R8 : form->rm;
+    code8(code, 0xc4);
+    code8(code, (form->reg < 8 ? 0x80u : 0) | 0x40u | (base < 8 ? 0x20u : 0) |
+                    decoded->raw.vex.m_mmmm);
+    code8(code, (unsigned)decoded->raw.vex.W << 7 | (~(unsigned)form->vvvv & 15) << 3 |
+                    (unsigned)decoded->raw.vex.L << 2 | decoded->raw.vex.pp);
+    code8(code, decoded->opcode);
+    write_modrm(form, code);
+}
+
+static void write_immediates(const struct copy *copy, struct code *code)
+{
+    const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
+    for (unsigned i = 0; i < 2; i++) {
+        unsigned size = decoded->raw.imm[i].size / 8;
+        if (size) {
+            code_bytes(code, copy->insn->bytes + decoded->raw.imm[i].offset, size);
+        }
+    }
+}
+
+static bool can_write(const ZydisDecodedInstruction *decoded)
+{
+    if (decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
+        return true;
+    }
+    if (has_prefix(decoded, 0xf2) && has_prefix(decoded, 0xf3)) {
+        return false; /* the last one counts */
+    }
+    return decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+           (decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT ||
+            decoded->opcode_map == ZYDIS_OPCODE_MAP_0F ||
+            decoded->opcode_map == ZYDIS_OPCODE_MAP_0F38 ||
+            decoded->opcode_map == ZYDIS_OPCODE_MAP_0F3A);
+}
+
+static void mark_fault(struct emit *emit)
+{
+    struct block_insn *insn = &emit->block->insn[emit->ordinal];
+    insn->host_flags &= (uint8_t)~INSN_FLAGS_FAULT;
+    insn->host_flags |= emit->flags_in_memory ? 0 : INSN_FLAGS_FAULT;
+}
+
+bool emit_copy(struct emit *emit, const struct guest_insn *insn)
+{
+    struct copy copy = {.emit = emit, .insn = insn};
+    if (!can_write(&insn->decoded) || !plan(&copy)) {
+        return false;
+    }
+    struct code *code = &emit->code;
+    if (copy.memory) {
+        unsigned size = copy.memory->size / 8;
+        if (size == 0 || size > 64) {
+            return false;
+        }
+        emit_spill_flags(emit, insn->flags_live_before);
+        emit_address(emit, insn, copy.memory, true);
+        /* An operand that must be aligned and is not faults on the host, too; the
+         * interpreter then raises the guest's fault. */
+        emit_check(emit, size, copy.memory_written);
+    }
+    bool keeps_some = insn->flags_write && insn->flags_live & ~insn->flags_kill;
+    if (insn->flags_read || keeps_some) {
+        emit_restore_flags(emit);
+    }
+    mark_fault(emit);
+    for (unsigned i = 0; i < copy.borrowed_count; i++) {
+        if (copy.borrowed[i].loads) {
+            emit_load_gpr(emit, copy.borrowed[i].host, copy.borrowed[i].guest);
+        }
+    }
+    if (insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
+        write_vex(&copy, code);
+    } else {
+        write_legacy(&copy, code);
+    }
+    write_immediates(&copy, code);
+    for (unsigned i = 0; i < copy.borrowed_count; i++) {
+        if (copy.borrowed[i].stores) {
+            host_fs(code, true, HOST_MOV_STORE, copy.borrowed[i].host,
+                    frame_gpr(copy.borrowed[i].guest));
+        }
+    }
+    if (insn->flags_write) {
+        emit->flags_in_memory = false;
+    }
+    if (copy.memory_written) {
+        emit_watch(emit, copy.memory->size / 8u, insn->flags_live);
+    }
+    return true;
+}
+
+bool emit_nothing(struct emit *emit, const struct guest_insn *insn)
+{
+    return true;
+}
+
+bool emit_lea(struct emit *emit, const struct guest_insn *insn)
+{
+    const ZydisDecodedOperand *to = &insn->operand[0];
+    if (to->size < 32) {
+        return false;
+    }
+    emit_address(emit, insn, &insn->operand[1], false);
+    unsigned guest = (unsigned)ZydisRegisterGetId(to->reg.value);
+    if (guest_in_memory(guest)) {
+        if (to->size == 32) {
+            host_op_reg(&emit->code, false, HOST_MOV_LOAD, HOST_R8, HOST_R8);
+        }
+        host_fs(&emit->code, true, HOST_MOV_STORE, HOST_R8, frame_gpr(guest));
+    } else {
+        host_op_reg(&emit->code, to->size == 64, HOST_MOV_LOAD, guest_host(guest),
+                    HOST_R8);
+    }
+    return true;
+}

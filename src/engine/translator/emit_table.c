@@ -1,0 +1,167 @@
+/* Which function makes an instruction's code. What is not here is the interpreter's:
+ * whatever is sensitive, and what is rare. */
+#include "engine/translator/emit.h"
+
+#include "base/scope.h"
+#include "interpreter/insn.h"
+#include "interpreter/isa.h"
+#include "interpreter/native.h"
+
+struct emit_row {
+    ZydisMnemonic mnemonic;
+    emit_fn *emit;
+};
+
+#define COPY(name)                       \
+    {                                    \
+        ZYDIS_MNEMONIC_##name, emit_copy \
+    }
+#define NOTHING(name)                       \
+    {                                       \
+        ZYDIS_MNEMONIC_##name, emit_nothing \
+    }
+#define JCC(name)                       \
+    {                                   \
+        ZYDIS_MNEMONIC_##name, emit_jcc \
+    }
+
+/* clang-format off */
+static const struct emit_row rows[] = {
+    COPY(ADC), COPY(ADD), COPY(AND), COPY(BSF), COPY(BSR), COPY(BSWAP), COPY(BT),
+    COPY(BTC), COPY(BTR), COPY(BTS), COPY(CBW), COPY(CDQ), COPY(CDQE), COPY(CLC),
+    COPY(CMC), COPY(CMOVB), COPY(CMOVBE), COPY(CMOVL), COPY(CMOVLE), COPY(CMOVNB),
+    COPY(CMOVNBE), COPY(CMOVNL), COPY(CMOVNLE), COPY(CMOVNO), COPY(CMOVNP),
+    COPY(CMOVNS), COPY(CMOVNZ), COPY(CMOVO), COPY(CMOVP), COPY(CMOVS), COPY(CMOVZ),
+    COPY(CMP), COPY(CMPXCHG), COPY(CMPXCHG16B), COPY(CMPXCHG8B), COPY(CQO), COPY(CWD),
+    COPY(CWDE), COPY(DEC), COPY(DIV), COPY(IDIV), COPY(IMUL), COPY(INC), COPY(LAHF),
+    COPY(MOV), COPY(MOVSX), COPY(MOVSXD), COPY(MOVZX), COPY(MUL), COPY(NEG), COPY(NOT),
+    COPY(OR), COPY(RCL), COPY(RCR), COPY(ROL), COPY(ROR), COPY(SAHF), COPY(SAR),
+    COPY(SBB), COPY(SETB), COPY(SETBE), COPY(SETL), COPY(SETLE), COPY(SETNB),
+    COPY(SETNBE), COPY(SETNL), COPY(SETNLE), COPY(SETNO), COPY(SETNP), COPY(SETNS),
+    COPY(SETNZ), COPY(SETO), COPY(SETP), COPY(SETS), COPY(SETZ), COPY(SHL), COPY(SHLD),
+    COPY(SHR), COPY(SHRD), COPY(STC), COPY(SUB), COPY(TEST), COPY(XADD), COPY(XCHG),
+    COPY(XOR), COPY(LFENCE), COPY(MFENCE), COPY(SFENCE),
+    NOTHING(NOP), NOTHING(PREFETCH), NOTHING(PREFETCHNTA), NOTHING(PREFETCHT0),
+    NOTHING(PREFETCHT1), NOTHING(PREFETCHT2), NOTHING(PREFETCHW),
+    {ZYDIS_MNEMONIC_LEA, emit_lea},
+    {ZYDIS_MNEMONIC_PUSH, emit_push}, {ZYDIS_MNEMONIC_POP, emit_pop},
+    {ZYDIS_MNEMONIC_LEAVE, emit_leave_frame},
+    {ZYDIS_MNEMONIC_CALL, emit_call}, {ZYDIS_MNEMONIC_RET, emit_ret},
+    {ZYDIS_MNEMONIC_JMP, emit_jmp}, {ZYDIS_MNEMONIC_LOOP, emit_loop},
+    {ZYDIS_MNEMONIC_JRCXZ, emit_jrcxz},
+    JCC(JB), JCC(JBE), JCC(JL), JCC(JLE), JCC(JNB), JCC(JNBE), JCC(JNL), JCC(JNLE),
+    JCC(JNO), JCC(JNP), JCC(JNS), JCC(JNZ), JCC(JO), JCC(JP), JCC(JS), JCC(JZ),
+    /* x87, but for what loads or shows the environment */
+    COPY(F2XM1), COPY(FABS), COPY(FADD), COPY(FADDP), COPY(FBLD), COPY(FBSTP), COPY(FCHS),
+    COPY(FCMOVB), COPY(FCMOVBE), COPY(FCMOVE), COPY(FCMOVNB), COPY(FCMOVNBE),
+    COPY(FCMOVNE), COPY(FCMOVNU), COPY(FCMOVU), COPY(FCOM), COPY(FCOMI), COPY(FCOMIP),
+    COPY(FCOMP), COPY(FCOMPP), COPY(FCOS), COPY(FDECSTP), COPY(FDIV), COPY(FDIVP),
+    COPY(FDIVR), COPY(FDIVRP), COPY(FFREE), COPY(FIADD), COPY(FICOM), COPY(FICOMP),
+    COPY(FIDIV), COPY(FIDIVR), COPY(FILD), COPY(FIMUL), COPY(FINCSTP), COPY(FIST),
+    COPY(FISTP), COPY(FISTTP), COPY(FISUB), COPY(FISUBR), COPY(FLD), COPY(FLD1),
+    COPY(FLDL2E), COPY(FLDL2T), COPY(FLDLG2), COPY(FLDLN2), COPY(FLDPI), COPY(FLDZ),
+    COPY(FMUL), COPY(FMULP), COPY(FNOP), COPY(FNSTCW), COPY(FNSTSW), COPY(FPATAN),
+    COPY(FPREM), COPY(FPREM1), COPY(FPTAN), COPY(FRNDINT), COPY(FSCALE), COPY(FSIN),
+    COPY(FSINCOS), COPY(FSQRT), COPY(FST), COPY(FSTP), COPY(FSUB), COPY(FSUBP),
+    COPY(FSUBR), COPY(FSUBRP), COPY(FTST), COPY(FUCOM), COPY(FUCOMI), COPY(FUCOMIP),
+    COPY(FUCOMP), COPY(FUCOMPP), COPY(FWAIT), COPY(FXAM), COPY(FXCH), COPY(FXTRACT),
+    COPY(FYL2X), COPY(FYL2XP1),
+};
+/* clang-format on */
+
+static emit_fn *by_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void index_rows(void)
+{
+    for (unsigned i = 0; i < array_size(rows); i++) {
+        by_mnemonic[rows[i].mnemonic] = rows[i].emit;
+    }
+}
+
+/* Instructions on the host's own vector units are copied. */
+static bool is_native(ZydisMnemonic mnemonic)
+{
+    const struct insn_row *row;
+    for (unsigned i = 0; (row = insn_find_row(mnemonic, i)); i++) {
+        if (row->bind == native_bind || row->bind == native_bind_zero) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_vector_class(ZydisRegisterClass class)
+{
+    return class == ZYDIS_REGCLASS_XMM || class == ZYDIS_REGCLASS_YMM;
+}
+
+/* Which of the host's units it works on. */
+static void find_units(struct guest_insn *insn)
+{
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        const ZydisDecodedOperand *operand = &insn->operand[i];
+        if (operand->type != ZYDIS_OPERAND_TYPE_REGISTER) {
+            continue;
+        }
+        ZydisRegisterClass class = ZydisRegisterGetClass(operand->reg.value);
+        insn->uses_vector |= is_vector_class(class);
+        insn->uses_fpu |= class == ZYDIS_REGCLASS_MMX || class == ZYDIS_REGCLASS_X87;
+    }
+    ZydisInstructionCategory category = insn->decoded.meta.category;
+    insn->uses_fpu |= category == ZYDIS_CATEGORY_X87_ALU ||
+                      category == ZYDIS_CATEGORY_FCMOV ||
+                      insn->decoded.mnemonic == ZYDIS_MNEMONIC_FWAIT;
+    insn->uses_vector |= insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
+                         insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROALL;
+}
+
+static bool has_special_register(const struct guest_insn *insn)
+{
+    for (unsigned i = 0; i < insn->decoded.operand_count_visible; i++) {
+        if (insn->operand[i].type != ZYDIS_OPERAND_TYPE_REGISTER) {
+            continue;
+        }
+        switch (ZydisRegisterGetClass(insn->operand[i].reg.value)) {
+        case ZYDIS_REGCLASS_SEGMENT:
+        case ZYDIS_REGCLASS_CONTROL:
+        case ZYDIS_REGCLASS_DEBUG:
+        case ZYDIS_REGCLASS_TEST:
+            return true;
+        default:
+            break;
+        }
+    }
+    return false;
+}
+
+/* BT and its kind with a register for the bit reach beyond the operand. */
+static bool is_bit_string(const struct guest_insn *insn)
+{
+    ZydisMnemonic mnemonic = insn->decoded.mnemonic;
+    return (mnemonic == ZYDIS_MNEMONIC_BT || mnemonic == ZYDIS_MNEMONIC_BTC ||
+            mnemonic == ZYDIS_MNEMONIC_BTR || mnemonic == ZYDIS_MNEMONIC_BTS) &&
+           insn->operand[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+           insn->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
+}
+
+emit_fn *emit_find(struct cpu *cpu, struct guest_insn *insn)
+{
+    pthread_once(&once, index_rows);
+    const ZydisDecodedInstruction *decoded = &insn->decoded;
+    if (!native_isa_offered(cpu->cpuid, decoded) || has_special_register(insn) ||
+        is_bit_string(insn)) {
+        return NULL;
+    }
+    bool is_string = decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+                     decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+                     (decoded->meta.category == ZYDIS_CATEGORY_STRINGOP);
+    emit_fn *emit = is_string ? NULL : by_mnemonic[decoded->mnemonic];
+    if (!emit && !is_string && is_native(decoded->mnemonic)) {
+        emit = emit_copy;
+    }
+    if (emit) {
+        find_units(insn);
+    }
+    return emit;
+}

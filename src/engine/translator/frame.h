@@ -1,0 +1,69 @@
+#pragma once
+/*
+ * What translated code works on besides the host's registers: one record for each vCPU
+ * thread in static TLS, which code reaches through fs at constant offsets, without a
+ * register. gs holds the base of the view of memory in force (struct tlb_area).
+ *
+ * Registers while translated code runs: guest RAX, RCX, RDX, RBX, RBP, RSI, RDI and R12
+ * to R15 are the host's, guest RSP is host r11, guest R8 to R11 are in gpr[]. Host r8, r9
+ * and r10 are scratch between guest instructions, host rsp is the return stack.
+ */
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct cpu;
+
+/* Bytes of status; code compares several at once. */
+enum {
+    STATUS_FPU,       /* the guest's x87 state is in the host's unit */
+    STATUS_ATTENTION, /* something wants a look; set by any thread */
+    STATUS_VECTOR,    /* the guest's vector state and MXCSR are in the host's registers */
+};
+
+#define FRAME_XSAVE_SIZE 576 /* legacy area and header */
+
+struct frame {
+    uint64_t gpr[16];
+    uint64_t code_base; /* linear address of the page that user code runs in */
+    uint64_t fs_base, gs_base;
+    uint32_t arith; /* arithmetic flags, as struct cpu has them */
+    _Atomic uint8_t status[4];
+    uint64_t host_rsp;   /* return stack, while other code runs */
+    uint64_t stack_base; /* where the return stack of the guest's privilege begins */
+    uint64_t c_rsp;
+    uint64_t target; /* where to enter */
+    uint64_t exit_value, exit_resume;
+    uint64_t scratch;
+    uint32_t exit_reason;
+    uint32_t exit_info;   /* EXIT_INFO of the place that left */
+    uint32_t exit_link;   /* number of the link that was not linked */
+    uint32_t last_branch; /* EXIT_INFO of the last indirect one */
+    uint32_t host_mxcsr;
+    struct cpu *cpu;
+    uint8_t fpu[FRAME_XSAVE_SIZE] __attribute__((aligned(64)));
+};
+
+extern __thread struct frame translator_frame __attribute__((tls_model("initial-exec")));
+
+/* Offset of a field of this thread's frame from fs. */
+int32_t frame_offset(size_t field);
+
+/* Block (its number in the cache) and instruction (its ordinal in the block). */
+#define EXIT_INFO(block, ordinal) ((uint32_t)(block) << 8 | (ordinal))
+#define EXIT_BLOCK(info)          ((info) >> 8)
+#define EXIT_ORDINAL(info)        ((info)&0xff)
+
+/* Why translated code left. */
+enum {
+    LEAVE_HEAD,  /* a block's head: attention, a gate that is closed, or it is stale */
+    LEAVE_LINK,  /* a direct exit that is not linked: exit_link */
+    LEAVE_JUMP,  /* to guest address exit_value */
+    LEAVE_READ,  /* exit_value is not in the TLB for reading */
+    LEAVE_WRITE, /* ... for writing */
+    LEAVE_INTERPRET, /* the instruction has no code of its own */
+    LEAVE_WATCHED,   /* a store to host address exit_value whose frame is watched; go on
+                        at exit_resume */
+    LEAVE_COUNT,
+};

@@ -1,0 +1,644 @@
+#include "engine/translator/run.h"
+
+#include <assert.h>
+#include <asm/prctl.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "engine/translator/emit.h"
+#include "interpreter/access.h"
+#include "interpreter/event.h"
+#include "interpreter/run.h"
+#include "interpreter/x87.h"
+#include "x86/paging.h"
+
+__thread struct frame translator_frame;
+
+int32_t frame_offset(size_t field)
+{
+    return (int32_t)((intptr_t)&translator_frame - (intptr_t)__builtin_thread_pointer() +
+                     (intptr_t)field);
+}
+
+#define GUARD_SIZE  FRAME_SIZE
+#define STACKS_SIZE (2 * (GUARD_SIZE + RETURN_STACK_SIZE))
+
+static uint64_t stack_bottom(const struct translator_cpu *translator, bool is_user)
+{
+    uintptr_t end = (uintptr_t)translator->return_stack +
+                    (is_user ? 1 : 2) * (GUARD_SIZE + RETURN_STACK_SIZE);
+    return end - 64;
+}
+
+int translator_cpu_init(struct translator_cpu *translator, struct code_cache *cache,
+                        struct cpu *cpu, struct error *err)
+{
+    translator->cache = cache;
+    translator->cpu = cpu;
+    translator->epoch = UINT64_MAX;
+    uint8_t *stack =
+        mmap(NULL, STACKS_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (stack == MAP_FAILED) {
+        return fail(err, errno, "cannot make return stacks for translated code");
+    }
+    translator->return_stack = stack;
+    for (unsigned i = 0; i < 2; i++) {
+        uint8_t *usable = stack + i * (GUARD_SIZE + RETURN_STACK_SIZE) + GUARD_SIZE;
+        if (mprotect(usable, RETURN_STACK_SIZE, PROT_READ | PROT_WRITE) < 0) {
+            return fail(err, errno, "cannot make return stacks for translated code");
+        }
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        uint64_t *bottom = (uint64_t *)stack_bottom(translator, i);
+        *bottom = (uint64_t)(uintptr_t)code_address(cache, cache->return_miss);
+    }
+    return 0;
+}
+
+void translator_cpu_fini(struct translator_cpu *translator)
+{
+    if (translator->return_stack) {
+        munmap(translator->return_stack, STACKS_SIZE);
+    }
+    free(translator->signal_stack);
+}
+
+/* ---- the thread's frame ----------------------------------------------------------- */
+
+static bool has_fsgsbase(void)
+{
+    return getauxval(AT_HWCAP2) & 2;
+}
+
+static __attribute__((target("fsgsbase"))) void set_gs(const void *base)
+{
+    static _Thread_local const void *current;
+    if (current == base) {
+        return;
+    }
+    current = base;
+    static int is_fast = -1;
+    if (is_fast < 0) {
+        is_fast = has_fsgsbase();
+    }
+    if (is_fast) {
+        __builtin_ia32_wrgsbase64((uint64_t)(uintptr_t)base);
+    } else {
+        syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+    }
+}
+
+static void attach_thread(struct translator_cpu *translator)
+{
+    struct frame *frame = &translator_frame;
+    if (frame->cpu != translator->cpu) {
+        memset(frame, 0, sizeof(*frame));
+        frame->cpu = translator->cpu;
+        frame->host_mxcsr = MXCSR_INIT;
+        translator->flushes = translator->cpu->flushes - 1;
+        signal_prepare_thread(translator);
+    }
+    atomic_store(&frame->status[STATUS_ATTENTION], 0);
+    atomic_store(&translator->frame, frame);
+}
+
+/* The thread may end after this, and its frame with it. */
+static void detach_thread(struct translator_cpu *translator)
+{
+    atomic_store(&translator->frame, NULL);
+    while (atomic_load(&translator->notifiers)) {
+        sched_yield();
+    }
+}
+
+void translator_notify(struct translator_cpu *translator)
+{
+    atomic_fetch_add(&translator->notifiers, 1);
+    struct frame *frame = atomic_load(&translator->frame);
+    if (frame) {
+        atomic_store(&frame->status[STATUS_ATTENTION], 1);
+    }
+    atomic_fetch_sub(&translator->notifiers, 1);
+}
+
+/* ---- the guest's state between the frame and struct cpu ---------------------------- */
+
+static void copy_in(struct translator_cpu *translator)
+{
+    struct frame *frame = &translator_frame;
+    const struct cpu *cpu = translator->cpu;
+    memcpy(frame->gpr, cpu->reg, sizeof(frame->gpr));
+    frame->arith = cpu->arith;
+    frame->fs_base = cpu->state.seg[X86_FS].base;
+    frame->gs_base = cpu->state.seg[X86_GS].base;
+}
+
+static void copy_out(struct translator_cpu *translator)
+{
+    const struct frame *frame = &translator_frame;
+    struct cpu *cpu = translator->cpu;
+    memcpy(cpu->reg, frame->gpr, sizeof(frame->gpr));
+    cpu->arith = frame->arith;
+}
+
+/* x87: XSAVE's legacy area (SDM 1 table 10-2) and the common form. */
+struct legacy_area {
+    uint16_t fcw, fsw;
+    uint8_t ftw, reserved;
+    uint16_t fop;
+    uint64_t fip, fdp;
+    uint32_t mxcsr, mxcsr_mask;
+    uint8_t st[8][16];
+};
+
+static void fpu_in(struct translator_cpu *translator)
+{
+    struct legacy_area *area = (struct legacy_area *)translator_frame.fpu;
+    const struct x86_fpu *fpu = &translator->cpu->state.fpu;
+    memset(translator_frame.fpu, 0, sizeof(translator_frame.fpu));
+    area->fcw = fpu->fcw;
+    area->fsw = fpu->fsw;
+    area->ftw = fpu->ftw;
+    area->fop = fpu->fop;
+    area->fip = fpu->fip;
+    area->fdp = fpu->fdp;
+    memcpy(area->st, fpu->st, sizeof(area->st));
+    uint64_t present = X86_XCR0_X87;
+    memcpy(translator_frame.fpu + 512, &present, sizeof(present)); /* XSTATE_BV */
+}
+
+/* SDM 1 13.7: what XSAVE found in its initial state it did not write. */
+static void fpu_out(struct translator_cpu *translator)
+{
+    const struct legacy_area *area = (const struct legacy_area *)translator_frame.fpu;
+    struct x86_fpu *fpu = &translator->cpu->state.fpu;
+    uint64_t present;
+    memcpy(&present, translator_frame.fpu + 512, sizeof(present));
+    atomic_store_explicit(&translator_frame.status[STATUS_FPU], 0, memory_order_relaxed);
+    if (!(present & X86_XCR0_X87)) {
+        x87_init(fpu);
+        memset(fpu->st, 0, sizeof(fpu->st));
+        return;
+    }
+    fpu->fcw = area->fcw;
+    fpu->fsw = area->fsw;
+    fpu->ftw = area->ftw;
+    fpu->fop = area->fop;
+    fpu->fip = area->fip;
+    fpu->fdp = area->fdp;
+    memcpy(fpu->st, area->st, sizeof(fpu->st));
+}
+
+/* May the host's units hold the guest's state? An unmasked exception, and whatever would
+ * fault, is the interpreter's. */
+static bool vector_is_open(const struct cpu *cpu)
+{
+    const struct x86_state *state = &cpu->state;
+    uint32_t masks = 0x1f80;
+    return !(state->cr0 & (X86_CR0_EM | X86_CR0_TS)) && state->cr4 & X86_CR4_OSFXSR &&
+           (state->fpu.mxcsr & masks) == masks && !(state->fpu.mxcsr & 1u << 17);
+}
+
+static bool fpu_is_open(const struct cpu *cpu)
+{
+    const struct x86_state *state = &cpu->state;
+    return !(state->cr0 & (X86_CR0_EM | X86_CR0_TS)) &&
+           (state->fpu.fcw & X87_FCW_MASKS) == X87_FCW_MASKS &&
+           !(state->fpu.fsw & X87_FSW_ES);
+}
+
+/* ---- mode ------------------------------------------------------------------------- */
+
+static bool can_translate(const struct cpu *cpu)
+{
+    return cpu->is_long64 && !(cpu->needs_interpreter & ~NEEDS_STEP) &&
+           !(cpu->state.rflags & X86_FLAG_TF) && !cpu->debug && !cpu->debug_traps &&
+           cpu->limit == UINT64_MAX;
+}
+
+static unsigned current_mode(const struct cpu *cpu)
+{
+    uint64_t avx = X86_XCR0_SSE | X86_XCR0_AVX;
+    bool has_avx = cpu->state.cr4 & X86_CR4_OSXSAVE && (cpu->state.xcr0 & avx) == avx;
+    return (cpu->cpl == 3 ? MODE_USER : 0) | (has_avx ? MODE_AVX : 0);
+}
+
+/* Return stacks, jump entries and gs are made to fit what happened since translated code
+ * last ran. */
+static void prepare(struct translator_cpu *translator)
+{
+    struct cpu *cpu = translator->cpu;
+    struct frame *frame = &translator_frame;
+    unsigned mode = current_mode(cpu);
+    uint64_t epoch = atomic_load(&translator->cache->epoch);
+    bool is_user = mode & MODE_USER;
+    bool is_other = (mode ^ translator->mode) & MODE_AVX;
+    if (unlikely(epoch != translator->epoch || is_other)) {
+        cpu_forget_jumps(cpu,
+                         code_address(translator->cache, translator->cache->jump_miss));
+        translator->epoch = epoch;
+        translator->flushes = cpu->flushes - 1;
+    }
+    /* A return site is right in the address space it was made in only. */
+    if (unlikely(cpu->flushes != translator->flushes)) {
+        translator->flushes = cpu->flushes;
+        translator->user_rsp = stack_bottom(translator, true);
+        frame->stack_base = frame->host_rsp = stack_bottom(translator, is_user);
+        translator->was_user = is_user;
+    } else if (is_user != translator->was_user) {
+        /* The kernel begins anew each time, the user goes on. */
+        if (is_user) {
+            frame->host_rsp = translator->user_rsp;
+        } else {
+            translator->user_rsp = frame->host_rsp;
+            frame->host_rsp = stack_bottom(translator, false);
+        }
+        frame->stack_base = stack_bottom(translator, is_user);
+        translator->was_user = is_user;
+    }
+    translator->mode = mode;
+    set_gs(cpu->tlb);
+}
+
+/* ---- the interpreter's part ------------------------------------------------------- */
+
+/* One instruction at cpu->rip; whatever it does is done. Attention is not zero, so the
+ * interpreter stops behind it. */
+static void interpret_one(struct translator_cpu *translator)
+{
+    translator->stats.interpreted++;
+    cpu_run_block(translator->cpu);
+}
+
+/* One block of the interpreter's, where translated code may not run. */
+static void interpret_block(struct translator_cpu *translator)
+{
+    struct cpu *cpu = translator->cpu;
+    cpu_set_single(cpu, false);
+    cpu_run_block(cpu);
+    cpu_set_single(cpu, true);
+}
+
+#define ATTENTION_STOP 2u /* only makes the interpreter stop; 1 is real */
+
+static bool has_attention(const struct cpu *cpu)
+{
+    return atomic_load_explicit(&cpu->attention, memory_order_relaxed) == 1;
+}
+
+static bool set_stop(struct cpu *cpu)
+{
+    uint32_t none = 0;
+    return atomic_compare_exchange_strong(&cpu->attention, &none, ATTENTION_STOP) ||
+           none == ATTENTION_STOP;
+}
+
+static void clear_stop(struct cpu *cpu)
+{
+    uint32_t stop = ATTENTION_STOP;
+    atomic_compare_exchange_strong(&cpu->attention, &stop, 0);
+}
+
+/* ---- finding blocks --------------------------------------------------------------- */
+
+static void drop_all(struct translator_cpu *translator)
+{
+    struct cpu *cpu = translator->cpu;
+    struct code_cache *cache = translator->cache;
+    cpu->hooks->exclusive_begin(cpu);
+    pthread_mutex_lock(&cache->lock);
+    if (!code_has_room(cache)) {
+        code_drop_all(cache);
+    }
+    pthread_mutex_unlock(&cache->lock);
+    cpu->hooks->exclusive_end(cpu);
+}
+
+static struct block *make_block(struct translator_cpu *translator, frame_t frame,
+                                uint64_t rip, bool *is_full)
+{
+    struct code_cache *cache = translator->cache;
+    unsigned mode = translator->mode;
+    pthread_mutex_lock(&cache->lock);
+    struct block *block =
+        code_find(cache, frame, rip % FRAME_SIZE, mode, rip & -(uint64_t)FRAME_SIZE);
+    if (!block) {
+        block = translate(cache, translator->cpu, frame, rip, mode, is_full);
+    }
+    pthread_mutex_unlock(&cache->lock);
+    return block;
+}
+
+/* The block at cpu->rip. NULL: there is none, and what there is to do was done: a fault
+ * was delivered, or one instruction interpreted. */
+static struct block *find_block(struct translator_cpu *translator)
+{
+    struct cpu *cpu = translator->cpu;
+    uint64_t rip = cpu->rip;
+    cpu->has_fault = false;
+    frame_t frame = access_fetch_frame(cpu, rip);
+    if (cpu->has_fault) {
+        event_deliver_fault(cpu);
+        return NULL;
+    }
+    if (frame != FRAME_NONE) {
+        struct block *block = code_find(translator->cache, frame, rip % FRAME_SIZE,
+                                        translator->mode, rip & -(uint64_t)FRAME_SIZE);
+        bool is_full = false;
+        if (!block) {
+            block = make_block(translator, frame, rip, &is_full);
+        }
+        if (block) {
+            return block;
+        }
+        if (is_full) {
+            drop_all(translator);
+            return NULL;
+        }
+    }
+    interpret_one(translator);
+    return NULL;
+}
+
+/* ---- what translated code left for ------------------------------------------------- */
+
+/* Enters at an address of the cache. */
+static void enter(struct translator_cpu *translator, uint32_t target,
+                  const uint8_t status[2])
+{
+    struct frame *frame = &translator_frame;
+    unsigned load = 0;
+    if (status[1] && vector_is_open(translator->cpu)) {
+        load |= 1;
+    }
+    if (status[0] && fpu_is_open(translator->cpu)) {
+        load |= 2;
+        fpu_in(translator);
+    }
+    frame->target = (uint64_t)(uintptr_t)code_address(translator->cache, target);
+    void (*code)(unsigned) = (void (*)(unsigned))(uintptr_t)code_address(
+        translator->cache, translator->cache->enter);
+    code(load);
+    translator->stats.left[frame->exit_reason]++;
+    if (frame->status[STATUS_FPU]) {
+        fpu_out(translator);
+    }
+}
+
+static const struct block *left_block(const struct translator_cpu *translator)
+{
+    return translator->cache->block[EXIT_BLOCK(translator_frame.exit_info)];
+}
+
+static uint64_t page_of(const struct block *block)
+{
+    return block->mode & MODE_USER ? translator_frame.code_base : block->page;
+}
+
+/* Fills the TLB for the access that missed; false: it is not to be had, or crosses the
+ * page's end. */
+static bool fill(struct translator_cpu *translator, uint64_t ea, bool is_write)
+{
+    struct cpu *cpu = translator->cpu;
+    const struct tlb_entry *entry = access_entry(cpu, ea);
+    if (ea - (is_write ? entry->write : entry->read) < FRAME_SIZE) {
+        return false;
+    }
+    if (!access_probe(cpu, ea, 1, is_write)) {
+        cpu->has_fault = false;
+        cpu->fault_noncanonical = false;
+        return false;
+    }
+    translator->stats.misses_filled++;
+    return ea - (is_write ? entry->write : entry->read) < FRAME_SIZE;
+}
+
+/* Goes on behind an instruction that was interpreted, in the same block if it can. */
+static bool resume_behind(struct translator_cpu *translator, const struct block *block,
+                          unsigned ordinal, uint64_t page, uint32_t *target)
+{
+    struct cpu *cpu = translator->cpu;
+    unsigned next = ordinal + 1;
+    if (next >= block->count || block->is_dead ||
+        cpu->rip != page + block->insn[next].offset || has_attention(cpu) ||
+        cpu->state.activity != X86_RUNNING || !can_translate(cpu) ||
+        current_mode(cpu) != block->mode ||
+        atomic_load(&translator->cache->epoch) != translator->epoch) {
+        return false;
+    }
+    if ((block->status[1] && !vector_is_open(cpu)) ||
+        (block->status[0] && !fpu_is_open(cpu))) {
+        return false;
+    }
+    *target = block->insn[next].host;
+    return true;
+}
+
+/* A store hit a watched frame. */
+static bool watched(struct translator_cpu *translator, const struct block *block,
+                    uint32_t *target)
+{
+    struct cpu *cpu = translator->cpu;
+    const struct frame *frame = &translator_frame;
+    unsigned ordinal = EXIT_ORDINAL(frame->exit_info);
+    const struct block_insn *insn = &block->insn[ordinal];
+    uint64_t offset = frame->exit_value - (uint64_t)(uintptr_t)cpu->memory->base;
+    unsigned in_page = offset % FRAME_SIZE;
+    bool hits_code = memory_written(cpu->memory, (frame_t)(offset >> FRAME_SHIFT),
+                                    in_page, insn->stored);
+    if (hits_code && !(insn->host_flags & INSN_BRANCHES)) {
+        copy_out(translator);
+        cpu->rip = page_of(block) + insn->offset + insn->length;
+        return false;
+    }
+    *target =
+        (uint32_t)(frame->exit_resume - (uint64_t)(uintptr_t)translator->cache->execute);
+    return true;
+}
+
+/* An indirect branch led to an address that is none: the branch faults (SDM 2A "JMP"). */
+static void undo_branch(struct translator_cpu *translator)
+{
+    struct cpu *cpu = translator->cpu;
+    uint32_t info = translator_frame.last_branch;
+    const struct block *block = translator->cache->block[EXIT_BLOCK(info)];
+    const struct block_insn *insn = &block->insn[EXIT_ORDINAL(info)];
+    cpu->rip = page_of(block) + insn->offset;
+    cpu->reg[X86_RSP] -= (uint64_t)(int64_t)insn->stack_bytes;
+    interpret_one(translator);
+}
+
+/* Where a jump went is remembered in the view that it came from. */
+static void note_jump(struct translator_cpu *translator, uint64_t rip,
+                      const struct block *block)
+{
+    struct tlb_area *area = (struct tlb_area *)translator->cpu->tlb;
+    unsigned index = cpu_area_jump(rip);
+    if (rip != 0) {
+        cpu_note_filled(area, TLB_SIZE + index);
+        area->jump_tag[index] = rip;
+        area->jump_target[index] = code_address(translator->cache, block->entry_memory);
+    }
+}
+
+static void link_block(struct translator_cpu *translator, uint32_t number,
+                       struct block *to)
+{
+    struct code_cache *cache = translator->cache;
+    pthread_mutex_lock(&cache->lock);
+    if (atomic_load(&cache->epoch) == translator->epoch) {
+        code_link(cache, &cache->link[number], to);
+    }
+    pthread_mutex_unlock(&cache->lock);
+}
+
+/*
+ * Handles why code left. True: go on at *target with the guest's state in the frame.
+ * False: it is in struct cpu, at an instruction boundary.
+ */
+static bool handle(struct translator_cpu *translator, uint32_t *target)
+{
+    struct cpu *cpu = translator->cpu;
+    struct frame *frame = &translator_frame;
+    const struct block *block = left_block(translator);
+    unsigned ordinal = EXIT_ORDINAL(frame->exit_info);
+    switch (frame->exit_reason) {
+    case LEAVE_READ:
+    case LEAVE_WRITE:
+        if (fill(translator, frame->exit_value, frame->exit_reason == LEAVE_WRITE)) {
+            *target = block->insn[ordinal].host;
+            return true;
+        }
+        /* fall through */
+    case LEAVE_INTERPRET: {
+        uint64_t page = page_of(block);
+        copy_out(translator);
+        cpu->rip = page + block->insn[ordinal].offset;
+        interpret_one(translator);
+        if (resume_behind(translator, block, ordinal, page, target)) {
+            copy_in(translator);
+            prepare(translator);
+            return true;
+        }
+        return false;
+    }
+    case LEAVE_WATCHED:
+        return watched(translator, block, target);
+    case LEAVE_JUMP:
+        copy_out(translator);
+        cpu->rip = frame->exit_value;
+        if (unlikely(!x86_canonical(cpu->rip))) {
+            undo_branch(translator);
+        }
+        return false;
+    case LEAVE_LINK:
+        copy_out(translator);
+        cpu->rip = page_of(block) + translator->cache->link[frame->exit_link].target;
+        return false;
+    default: /* LEAVE_HEAD */
+        copy_out(translator);
+        cpu->rip = page_of(block) + block->offset;
+        return false;
+    }
+}
+
+/* Translated code from cpu->rip on, until struct cpu has to be looked at. */
+static void run_code(struct translator_cpu *translator)
+{
+    struct cpu *cpu = translator->cpu;
+    struct frame *frame = &translator_frame;
+    bool links = false, jumps = false;
+    uint32_t link = 0;
+    while (cpu->state.activity == X86_RUNNING && can_translate(cpu) &&
+           !has_attention(cpu)) {
+        prepare(translator);
+        uint64_t rip = cpu->rip;
+        struct block *block = find_block(translator);
+        if (!block) {
+            links = jumps = false;
+            continue;
+        }
+        if (atomic_load(&translator->cache->epoch) != translator->epoch) {
+            links = jumps = false;
+            continue;
+        }
+        if ((block->status[1] && !vector_is_open(cpu)) ||
+            (block->status[0] && !fpu_is_open(cpu))) {
+            interpret_block(translator);
+            links = jumps = false;
+            continue;
+        }
+        if (links) {
+            link_block(translator, link, block);
+        } else if (jumps) {
+            note_jump(translator, rip, block);
+        }
+        copy_in(translator);
+        frame->code_base = rip & -(uint64_t)FRAME_SIZE;
+        uint32_t target = block->entry;
+        const uint8_t *status = block->status;
+        for (;;) {
+            enter(translator, target, status);
+            if (!handle(translator, &target)) {
+                break;
+            }
+            status = left_block(translator)->status;
+        }
+        links = frame->exit_reason == LEAVE_LINK;
+        link = frame->exit_link;
+        jumps = frame->exit_reason == LEAVE_JUMP;
+    }
+}
+
+/* Where nothing is translated: other modes, and what needs a look at each instruction. */
+static void interpret_elsewhere(struct translator_cpu *translator)
+{
+    struct cpu *cpu = translator->cpu;
+    cpu_set_single(cpu, false);
+    if (cpu->needs_interpreter || cpu->debug || cpu->debug_traps ||
+        cpu->limit != UINT64_MAX) {
+        cpu_run(cpu);
+        cpu_set_attention(cpu);
+    } else {
+        cpu_run_block(cpu);
+    }
+    cpu_set_single(cpu, true);
+}
+
+static void run(struct translator_cpu *translator)
+{
+    struct cpu *cpu = translator->cpu;
+    if (!cpu->single_step) {
+        cpu_set_single(cpu, true);
+    }
+    while (cpu->state.activity == X86_RUNNING) {
+        if (!can_translate(cpu)) {
+            clear_stop(cpu);
+            if (cpu_has_attention(cpu)) {
+                return;
+            }
+            interpret_elsewhere(translator);
+            continue;
+        }
+        if (!set_stop(cpu)) {
+            return;
+        }
+        run_code(translator);
+        if (has_attention(cpu)) {
+            return;
+        }
+    }
+}
+
+void translator_run(struct translator_cpu *translator)
+{
+    attach_thread(translator);
+    run(translator);
+    detach_thread(translator);
+}

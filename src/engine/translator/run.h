@@ -1,0 +1,46 @@
+#pragma once
+/* The loop of a vCPU: translated code, and what it leaves to others. */
+
+#include "engine/translator/cache.h"
+#include "interpreter/cpu.h"
+
+#define RETURN_STACK_SIZE (64u << 10) /* of each privilege, behind a guard page */
+
+/* Counters of one vCPU, for people. */
+struct translator_stats {
+    uint64_t left[LEAVE_COUNT];
+    uint64_t misses_filled;
+    uint64_t interpreted;
+};
+
+struct translator_cpu {
+    struct code_cache *cache;
+    struct cpu *cpu;
+    struct frame *_Atomic frame; /* of the thread while it is inside translator_run */
+    atomic_uint notifiers;       /* who perhaps uses it just now */
+    uint8_t *return_stack;       /* user's, kernel's, each above its guard page */
+    uint64_t epoch;
+    uint64_t flushes;  /* of cpu->flushes, when the return stacks were last right */
+    bool was_user;     /* whose return stack is in frame.host_rsp */
+    uint64_t user_rsp; /* the user's, while the kernel runs */
+    unsigned mode;
+    struct translator_stats stats;
+    uint8_t *signal_stack;
+};
+
+int translator_cpu_init(struct translator_cpu *translator, struct code_cache *cache,
+                        struct cpu *cpu, struct error *err);
+void translator_cpu_fini(struct translator_cpu *translator);
+
+/* Guest code until attention is set or the processor is no longer running. On the vCPU's
+ * own thread. */
+void translator_run(struct translator_cpu *translator);
+
+/* Any thread: translated code looks at attention soon. */
+void translator_notify(struct translator_cpu *translator);
+
+/* signal.c: faults of translated code. The cache is known to the handlers from now on. */
+int signal_watch_cache(const struct code_cache *cache, struct error *err);
+void signal_forget_cache(const struct code_cache *cache);
+/* This thread runs translated code: a stack for the handlers. */
+void signal_prepare_thread(struct translator_cpu *translator);

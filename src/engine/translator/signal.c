@@ -1,0 +1,135 @@
+/*
+ * Faults of translated code. What may not be divided, must be aligned and is not, or asks
+ * the x87 for what it cannot do faults on the host where it would on the guest: the
+ * instruction is left to the interpreter, which raises the guest's fault. A full return
+ * stack begins anew.
+ */
+#include "engine/translator/run.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <ucontext.h>
+
+#include "base/scope.h"
+
+#define CACHES_MAX        16
+#define SIGNAL_STACK_SIZE (64u << 10)
+
+static const struct code_cache *_Atomic caches[CACHES_MAX];
+
+static const int numbers[] = {SIGFPE, SIGSEGV, SIGBUS};
+static struct sigaction previous[array_size(numbers)];
+
+static void forward(int number, siginfo_t *info, void *context)
+{
+    for (unsigned i = 0; i < array_size(numbers); i++) {
+        if (numbers[i] != number) {
+            continue;
+        }
+        const struct sigaction *before = &previous[i];
+        if (before->sa_flags & SA_SIGINFO) {
+            before->sa_sigaction(number, info, context);
+        } else if (before->sa_handler == SIG_DFL || before->sa_handler == SIG_IGN) {
+            sigaction(number, before, NULL); /* happens again, now without a handler */
+        } else {
+            before->sa_handler(number);
+        }
+    }
+}
+
+static const struct code_cache *cache_of(uintptr_t address)
+{
+    for (unsigned i = 0; i < CACHES_MAX; i++) {
+        const struct code_cache *cache = caches[i];
+        if (cache && address - (uintptr_t)cache->execute < CODE_SIZE) {
+            return cache;
+        }
+    }
+    return NULL;
+}
+
+/* Does a CALL, or a PUSH before it, lack room? The guard lies below the stack. */
+static bool is_stack_full(const greg_t *registers, uintptr_t address)
+{
+    uintptr_t rsp = (uintptr_t)registers[REG_RSP];
+    return rsp - address <= 16 && translator_frame.stack_base - rsp <= RETURN_STACK_SIZE;
+}
+
+static bool recover(greg_t *registers, uintptr_t address, int number)
+{
+    uintptr_t rip = (uintptr_t)registers[REG_RIP];
+    const struct code_cache *cache = cache_of(rip);
+    if (!cache) {
+        return false;
+    }
+    if (number == SIGSEGV && is_stack_full(registers, address)) {
+        registers[REG_RSP] = (greg_t)translator_frame.stack_base;
+        return true;
+    }
+    unsigned ordinal;
+    const struct block *block = code_at(cache, rip, &ordinal);
+    if (!block) {
+        return false;
+    }
+    bool from_host = block->insn[ordinal].host_flags & INSN_FLAGS_FAULT;
+    translator_frame.exit_info = EXIT_INFO(block->number, ordinal);
+    registers[REG_RIP] =
+        (greg_t)(uintptr_t)code_address(cache, cache->leave[LEAVE_INTERPRET][from_host]);
+    return true;
+}
+
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
+    if (!recover(registers, (uintptr_t)info->si_addr, number)) {
+        forward(number, info, context);
+    }
+}
+
+static void install(void)
+{
+    struct sigaction action = {.sa_sigaction = on_fault,
+                               .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+    sigemptyset(&action.sa_mask);
+    for (unsigned i = 0; i < array_size(numbers); i++) {
+        sigaction(numbers[i], &action, &previous[i]);
+    }
+}
+
+int signal_watch_cache(const struct code_cache *cache, struct error *err)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, install);
+    for (unsigned i = 0; i < CACHES_MAX; i++) {
+        const struct code_cache *none = NULL;
+        if (atomic_compare_exchange_strong(&caches[i], &none, cache)) {
+            return 0;
+        }
+    }
+    return fail_plain(err, ENOSPC, "more than %d code caches in one process", CACHES_MAX);
+}
+
+void signal_forget_cache(const struct code_cache *cache)
+{
+    for (unsigned i = 0; i < CACHES_MAX; i++) {
+        const struct code_cache *same = cache;
+        atomic_compare_exchange_strong(&caches[i], &same, NULL);
+    }
+}
+
+void signal_prepare_thread(struct translator_cpu *translator)
+{
+    stack_t now;
+    if (sigaltstack(NULL, &now) == 0 && !(now.ss_flags & SS_DISABLE)) {
+        return; /* a sanitizer's, or the thread's own */
+    }
+    if (!translator->signal_stack) {
+        translator->signal_stack = malloc(SIGNAL_STACK_SIZE);
+    }
+    stack_t stack = {.ss_sp = translator->signal_stack, .ss_size = SIGNAL_STACK_SIZE};
+    if (stack.ss_sp) {
+        sigaltstack(&stack, NULL);
+    }
+}

@@ -1,0 +1,192 @@
+/*
+ * The code at the cache's beginning: the ways into translated code and out of it, and
+ * jumps to a guest address that is known only then.
+ */
+#include "engine/translator/cache.h"
+
+#include <stddef.h>
+
+#include "interpreter/cpu.h"
+
+#define FRAME(field) frame_offset(offsetof(struct frame, field))
+
+static const uint8_t saved[] = {HOST_RBX, HOST_RBP, HOST_R12,
+                                HOST_R13, HOST_R14, HOST_R15};
+
+/* Guest registers that live in the host's of the same number. */
+static const uint8_t resident[] = {HOST_RCX, HOST_RDX, HOST_RBX, HOST_RBP, HOST_RSI,
+                                   HOST_RDI, HOST_R12, HOST_R13, HOST_R14, HOST_R15};
+
+static int32_t gpr(unsigned number)
+{
+    return frame_offset(offsetof(struct frame, gpr) + number * 8u);
+}
+
+static int32_t status(unsigned number)
+{
+    return frame_offset(offsetof(struct frame, status) + number);
+}
+
+/* Opcode of the group 81/80/C6 with a byte at fs:[offset]. */
+static void fs_byte(struct code *code, unsigned opcode, unsigned extension,
+                    int32_t offset, unsigned value)
+{
+    host_fs(code, false, opcode, extension, offset);
+    code8(code, value);
+}
+
+static void vectors(struct code *code, bool is_store)
+{
+    for (unsigned i = 0; i < 16; i++) {
+        /* VMOVDQU ymm, [r8 + disp32] */
+        code8(code, 0xc4);
+        code8(code, (i < 8 ? 0xc1u : 0x41u));
+        code8(code, 0x7e);
+        code8(code, is_store ? 0x7f : 0x6f);
+        code8(code, 0x80 | (i & 7) << 3);
+        code32(code, (uint32_t)(offsetof(struct cpu, state.vec) +
+                                i * sizeof(union x86_vector)));
+    }
+    CODE(code, "\x41\x0f\xae"); /* LDMXCSR (/2) or STMXCSR (/3) [r8 + disp32] */
+    code8(code, 0x80 | (is_store ? 3 : 2) << 3);
+    code32(code, offsetof(struct cpu, state.fpu.mxcsr));
+}
+
+/* XSAVE or XRSTOR of the x87 alone (its bit in EDX:EAX). */
+static void fpu(struct code *code, bool is_store)
+{
+    CODE(code, "\xb8\x01\x00\x00\x00\x31\xd2"); /* MOV eax, 1; XOR edx, edx */
+    CODE(code, "\x64\x48\x0f\xae");
+    code8(code, 0x04 | (is_store ? 4 : 5) << 3);
+    code8(code, 0x25);
+    code32(code, (uint32_t)FRAME(fpu));
+}
+
+/* void enter(unsigned load): bit 0, load vector state; bit 1, load x87 state. */
+static void write_enter(struct code *code)
+{
+    for (unsigned i = 0; i < sizeof(saved); i++) {
+        host_rex(code, false, 0, 0, saved[i], false);
+        code8(code, 0x50 | (saved[i] & 7));
+    }
+    host_fs(code, true, HOST_MOV_STORE, HOST_RSP, FRAME(c_rsp));
+
+    CODE(code, "\x40\xf6\xc7\x02"); /* TEST dil, 2 */
+    uint8_t *no_fpu = host_jcc(code, HOST_E);
+    fpu(code, false);
+    fs_byte(code, 0xc6, 0, status(STATUS_FPU), 1);
+    host_patch(no_fpu, code->at);
+
+    CODE(code, "\x40\xf6\xc7\x01"); /* TEST dil, 1 */
+    uint8_t *no_vectors = host_jcc(code, HOST_E);
+    host_fs(code, true, HOST_MOV_LOAD, HOST_R8, FRAME(cpu));
+    vectors(code, false);
+    fs_byte(code, 0xc6, 0, status(STATUS_VECTOR), 1);
+    host_patch(no_vectors, code->at);
+
+    host_fs(code, false, HOST_MOV_LOAD, HOST_RAX, FRAME(arith));
+    CODE(code, "\x04\x7f\x9e"); /* ADD al, 127: OF; SAHF */
+    host_fs(code, true, HOST_MOV_LOAD, HOST_RAX, gpr(0));
+    for (unsigned i = 0; i < sizeof(resident); i++) {
+        host_fs(code, true, HOST_MOV_LOAD, resident[i], gpr(resident[i]));
+    }
+    host_fs(code, true, HOST_MOV_LOAD, HOST_GUEST_RSP, gpr(HOST_RSP));
+    host_fs(code, true, HOST_MOV_LOAD, HOST_RSP, FRAME(host_rsp));
+    host_fs(code, false, 0xff, 4, FRAME(target)); /* JMP */
+}
+
+/* RAX is saved, the flags are. */
+static void write_leave(struct code *code)
+{
+    for (unsigned i = 0; i < sizeof(resident); i++) {
+        host_fs(code, true, HOST_MOV_STORE, resident[i], gpr(resident[i]));
+    }
+    host_fs(code, true, HOST_MOV_STORE, HOST_GUEST_RSP, gpr(HOST_RSP));
+    host_fs(code, true, HOST_MOV_STORE, HOST_RSP, FRAME(host_rsp));
+    host_fs(code, true, HOST_MOV_LOAD, HOST_RSP, FRAME(c_rsp));
+
+    fs_byte(code, 0x80, 7, status(STATUS_VECTOR), 0); /* CMP */
+    uint8_t *no_vectors = host_jcc(code, HOST_E);
+    host_fs(code, true, HOST_MOV_LOAD, HOST_R8, FRAME(cpu));
+    vectors(code, true);
+    CODE(code, "\x64\x0f\xae\x14\x25"); /* LDMXCSR: the VMM's own */
+    code32(code, (uint32_t)FRAME(host_mxcsr));
+    CODE(code, "\xc5\xf8\x77"); /* VZEROUPPER */
+    fs_byte(code, 0xc6, 0, status(STATUS_VECTOR), 0);
+    host_patch(no_vectors, code->at);
+
+    fs_byte(code, 0x80, 7, status(STATUS_FPU), 0);
+    uint8_t *no_fpu = host_jcc(code, HOST_E);
+    fpu(code, true);
+    CODE(code, "\xdb\xe3");                        /* FNINIT */
+    fs_byte(code, 0xc6, 0, status(STATUS_FPU), 2); /* saved in frame.fpu */
+    host_patch(no_fpu, code->at);
+
+    for (unsigned i = sizeof(saved); i-- > 0;) {
+        host_rex(code, false, 0, 0, saved[i], false);
+        code8(code, 0x58 | (saved[i] & 7));
+    }
+    code8(code, 0xc3);
+}
+
+static void write_reason(struct code_cache *cache, struct code *code, unsigned reason,
+                         const uint8_t *leave)
+{
+    cache->leave[reason][1] = (uint32_t)(code->at - cache->write);
+    host_fs(code, true, HOST_MOV_STORE, HOST_RAX, gpr(0));
+    CODE(code, "\x9f\x0f\x90\xc0\x0f\xb7\xc0"); /* LAHF; SETO al; MOVZX eax, ax */
+    host_fs(code, false, HOST_MOV_STORE, HOST_RAX, FRAME(arith));
+    CODE(code, "\xeb\x09"); /* over the store of rax */
+    cache->leave[reason][0] = (uint32_t)(code->at - cache->write);
+    host_fs(code, true, HOST_MOV_STORE, HOST_RAX, gpr(0));
+    host_fs_constant(code, FRAME(exit_reason), reason);
+    host_jmp_to(code, leave);
+}
+
+#define JUMP_MASK \
+    (((1u << AREA_JUMP_PAGE_BITS) - 1) << FRAME_SHIFT | ((1u << AREA_JUMP_SLOT_BITS) - 1))
+
+/* Goes on at guest address r8 by way of the view's jump entries. */
+static uint32_t write_jump(struct code_cache *cache, struct code *code, bool is_user)
+{
+    uint32_t start = (uint32_t)(code->at - cache->write);
+    fs_byte(code, 0x80, 7, status(STATUS_ATTENTION), 0);
+    host_patch(host_jcc(code, HOST_NE), cache->write + cache->jump_miss);
+    host_rorx(code, HOST_R9, HOST_R8, AREA_JUMP_SLOT_BITS);
+    host_op_reg(code, true, 0x33, HOST_R9, HOST_R8); /* XOR */
+    host_constant(code, HOST_R10, JUMP_MASK);
+    CODE(code, "\xc4\x42\xb2\xf5\xca"); /* PEXT r9, r9, r10 */
+    struct host_mem tag = {HOST_NONE, HOST_R9, 3, offsetof(struct tlb_area, jump_tag)};
+    struct host_mem target = {HOST_NONE, HOST_R9, 3,
+                              offsetof(struct tlb_area, jump_target)};
+    host_gs(code, true, 0x39, HOST_R8, &tag); /* CMP */
+    host_patch(host_jcc(code, HOST_NE), cache->write + cache->jump_miss);
+    if (is_user) {
+        host_and(code, true, HOST_R8, -FRAME_SIZE);
+        host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(code_base));
+    }
+    host_gs(code, false, 0xff, 4, &target); /* JMP */
+    return start;
+}
+
+void trampoline_write(struct code_cache *cache)
+{
+    struct code code = {cache->write + 64};
+    cache->enter = (uint32_t)(code.at - cache->write);
+    write_enter(&code);
+    uint8_t *leave = code.at;
+    write_leave(&code);
+    for (unsigned reason = 0; reason < LEAVE_COUNT; reason++) {
+        write_reason(cache, &code, reason, leave);
+    }
+    cache->jump_miss = (uint32_t)(code.at - cache->write);
+    host_fs(&code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_value));
+    host_jmp_to(&code, cache->write + cache->leave[LEAVE_JUMP][0]);
+    cache->jump_user = write_jump(cache, &code, true);
+    cache->jump_kernel = write_jump(cache, &code, false);
+    /* A return that nobody called: its place on the stack stays. */
+    cache->return_miss = (uint32_t)(code.at - cache->write);
+    host_lea(&code, HOST_RSP, HOST_RSP, -8);
+    host_jmp_to(&code, cache->write + cache->jump_miss);
+    cache->reserved = cache->used = (uint32_t)(code.at - cache->write);
+}

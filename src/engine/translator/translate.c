@@ -1,0 +1,415 @@
+/* From guest code to a block: decoding, which flags are live where, code. */
+#include "engine/translator/emit.h"
+
+#include <string.h>
+
+#include "interpreter/insn.h"
+
+#define INSN_BYTES_MAX 15
+#define WATCH_STEP     64u
+#define JCC_MAX        4 /* conditional branches that a block goes on behind */
+
+struct translation {
+    struct guest_insn insn[BLOCK_INSN_MAX];
+    unsigned count;
+    unsigned end; /* offset behind the last instruction */
+    uint32_t version;
+    struct emit emit;
+};
+
+/* Too large for a vCPU thread's stack to be polite; one at a time, under the lock. */
+static struct translation scratch;
+
+/* ---- decoding --------------------------------------------------------------------- */
+
+/* Shifts and rotates by zero leave the flags; rotates most of them (SDM 2B "SAL", "RCL").
+ */
+static bool is_shift(ZydisMnemonic mnemonic)
+{
+    switch (mnemonic) {
+    case ZYDIS_MNEMONIC_SHL:
+    case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_SAR:
+    case ZYDIS_MNEMONIC_ROL:
+    case ZYDIS_MNEMONIC_ROR:
+    case ZYDIS_MNEMONIC_RCL:
+    case ZYDIS_MNEMONIC_RCR:
+    case ZYDIS_MNEMONIC_SHLD:
+    case ZYDIS_MNEMONIC_SHRD:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool may_shift_by_zero(const struct guest_insn *insn)
+{
+    if (!is_shift(insn->decoded.mnemonic)) {
+        return false;
+    }
+    unsigned last = insn->decoded.operand_count_visible - 1u;
+    const ZydisDecodedOperand *count = &insn->operand[last];
+    if (count->type != ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        return true;
+    }
+    unsigned mask = insn->operand[0].size == 64 ? 63 : 31;
+    return (count->imm.value.u & mask) == 0;
+}
+
+static void find_flags(struct guest_insn *insn)
+{
+    if (!insn->emit) {
+        /* The interpreter needs all, and gives all. */
+        insn->flags_read = X86_FLAGS_ARITH;
+        insn->flags_write = insn->flags_kill = 0;
+        return;
+    }
+    const ZydisAccessedFlags *flags = insn->decoded.cpu_flags;
+    if (!flags) {
+        return;
+    }
+    insn->flags_read = flags->tested & X86_FLAGS_ARITH;
+    insn->flags_write =
+        (flags->modified | flags->set_0 | flags->set_1 | flags->undefined) &
+        X86_FLAGS_ARITH;
+    insn->flags_kill = may_shift_by_zero(insn) ? 0 : insn->flags_write;
+}
+
+/* Branches by near or far, interrupts, and what the interpreter's table says ends a
+ * block. */
+static bool ends_block(const struct guest_insn *insn)
+{
+    const struct insn_row *row;
+    switch (insn->decoded.meta.category) {
+    case ZYDIS_CATEGORY_COND_BR:
+        return false;
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_UNCOND_BR:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_SYSCALL:
+    case ZYDIS_CATEGORY_SYSRET:
+        return true;
+    default:
+        break;
+    }
+    if (insn->emit) {
+        return false;
+    }
+    for (unsigned i = 0; (row = insn_find_row(insn->decoded.mnemonic, i)); i++) {
+        if (row->flags & ROW_ENDS_BLOCK) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static const ZydisDecoder *decoder64(void)
+{
+    static ZydisDecoder decoder;
+    static bool is_ready;
+    if (!is_ready) {
+        ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+        ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+        ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+        is_ready = true;
+    }
+    return &decoder;
+}
+
+static bool needs_avx(const struct guest_insn *insn)
+{
+    return insn->uses_vector && insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+}
+
+/* False: the bytes do not make a whole instruction in this page. */
+static bool decode_one(struct translation *translation, struct guest_insn *insn,
+                       const uint8_t *bytes, unsigned size, unsigned offset)
+{
+    struct emit *emit = &translation->emit;
+    memset(insn, 0, sizeof(*insn));
+    insn->offset = (uint16_t)offset;
+    unsigned room = size < INSN_BYTES_MAX ? size : INSN_BYTES_MAX;
+    memcpy(insn->bytes, bytes, room);
+    ZyanStatus status = ZydisDecoderDecodeFull(decoder64(), insn->bytes, room,
+                                               &insn->decoded, insn->operand);
+    if (status == ZYDIS_STATUS_NO_MORE_DATA && room < INSN_BYTES_MAX) {
+        return false;
+    }
+    if (!ZYAN_SUCCESS(status)) {
+        insn->decoded.length = 0;
+        insn->decoded.mnemonic = ZYDIS_MNEMONIC_INVALID;
+        insn->ends_block = true; /* the interpreter raises what it raises */
+    } else {
+        insn->emit = emit_find(emit->cpu, insn);
+        if (needs_avx(insn) && !(emit->mode & MODE_AVX)) {
+            insn->emit = NULL;
+        }
+        insn->ends_block = ends_block(insn);
+    }
+    find_flags(insn);
+    return true;
+}
+
+/* Marks the lines to be read; false: the guest stored to them meanwhile. */
+static bool watch(struct translation *translation, unsigned *watched, unsigned start,
+                  unsigned end)
+{
+    struct emit *emit = &translation->emit;
+    while (*watched < FRAME_SIZE && *watched < end) {
+        uint32_t now = memory_code_watch(emit->cache->memory, emit->block->frame,
+                                         *watched, WATCH_STEP);
+        if (*watched > (start & -WATCH_STEP) && now != translation->version) {
+            return false;
+        }
+        translation->version = now;
+        *watched += WATCH_STEP;
+    }
+    return true;
+}
+
+static void decode_block(struct translation *translation, unsigned start)
+{
+    struct emit *emit = &translation->emit;
+    const uint8_t *bytes = memory_host(emit->cache->memory, emit->block->frame);
+    unsigned watched = start & -WATCH_STEP, place = start, branches = 0;
+    translation->count = 0;
+    while (translation->count < BLOCK_INSN_MAX && place < FRAME_SIZE) {
+        struct guest_insn *insn = &translation->insn[translation->count];
+        if (!watch(translation, &watched, start, place + INSN_BYTES_MAX) ||
+            !decode_one(translation, insn, bytes + place, FRAME_SIZE - place, place)) {
+            break;
+        }
+        translation->count++;
+        place += insn->decoded.length;
+        bool is_jcc = insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR;
+        branches += is_jcc;
+        if (insn->ends_block || (is_jcc && branches == JCC_MAX)) {
+            break;
+        }
+    }
+    translation->end = place;
+}
+
+/* ---- flags ------------------------------------------------------------------------ */
+
+static bool is_exit(const struct guest_insn *insn)
+{
+    return insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR || insn->ends_block;
+}
+
+static void find_live_flags(struct translation *translation)
+{
+    uint32_t live = X86_FLAGS_ARITH;
+    for (unsigned i = translation->count; i-- > 0;) {
+        struct guest_insn *insn = &translation->insn[i];
+        if (is_exit(insn)) {
+            live = X86_FLAGS_ARITH;
+        }
+        insn->flags_live = live;
+        live = (live & ~insn->flags_kill) | insn->flags_read;
+        insn->flags_live_before = live;
+    }
+}
+
+/* ---- code ------------------------------------------------------------------------- */
+
+static void fs_compare(struct code *code, unsigned size, int32_t offset, uint32_t value)
+{
+    code8(code, 0x64);
+    if (size == 2) {
+        code8(code, 0x66);
+    }
+    code8(code, size == 1 ? 0x80 : 0x81);
+    CODE(code, "\x3c\x25");
+    code32(code, (uint32_t)offset);
+    code_bytes(code, &value, size);
+}
+
+/* What the head asks of frame.status, one compare. */
+struct gate {
+    unsigned first, size;
+    uint32_t value;
+};
+
+static struct gate find_gate(const struct translation *translation)
+{
+    bool vector = false, fpu = false;
+    for (unsigned i = 0; i < translation->count; i++) {
+        const struct guest_insn *insn = &translation->insn[i];
+        vector |= insn->emit && insn->uses_vector;
+        fpu |= insn->emit && insn->uses_fpu;
+    }
+    if (fpu && vector) {
+        return (struct gate){STATUS_FPU, 4, 0x010001};
+    }
+    return fpu      ? (struct gate){STATUS_FPU, 2, 0x0001}
+           : vector ? (struct gate){STATUS_ATTENTION, 2, 0x0100}
+                    : (struct gate){STATUS_ATTENTION, 1, 0};
+}
+
+/* The same without flags. */
+static void compare_without_flags(struct emit *emit, const struct gate *gate)
+{
+    struct code *code = &emit->code;
+    int32_t offset = frame_status(gate->first);
+    host_mov(code, HOST_R10, HOST_RCX);
+    code8(code, 0x64);
+    if (gate->size == 4) {
+        CODE(code, "\x8b\x0c\x25"); /* MOV ecx */
+    } else {
+        code8(code, 0x0f); /* MOVZX ecx */
+        code8(code, gate->size == 1 ? 0xb6 : 0xb7);
+        CODE(code, "\x0c\x25");
+    }
+    code32(code, (uint32_t)offset);
+    struct host_mem difference = {HOST_RCX, HOST_NONE, 0, -(int32_t)gate->value};
+    host_op_mem(code, false, HOST_LEA, HOST_RCX, &difference);
+    CODE(code, "\xe3\x08"); /* JRCXZ */
+    host_mov(code, HOST_RCX, HOST_R10);
+}
+
+/*
+ * The head: entry_memory, which fetches the flags if the block needs them; entry, which
+ * becomes a jump when the block dies; the look at frame.status.
+ */
+static void emit_head(struct translation *translation)
+{
+    struct emit *emit = &translation->emit;
+    struct block *block = emit->block;
+    struct code *code = &emit->code;
+    uint8_t *base = emit->cache->write;
+    uint32_t live = translation->insn[0].flags_live_before;
+    struct gate gate = find_gate(translation);
+    block->status[0] = gate.value & 1 && gate.first == STATUS_FPU;
+    block->status[1] =
+        gate.size > 1 && (gate.first == STATUS_ATTENTION || gate.size == 4);
+    host_align(code, 8, 0);
+    block->entry_memory = (uint32_t)(code->at - base);
+    if (live) {
+        emit->flags_in_memory = true;
+        emit_restore_flags(emit);
+        host_align(code, 8, 0);
+    }
+    emit->flags_in_memory = false;
+    block->entry = block->patch = (uint32_t)(code->at - base);
+    CODE(code, "\x0f\x1f\x44\x00\x00"); /* NOP, 5 bytes */
+    uint8_t *place;
+    if (!live) {
+        fs_compare(code, gate.size, frame_status(gate.first), gate.value);
+        place = host_jcc(code, HOST_NE);
+    } else {
+        compare_without_flags(emit, &gate);
+        place = host_jmp(code);
+        host_mov(code, HOST_RCX, HOST_R10);
+    }
+    struct cold *cold = emit_cold(emit, COLD_LEAVE, place);
+    cold->reason = LEAVE_HEAD;
+    cold->from_host = true;
+}
+
+static void emit_insn(struct translation *translation, struct guest_insn *insn)
+{
+    struct emit *emit = &translation->emit;
+    struct block_insn *place = &emit->block->insn[emit->ordinal];
+    uint8_t *start = emit->code.at;
+    place->offset = insn->offset;
+    place->length = insn->decoded.length;
+    place->host = (uint32_t)(start - emit->cache->write);
+    place->host_flags = emit->flags_in_memory ? 0 : INSN_FLAGS_START | INSN_FLAGS_FAULT;
+    if (insn->decoded.mnemonic == ZYDIS_MNEMONIC_CALL) {
+        place->stack_bytes = -8;
+    }
+    if (insn->ends_block || insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR) {
+        place->host_flags |= INSN_BRANCHES;
+    }
+    bool was_in_memory = emit->flags_in_memory;
+    unsigned colds = emit->cold_count;
+    if (insn->emit && insn->emit(emit, insn)) {
+        return;
+    }
+    emit->code.at = start;
+    emit->cold_count = colds;
+    emit->flags_in_memory = was_in_memory;
+    emit_leave(emit, LEAVE_INTERPRET);
+    emit->flags_in_memory = false; /* whoever comes back has put them there */
+    emit->ended |= insn->ends_block;
+}
+
+static void emit_block(struct translation *translation)
+{
+    struct emit *emit = &translation->emit;
+    struct block *block = emit->block;
+    emit_head(translation);
+    for (unsigned i = 0; i < translation->count; i++) {
+        emit->ordinal = i;
+        emit_insn(translation, &translation->insn[i]);
+    }
+    emit->ordinal = translation->count - 1;
+    if (!emit->ended) {
+        emit_goto(emit, -1, translation->end, X86_FLAGS_ARITH);
+    }
+    emit_colds(emit);
+    block->stale = (uint32_t)(emit->code.at - emit->cache->write);
+    host_fs_constant(&emit->code, FRAME(exit_info), EXIT_INFO(block->number, 0));
+    host_jmp_to(&emit->code, emit->cache->write + emit->cache->leave[LEAVE_HEAD][1]);
+    block->end = (uint32_t)(emit->code.at - emit->cache->write);
+}
+
+static bool is_current(const struct translation *translation)
+{
+    const struct emit *emit = &translation->emit;
+    return FRAME_VERSION(emit->cache->memory->frame[emit->block->frame]) ==
+           translation->version;
+}
+
+struct block *translate(struct code_cache *cache, struct cpu *cpu, frame_t frame,
+                        uint64_t rip, unsigned mode, bool *is_full)
+{
+    struct translation *translation = &scratch;
+    struct emit *emit = &translation->emit;
+    unsigned offset = rip % FRAME_SIZE;
+    if (!code_has_room(cache)) {
+        *is_full = true;
+        return NULL;
+    }
+    size_t metadata_mark = cache->metadata_used;
+    struct block *block =
+        code_metadata(cache, sizeof(*block) + BLOCK_INSN_MAX * sizeof(block->insn[0]));
+    block->frame = frame;
+    block->offset = (uint16_t)offset;
+    block->mode = (uint8_t)mode;
+    block->page = rip - offset;
+    block->number = cache->block_count;
+    emit->code.at = cache->write + cache->used;
+    emit->cache = cache;
+    emit->cpu = cpu;
+    emit->block = block;
+    emit->mode = mode;
+    emit->page = block->page;
+    emit->cold_count = 0;
+    emit->ordinal = 0;
+    emit->ended = emit->flags_in_memory = false;
+    uint32_t link_mark = cache->link_count;
+    decode_block(translation, offset);
+    if (translation->count == 0) {
+        cache->metadata_used = metadata_mark;
+        return NULL;
+    }
+    find_live_flags(translation);
+    block->count = (uint8_t)translation->count;
+    block->version = translation->version;
+    emit_block(translation);
+    cache->metadata_used =
+        metadata_mark +
+        ((sizeof(*block) + block->count * sizeof(block->insn[0]) + 15) & ~15ul);
+    if (!is_current(translation)) {
+        cache->metadata_used = metadata_mark;
+        cache->link_count = link_mark;
+        return NULL;
+    }
+    cache->used = block->end;
+    cache->block[cache->block_count++] = block;
+    code_publish(cache, block);
+    return block;
+}

@@ -1,0 +1,123 @@
+#include "engine/translator/translator.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine/software.h"
+#include "engine/translator/run.h"
+
+/* ---- a VM's part ------------------------------------------------------------------ */
+
+static void on_code_changed(void *opaque, frame_t frame)
+{
+    struct code_cache *cache = opaque;
+    pthread_mutex_lock(&cache->lock);
+    code_invalidate_frame(cache, frame);
+    pthread_mutex_unlock(&cache->lock);
+}
+
+static const struct memory_listener listener = {
+    .code_changed = on_code_changed,
+};
+
+static int backend_open(struct engine *engine, struct error *err)
+{
+    struct code_cache *cache = code_cache_new(engine->config.memory, err);
+    if (!cache) {
+        return -ENOMEM;
+    }
+    engine->opaque = cache;
+    if (signal_watch_cache(cache, err) < 0) {
+        return -ENOSPC;
+    }
+    memory_set_engine(engine->config.memory, &listener, cache);
+    return 0;
+}
+
+static void backend_close(struct engine *engine)
+{
+    struct code_cache *cache = engine->opaque;
+    if (cache) {
+        memory_set_engine(engine->config.memory, NULL, NULL);
+        signal_forget_cache(cache);
+        code_cache_free(cache);
+    }
+}
+
+/* ---- a vCPU's --------------------------------------------------------------------- */
+
+static int backend_vcpu_open(struct engine_vcpu *vcpu, struct error *err)
+{
+    struct translator_cpu *translator = calloc(1, sizeof(*translator));
+    if (!translator) {
+        return fail(err, ENOMEM, "cannot make virtual processor %u",
+                    vcpu->processor.config.index);
+    }
+    vcpu->opaque = translator;
+    return translator_cpu_init(translator, vcpu->engine->opaque, vcpu->processor.cpu,
+                               err);
+}
+
+static void backend_vcpu_close(struct engine_vcpu *vcpu)
+{
+    struct translator_cpu *translator = vcpu->opaque;
+    if (translator) {
+        translator_cpu_fini(translator);
+        free(translator);
+    }
+}
+
+static void execute(struct engine_vcpu *vcpu)
+{
+    translator_run(vcpu->opaque);
+}
+
+static void notify(struct engine_vcpu *vcpu)
+{
+    translator_notify(vcpu->opaque);
+}
+
+static const struct software_backend backend = {
+    .name = "translator",
+    .open = backend_open,
+    .close = backend_close,
+    .vcpu_open = backend_vcpu_open,
+    .vcpu_close = backend_vcpu_close,
+    .execute = execute,
+    .notify = notify,
+};
+
+static int translator_probe(struct error *err)
+{
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2")) {
+        return fail_plain(err, ENOTSUP,
+                          "the host's processor has no AVX2 and BMI2, which translated "
+                          "code is made of");
+    }
+    return 0;
+}
+
+static struct engine *translator_open(const struct engine_config *config,
+                                      struct error *err)
+{
+    return software_open(config, &backend, err);
+}
+
+const struct engine_ops engine_translator = {
+    .name = "translator",
+    .summary = "translates guest code into host code; works on every host with AVX2",
+    .counts_retired = false,
+    .role = JAIL_VCPU,
+    .probe = translator_probe,
+    .open = translator_open,
+    .close = software_close,
+    .vcpu_open = software_vcpu_open,
+    .vcpu_close = software_vcpu_close,
+    .run = software_run,
+    .kick = software_kick,
+    .set_limit = software_set_limit,
+    .get_state = software_get_state,
+    .set_state = software_set_state,
+    .debug = software_debug,
+    .debug_stop = software_debug_stop,
+};
