@@ -358,11 +358,21 @@ static inline uint64_t cpu_retired(const struct cpu *cpu)
     return cpu->counted > cpu->retired ? cpu->counted : cpu->retired;
 }
 
+/* Somebody wants a look at events. */
+#define ATTENTION_LOOK 1u
+/* Blocks end after themselves, nothing else: what cpu_run_block leaves is wanted. */
+#define ATTENTION_STOP 2u
+
 static inline bool cpu_has_attention(const struct cpu *cpu)
 {
     return atomic_load_explicit(&cpu->attention, memory_order_relaxed) != 0;
 }
+/* The same for what goes on within an instruction. */
+static inline bool cpu_wants_look(const struct cpu *cpu)
+{
+    return atomic_load_explicit(&cpu->attention, memory_order_relaxed) == ATTENTION_LOOK;
+}
 static inline void cpu_set_attention(struct cpu *cpu)
 {
-    atomic_store(&cpu->attention, 1);
+    atomic_store(&cpu->attention, ATTENTION_LOOK);
 }

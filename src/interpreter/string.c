@@ -457,7 +457,7 @@ static enum outcome string_run(struct cpu *cpu, const struct insn *insn,
     for (unsigned chunks = 0; run.count; chunks++) {
         /* It may have overwritten itself. */
         bool has_to_look =
-            cpu_has_attention(cpu) || cpu->debug_traps || !block_is_valid(cpu->block);
+            cpu_wants_look(cpu) || cpu->debug_traps || !block_is_valid(cpu->block);
         cpu->counted = cpu->retired + insn->ordinal;
         if (chunks == CHUNKS_MAX || (chunks && has_to_look) ||
             cpu->counted >= cpu->limit) {

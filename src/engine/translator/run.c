@@ -285,13 +285,6 @@ static void interpret_block(struct translator_cpu *translator)
     cpu_set_single(cpu, true);
 }
 
-#define ATTENTION_STOP 2u /* only makes the interpreter stop; 1 is real */
-
-static bool has_attention(const struct cpu *cpu)
-{
-    return atomic_load_explicit(&cpu->attention, memory_order_relaxed) == 1;
-}
-
 static bool set_stop(struct cpu *cpu)
 {
     uint32_t none = 0;
@@ -426,7 +419,7 @@ static bool resume_behind(struct translator_cpu *translator, const struct block 
     struct cpu *cpu = translator->cpu;
     unsigned next = ordinal + 1;
     if (next >= block->count || block->is_dead ||
-        cpu->rip != page + block->insn[next].offset || has_attention(cpu) ||
+        cpu->rip != page + block->insn[next].offset || cpu_wants_look(cpu) ||
         cpu->state.activity != X86_RUNNING || !can_translate(cpu) ||
         current_mode(cpu) != block->mode ||
         atomic_load(&translator->cache->epoch) != translator->epoch) {
@@ -556,7 +549,7 @@ static void run_code(struct translator_cpu *translator)
     bool links = false, jumps = false;
     uint32_t link = 0;
     while (cpu->state.activity == X86_RUNNING && can_translate(cpu) &&
-           !has_attention(cpu)) {
+           !cpu_wants_look(cpu)) {
         prepare(translator);
         uint64_t rip = cpu->rip;
         struct block *block = find_block(translator);
@@ -592,7 +585,9 @@ static void run_code(struct translator_cpu *translator)
         }
         links = frame->exit_reason == LEAVE_LINK;
         link = frame->exit_link;
-        jumps = frame->exit_reason == LEAVE_JUMP;
+        /* Jumps also lead to heads of blocks that have died since. */
+        jumps = frame->exit_reason == LEAVE_JUMP ||
+                (frame->exit_reason == LEAVE_HEAD && left_block(translator)->is_dead);
     }
 }
 
@@ -630,7 +625,7 @@ static void run(struct translator_cpu *translator)
             return;
         }
         run_code(translator);
-        if (has_attention(cpu)) {
+        if (cpu_wants_look(cpu)) {
             return;
         }
     }
