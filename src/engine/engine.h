@@ -85,7 +85,7 @@ struct engine_config {
     struct clock *clock;
     const struct cpuid_policy *cpuid;
     unsigned cpus;
-    bool is_deterministic; /* see set_limit; the engine counts_retired, cpus is 1 */
+    bool is_deterministic; /* see set_limit, which the engine has; cpus is 1 */
 };
 
 /* What it is given for one vCPU. */
@@ -123,7 +123,7 @@ struct engine_vcpu;
 struct engine_ops {
     const char *name;    /* as --engine takes it */
     const char *summary; /* one line for help and doctor */
-    bool counts_retired; /* vcpu_stats.retired is exact */
+    bool counts_retired; /* vcpu_stats.retired is exact, not only in deterministic runs */
     enum jail_role role; /* of its vCPUs' threads: which system calls run() may make */
 
     /* Can it work on this host? 0, or an error that says why not. */

@@ -45,7 +45,7 @@ static int map_code(struct code_cache *cache, struct error *err)
     return 0;
 }
 
-struct code_cache *code_cache_new(struct memory *memory, struct error *err)
+struct code_cache *code_cache_new(struct memory *memory, bool counts, struct error *err)
 {
     struct code_cache *cache = calloc(1, sizeof(*cache));
     if (!cache) {
@@ -54,6 +54,7 @@ struct code_cache *code_cache_new(struct memory *memory, struct error *err)
     }
     pthread_mutex_init(&cache->lock, NULL);
     cache->memory = memory;
+    cache->counts = counts;
     cache->metadata = reserve(METADATA_SIZE);
     cache->block = reserve(BLOCKS_MAX * sizeof(*cache->block));
     cache->link = reserve(LINKS_MAX * sizeof(*cache->link));

@@ -97,6 +97,7 @@ struct code_cache {
     struct block **by_frame;
     _Atomic uint64_t epoch;
     struct memory *memory;
+    bool counts; /* code counts the instructions that it executes in frame.budget */
 
     /* Trampolines, offsets. leave[reason][h]: h, the guest's flags are in the host's. */
     uint32_t enter;
@@ -110,7 +111,7 @@ struct code_cache {
     uint64_t invalidated_blocks;
 };
 
-struct code_cache *code_cache_new(struct memory *memory, struct error *err);
+struct code_cache *code_cache_new(struct memory *memory, bool counts, struct error *err);
 void code_cache_free(struct code_cache *cache);
 
 /* The block at a place, or NULL. page counts for kernel code only. */

@@ -28,6 +28,7 @@ struct frame {
     uint64_t gpr[16];
     uint64_t code_base; /* linear address of the page that user code runs in */
     uint64_t fs_base, gs_base;
+    int64_t budget; /* instructions that may still retire; only where they are counted */
     uint32_t arith; /* arithmetic flags, as struct cpu has them */
     _Atomic uint8_t status[4];
     uint64_t host_rsp;   /* return stack, while other code runs */

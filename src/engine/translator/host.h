@@ -38,6 +38,7 @@ enum host_condition {
     HOST_NE = 5,
     HOST_BE = 6,
     HOST_A = 7,
+    HOST_L = 12,
 };
 
 /* Where bytes go. */

@@ -219,7 +219,7 @@ static bool can_translate(const struct cpu *cpu)
 {
     return cpu->is_long64 && !(cpu->needs_interpreter & ~NEEDS_STEP) &&
            !(cpu->state.rflags & X86_FLAG_TF) && !cpu->debug && !cpu->debug_traps &&
-           cpu->limit == UINT64_MAX;
+           (cpu->cpl == 0 || cpu->cpl == 3);
 }
 
 static unsigned current_mode(const struct cpu *cpu)
@@ -361,6 +361,23 @@ static struct block *find_block(struct translator_cpu *translator)
 
 /* ---- what translated code left for ------------------------------------------------- */
 
+/* What code counted. It counts an instruction when it begins. */
+static void count_retired(struct translator_cpu *translator, uint64_t budget)
+{
+    const struct frame *frame = &translator_frame;
+    bool is_unfinished = frame->exit_reason == LEAVE_READ ||
+                         frame->exit_reason == LEAVE_WRITE ||
+                         frame->exit_reason == LEAVE_INTERPRET;
+    struct cpu *cpu = translator->cpu;
+    cpu->retired += budget - (uint64_t)frame->budget - is_unfinished;
+}
+
+/* May the rest of the block run without going beyond the limit? */
+static bool fits_limit(const struct cpu *cpu, const struct block *block, unsigned done)
+{
+    return cpu->limit - cpu->retired >= block->count - done;
+}
+
 /* Enters at an address of the cache. */
 static void enter(struct translator_cpu *translator, uint32_t target,
                   const uint8_t status[2])
@@ -374,11 +391,18 @@ static void enter(struct translator_cpu *translator, uint32_t target,
         load |= 2;
         fpu_in(translator);
     }
+    struct cpu *cpu = translator->cpu;
     frame->target = (uint64_t)(uintptr_t)code_address(translator->cache, target);
+    uint64_t budget = cpu->limit - cpu->retired;
+    frame->budget = budget > INT64_MAX ? INT64_MAX : (int64_t)budget;
+    budget = (uint64_t)frame->budget;
     void (*code)(unsigned) = (void (*)(unsigned))(uintptr_t)code_address(
         translator->cache, translator->cache->enter);
     code(load);
     translator->stats.left[frame->exit_reason]++;
+    if (translator->cache->counts) {
+        count_retired(translator, budget);
+    }
     if (frame->status[STATUS_FPU]) {
         fpu_out(translator);
     }
@@ -426,7 +450,7 @@ static bool resume_behind(struct translator_cpu *translator, const struct block 
         return false;
     }
     if ((block->status[1] && !vector_is_open(cpu)) ||
-        (block->status[0] && !fpu_is_open(cpu))) {
+        (block->status[0] && !fpu_is_open(cpu)) || !fits_limit(cpu, block, next)) {
         return false;
     }
     *target = block->insn[next].host;
@@ -549,7 +573,7 @@ static void run_code(struct translator_cpu *translator)
     bool links = false, jumps = false;
     uint32_t link = 0;
     while (cpu->state.activity == X86_RUNNING && can_translate(cpu) &&
-           !cpu_wants_look(cpu)) {
+           !cpu_wants_look(cpu) && cpu->retired < cpu->limit) {
         prepare(translator);
         uint64_t rip = cpu->rip;
         struct block *block = find_block(translator);
@@ -558,6 +582,11 @@ static void run_code(struct translator_cpu *translator)
             continue;
         }
         if (atomic_load(&translator->cache->epoch) != translator->epoch) {
+            links = jumps = false;
+            continue;
+        }
+        if (!fits_limit(cpu, block, 0)) {
+            interpret_one(translator);
             links = jumps = false;
             continue;
         }
@@ -596,8 +625,7 @@ static void interpret_elsewhere(struct translator_cpu *translator)
 {
     struct cpu *cpu = translator->cpu;
     cpu_set_single(cpu, false);
-    if (cpu->needs_interpreter || cpu->debug || cpu->debug_traps ||
-        cpu->limit != UINT64_MAX) {
+    if (cpu->needs_interpreter || cpu->debug || cpu->debug_traps) {
         cpu_run(cpu);
         cpu_set_attention(cpu);
     } else {
@@ -615,7 +643,7 @@ static void run(struct translator_cpu *translator)
     while (cpu->state.activity == X86_RUNNING) {
         if (!can_translate(cpu)) {
             clear_stop(cpu);
-            if (cpu_has_attention(cpu)) {
+            if (cpu_has_attention(cpu) || cpu->retired >= cpu->limit) {
                 return;
             }
             interpret_elsewhere(translator);
@@ -625,7 +653,7 @@ static void run(struct translator_cpu *translator)
             return;
         }
         run_code(translator);
-        if (cpu_wants_look(cpu)) {
+        if (cpu_wants_look(cpu) || cpu->retired >= cpu->limit) {
             return;
         }
     }

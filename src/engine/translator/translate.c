@@ -308,6 +308,25 @@ static void emit_head(struct translation *translation)
     cold->from_host = true;
 }
 
+/* The block must not be entered if it could go beyond the limit. */
+static void emit_limit(struct translation *translation)
+{
+    struct emit *emit = &translation->emit;
+    emit_spill_flags(emit, translation->insn[0].flags_live_before);
+    host_fs(&emit->code, true, 0x81, 7, FRAME(budget)); /* CMP */
+    code32(&emit->code, translation->count);
+    struct cold *cold = emit_cold(emit, COLD_LEAVE, host_jcc(&emit->code, HOST_L));
+    cold->reason = LEAVE_HEAD;
+}
+
+/* One instruction less; flags stay. */
+static void emit_count(struct emit *emit)
+{
+    host_fs(&emit->code, true, HOST_MOV_LOAD, HOST_R8, FRAME(budget));
+    host_lea(&emit->code, HOST_R8, HOST_R8, -1);
+    host_fs(&emit->code, true, HOST_MOV_STORE, HOST_R8, FRAME(budget));
+}
+
 static void emit_insn(struct translation *translation, struct guest_insn *insn)
 {
     struct emit *emit = &translation->emit;
@@ -322,6 +341,10 @@ static void emit_insn(struct translation *translation, struct guest_insn *insn)
     }
     if (insn->ends_block || insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR) {
         place->host_flags |= INSN_BRANCHES;
+    }
+    if (emit->cache->counts) {
+        emit_count(emit);
+        start = emit->code.at;
     }
     bool was_in_memory = emit->flags_in_memory;
     unsigned colds = emit->cold_count;
@@ -341,6 +364,9 @@ static void emit_block(struct translation *translation)
     struct emit *emit = &translation->emit;
     struct block *block = emit->block;
     emit_head(translation);
+    if (emit->cache->counts) {
+        emit_limit(translation);
+    }
     for (unsigned i = 0; i < translation->count; i++) {
         emit->ordinal = i;
         emit_insn(translation, &translation->insn[i]);
