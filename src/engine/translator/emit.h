@@ -9,6 +9,7 @@
 
 #include <Zydis/Zydis.h>
 
+#include "engine/engine.h"
 #include "engine/translator/cache.h"
 #include "interpreter/cpu.h"
 
@@ -80,6 +81,9 @@ static inline int32_t frame_status(unsigned number)
 
 /* The function for an instruction; fills the rest of insn that depends on its kind. */
 emit_fn *emit_find(struct cpu *cpu, struct guest_insn *insn);
+
+/* How the instructions of a table row are run. */
+enum engine_way emit_way(const struct insn_row *row);
 
 /* Guest registers. */
 static inline bool guest_in_memory(unsigned guest)

@@ -145,6 +145,21 @@ static bool is_bit_string(const struct guest_insn *insn)
            insn->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
 }
 
+/* Of a mnemonic's rows the sensitive ones (MOV to a segment register, a far JMP) are not
+ * what the table's function is for, unless that is not a copy. */
+enum engine_way emit_way(const struct insn_row *row)
+{
+    pthread_once(&once, index_rows);
+    emit_fn *emit = by_mnemonic[row->mnemonic];
+    if (row->bind == native_bind || row->bind == native_bind_zero) {
+        return WAY_COPIED;
+    }
+    if (!emit || row->class != INSN_INNOCUOUS) {
+        return WAY_ROUTINE;
+    }
+    return emit == emit_copy ? WAY_COPIED : WAY_TRANSLATED;
+}
+
 emit_fn *emit_find(struct cpu *cpu, struct guest_insn *insn)
 {
     pthread_once(&once, index_rows);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "engine/software.h"
+#include "engine/translator/emit.h"
 #include "engine/translator/run.h"
 
 /* ---- a VM's part ------------------------------------------------------------------ */
@@ -98,6 +99,11 @@ static int translator_probe(struct error *err)
     return 0;
 }
 
+static enum engine_way translator_way(const struct insn_row *row, const char **means)
+{
+    return emit_way(row);
+}
+
 static struct engine *translator_open(const struct engine_config *config,
                                       struct error *err)
 {
@@ -110,6 +116,7 @@ const struct engine_ops engine_translator = {
     .counts_retired = false,
     .role = JAIL_VCPU,
     .probe = translator_probe,
+    .way = translator_way,
     .open = translator_open,
     .close = software_close,
     .vcpu_open = software_vcpu_open,
