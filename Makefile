@@ -5,7 +5,7 @@ BUILD ?= build
 KERNEL ?= linux-image-cloud-amd64
 PREFIX ?= /usr/local
 
-.PHONY: all help deps demo test check-style bench clean install
+.PHONY: all help deps demo test check-style bench compare clean install
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) doppel
@@ -21,6 +21,7 @@ help:
 	@echo "make deps       installs the build dependencies (apt)"
 	@echo "make demo       boots a stock Debian kernel to a shell; KERNEL=PACKAGE picks another"
 	@echo "make test       installs what the tests need, builds, runs them all"
+	@echo "make compare    Doppel, QEMU and the bare host on the same programs, for docs/performance.md"
 	@echo "make check-style, bench, install, clean"
 
 deps:
@@ -44,6 +45,12 @@ bench:
 	@$(MAKE) --no-print-directory all
 	@$(BUILD)/bench/bench_native_stub
 	@bench/run --build $(BUILD) --json $(BUILD)/performance.json
+
+compare:
+	@scripts/deps build demo bench
+	@$(MAKE) --no-print-directory all
+	@ninja -C $(BUILD) bench/programs/compare_work bench/programs/compare_driver
+	@bench/compare --build $(BUILD) --json $(BUILD)/compare.json --write-docs
 
 install: all
 	@meson install -C $(BUILD)

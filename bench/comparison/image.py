@@ -1,5 +1,6 @@
 """The guest's files: Debian packages, our own programs, and data, as a directory for the host's
 namespace and as an initramfs for the guests. Both are made on first use and kept."""
+import fcntl
 import functools
 import hashlib
 import os
@@ -92,10 +93,15 @@ class Image:
             if not path.exists():
                 raise ImageError(f'{path} is missing; build it: ninja -C {self.build} '
                                  f'bench/programs/compare_{name}')
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / 'lock', 'w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second finds it made
+            self.make_locked()
+
+    def make_locked(self):
         stamp = self.folder / 'stamp'
         if stamp.exists() and stamp.read_text() == self.stamp():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
         self.unpack()
         self.compose()

@@ -49,11 +49,11 @@ class Machine:
     def __init__(self, command, prepare=None):
         self.log = tempfile.TemporaryFile()
         self.start = time.monotonic()
-        self.process = subprocess.Popen([str(word) for word in command], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=self.log,
-                                        preexec_fn=prepare)
+        # It ends with us, whatever ends us.
+        words = ['setpriv', '--pdeathsig', 'KILL', '--', *map(str, command)]
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=self.log, preexec_fn=prepare)
         self.output = b''
-        self.name = str(command[0])
 
     def cpu(self):
         """User and system seconds of the process and its children, ended threads included."""
