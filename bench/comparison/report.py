@@ -170,9 +170,12 @@ def conditions(results):
     scale = '' if settings['scale'] == 1 else f', amounts of work times {settings["scale"]:g}'
     append = f', kernels with {settings["append"]}' if settings['append'] else ''
     load = ' '.join(f'{value:.1f}' for value in host['load'])
+    counts = sorted({len(row['cpu']) for workload in results['workloads'].values()
+                     for row in workload['engines'].values()})
+    runs = ' to '.join(str(count) for count in sorted({counts[0], counts[-1]})) if counts else '0'
     return (f'{host["date"]}, {host["processors"]} processors ({host["processor"]}), Linux '
             f'{host["kernel"]}, load at the beginning {load}; guest {host["guest"]}; '
-            f'{host["qemu"] or "no QEMU"}; medians of {settings["runs"]}{scale}{append}.')
+            f'{host["qemu"] or "no QEMU"}; medians of {runs} runs{scale}{append}.')
 
 
 BEGIN, END = '<!-- bench/compare writes from here -->\n', '<!-- to here -->\n'

@@ -143,6 +143,12 @@ def check_report(report, work):
         equal(lines["boot"], ["-", "-", "2.000", "4.00", "-", "4.000", "8.00", "-", "0.50"], "boot")
         equal(lines["all"], ["8.0", "2.0", "1.41"], "all")
         equal(lines["least"], ["x", "qemu", "of", "interpreter:", "0.50", "(boot)"], "least")
+    with report.case("what was measured under which conditions is told"):
+        says(comparison_report.conditions(example()), "2 processors (a processor <&>)",
+             "medians of 3 runs.", "no QEMU")
+        results = example()
+        results["workloads"]["hash"]["engines"]["qemu"]["cpu"].pop()
+        says(comparison_report.conditions(results), "medians of 2 to 3 runs.")
     with report.case("the chart is well-formed and has a mark for each ratio"):
         root = xml.etree.ElementTree.fromstring(comparison_report.chart(example()))
         marks = [element.text for element in root.iter("{http://www.w3.org/2000/svg}title")]
