@@ -313,6 +313,24 @@ static void put_legacy_device(struct aml *aml, const struct legacy_device *devic
     aml_end(aml, begin);
 }
 
+static void put_pci_bridge(struct aml *aml)
+{
+    uint32_t begin = aml_device_begin(aml, "PCI0");
+    aml_name(aml, "_HID");
+    aml_eisa_id(aml, "PNP0A03");
+    aml_name(aml, "_UID");
+    aml_integer(aml, 0);
+    aml_name(aml, "_CRS");
+    uint32_t resources = aml_resources_begin(aml);
+    aml_resource_window(aml, AML_WINDOW_BUS, 0, 0);
+    aml_resource_io(aml, PORT_PCI_CONFIG, 8);
+    aml_resource_window(aml, AML_WINDOW_IO, PORT_PCI, 0xffff);
+    aml_resource_window(aml, AML_WINDOW_MEMORY, (uint32_t)MAP_PCI_MEMORY,
+                        (uint32_t)MAP_PCI_MEMORY_END - 1);
+    aml_resources_end(aml, resources);
+    aml_end(aml, begin);
+}
+
 static void put_processor_device(struct aml *aml, unsigned index)
 {
     char name[8];
@@ -368,6 +386,9 @@ static uint64_t put_dsdt(struct builder *builder, const struct acpi_config *conf
     }
     for (unsigned i = 0; i < sizeof(legacy_devices) / sizeof(legacy_devices[0]); i++) {
         put_legacy_device(&aml, &legacy_devices[i]);
+    }
+    if (config->has_pci) {
+        put_pci_bridge(&aml);
     }
     for (unsigned i = 0; i < config->virtio_count; i++) {
         put_virtio_device(&aml, i, &config->virtio[i]);

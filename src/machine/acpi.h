@@ -1,6 +1,7 @@
 #pragma once
 /* The ACPI tables of the PC-like machines (ACPI 6.5 chapter 5), built as bytes. */
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -16,6 +17,7 @@ struct acpi_virtio {
 
 struct acpi_config {
     unsigned cpus;
+    bool has_pci; /* a host bridge with the windows of memory_map.h */
     unsigned virtio_count;
     const struct acpi_virtio *virtio;
 };

@@ -210,6 +210,32 @@ void aml_resource_memory(struct aml *aml, uint32_t base, uint32_t size)
     aml_bytes(aml, &size, sizeof(size));
 }
 
+/* Word and double word address space descriptors, 6.4.3.5.2 and 6.4.3.5.3. */
+void aml_resource_window(struct aml *aml, enum aml_window kind, uint32_t first,
+                         uint32_t last)
+{
+    static const uint8_t type_flags[] = {
+        [AML_WINDOW_MEMORY] = 0x01, /* read and write, not cached */
+        [AML_WINDOW_IO] = 0x03,     /* the entire range */
+        [AML_WINDOW_BUS] = 0x00,
+    };
+    unsigned width = kind == AML_WINDOW_MEMORY ? 4 : 2;
+    const uint32_t numbers[] = {0 /* granularity */, first, last, 0 /* translation */,
+                                last - first + 1};
+    const uint8_t head[] = {
+        width == 4 ? 0x87 : 0x88,
+        (uint8_t)(3 + 5 * width),
+        0,
+        kind,
+        0x0c, /* produced for others; both ends are fixed */
+        type_flags[kind],
+    };
+    aml_bytes(aml, head, sizeof(head));
+    for (unsigned i = 0; i < 5; i++) {
+        aml_bytes(aml, &numbers[i], width);
+    }
+}
+
 void aml_resource_interrupt(struct aml *aml, uint32_t gsi, int is_level)
 {
     const uint8_t head[] = {0x89, 6, 0, (uint8_t)(1 /* consumer */ | (is_level ? 0 : 2)),

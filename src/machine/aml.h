@@ -34,5 +34,14 @@ void aml_eisa_id(struct aml *aml, const char *id);
 void aml_resource_io(struct aml *aml, uint16_t port, uint8_t count);
 void aml_resource_irq(struct aml *aml, uint8_t irq); /* edge, active high */
 void aml_resource_memory(struct aml *aml, uint32_t base, uint32_t size);
+/* What a bridge forwards, both ends included: bus numbers and ports of 16 bits, memory of
+ * 32. */
+enum aml_window {
+    AML_WINDOW_MEMORY = 0,
+    AML_WINDOW_IO = 1,
+    AML_WINDOW_BUS = 2,
+};
+void aml_resource_window(struct aml *aml, enum aml_window kind, uint32_t first,
+                         uint32_t last);
 /* A global system interrupt: level or edge, active high. */
 void aml_resource_interrupt(struct aml *aml, uint32_t gsi, int is_level);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "machine/firmware.h"
 #include "machine/kernel.h"
 #include "machine/memory_map.h"
 
@@ -19,12 +20,14 @@ static void board_free(struct device *device)
     board_disks_free(&board->disks);
     image_close(&board->kernel);
     image_close(&board->initrd);
+    image_close(&board->firmware);
     free(board->name);
     free(board->machine);
     free(board->cpu_model);
     free(board->paravirt);
     free(board->kernel_path);
     free(board->initrd_path);
+    free(board->firmware_path);
     free(board->command_line);
     device_fini(&board->device);
     free(board);
@@ -70,6 +73,7 @@ struct machine_config board_config(const struct board *board)
         .memory = board->ram,
         .cpu_model = board->cpu_model,
         .paravirt = board->paravirt,
+        .firmware = board->firmware_path,
         .kernel = board->kernel_path,
         .initrd = board->initrd_path,
         .append = board->command_line,
@@ -91,11 +95,16 @@ const struct image *board_initrd(const struct board *board)
     return board->initrd_path ? &board->initrd : NULL;
 }
 
+const struct image *board_firmware(const struct board *board)
+{
+    return board->firmware_path ? &board->firmware : NULL;
+}
+
 /* --- Memory --- */
 
-uint64_t board_memory_size(uint64_t ram)
+uint64_t board_memory_size(const struct machine_config *config)
 {
-    return ram;
+    return config->memory + (config->firmware ? FIRMWARE_SIZE_MAX : 0);
 }
 
 static int add_ram(struct vm *vm, gpa_t start, gpa_t end, struct error *err)
@@ -118,7 +127,9 @@ static int add_memory(struct board *board, struct error *err)
     if (result >= 0 && board->plan->has_adapter_memory) {
         result = add_ram(vm, MAP_VGA, MAP_ADAPTER_ROMS, err);
     }
-    if (result >= 0) {
+    if (result >= 0 && board->firmware_path) {
+        result = firmware_map(&board->firmware, vm->memory, err);
+    } else if (result >= 0) {
         result = add_ram(vm, MAP_BIOS_AREA, MAP_BIOS_AREA + MAP_BIOS_AREA_SIZE, err);
     }
     if (result >= 0) {
@@ -148,6 +159,7 @@ static int copy_config(struct board *board, const struct machine_config *config,
                     copy_text(&board->paravirt, config->paravirt) &&
                     copy_text(&board->kernel_path, config->kernel) &&
                     copy_text(&board->initrd_path, config->initrd) &&
+                    copy_text(&board->firmware_path, config->firmware) &&
                     copy_text(&board->command_line, config->append ? config->append : "");
     return is_whole ? 0 : fail(err, ENOMEM, "cannot make the machine");
 }
@@ -156,6 +168,11 @@ static int open_files(struct board *board, const struct machine_config *config,
                       struct error *err)
 {
     struct boot_probe probe;
+    if (config->firmware) {
+        return firmware_open(&board->firmware, config->firmware, err) < 0
+                   ? fail_within(err, "--firmware %.200s", config->firmware)
+                   : 0;
+    }
     if (image_open(&board->kernel, config->kernel, err) < 0 ||
         !kernel_detect(&board->kernel, &probe, err)) {
         return fail_within(err, "cannot boot %.200s", config->kernel);
@@ -180,13 +197,13 @@ int board_build(struct vm *vm, const struct machine_config *config,
     patient_console_init(&board->patient, console, vm);
     board->console =
         vm->config.is_deterministic ? patient_console_port(&board->patient) : *console;
-    board->kernel = board->initrd = (struct image)IMAGE_NONE;
+    board->kernel = board->initrd = board->firmware = (struct image)IMAGE_NONE;
     if (vm_add_device(vm, &board->device, err) < 0 ||
         copy_config(board, config, err) < 0 || open_files(board, config, err) < 0 ||
         add_memory(board, err) < 0 || board_add_devices(board, config, err) < 0) {
         return -err->code;
     }
-    vm->boot = board_boot;
+    vm->boot = board->firmware_path ? board_boot_firmware : board_boot;
     vm->boot_opaque = board;
     return 0;
 }

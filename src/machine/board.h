@@ -34,11 +34,12 @@ struct machine_config board_config(const struct board *board);
 /* The open boot files, or NULL where there is none. */
 const struct image *board_kernel(const struct board *board);
 const struct image *board_initrd(const struct board *board);
+const struct image *board_firmware(const struct board *board);
 struct uart16550 *board_serial(struct board *board);
 struct acpi_pm *board_pm(struct board *board);
 struct patient_console *board_patient_console(struct board *board);
 
-/* The frames that a board of that RAM needs, in bytes, for vm_config.memory_limit. */
-uint64_t board_memory_size(uint64_t ram);
+/* The frames that the board needs, in bytes, for vm_config.memory_limit. */
+uint64_t board_memory_size(const struct machine_config *config);
 
 extern const struct board_device board_devices[]; /* of all; ends with a NULL name */

@@ -25,6 +25,7 @@ static int put_acpi_tables(struct board *board, struct error *err)
     uint8_t tables[16384];
     const struct acpi_config config = {
         .cpus = board->vm->cpu_count,
+        .has_pci = board->pci != NULL,
         .virtio_count = board->disks.count,
         .virtio = board->disks.place,
     };
@@ -51,6 +52,11 @@ static void set_processors(struct vm *vm, const struct x86_state *entry)
         mtrr_init(&state, vm->config.cpuid.physical_bits);
         vm->engine_ops->set_state(vcpu, &state);
     }
+}
+
+int board_boot_firmware(void *opaque, struct vm *vm, struct error *err)
+{
+    return 0;
 }
 
 int board_boot(void *opaque, struct vm *vm, struct error *err)

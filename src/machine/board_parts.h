@@ -20,9 +20,9 @@ struct board {
     char *name, *machine, *cpu_model,
         *paravirt; /* of the configuration; owned, may be NULL */
     bool has_debug_exit;
-    char *kernel_path, *initrd_path; /* for messages; owned */
+    char *kernel_path, *initrd_path, *firmware_path; /* for messages; owned */
     char *command_line;
-    struct image kernel, initrd;
+    struct image kernel, initrd, firmware;
     struct console_port console;
     struct patient_console patient; /* behind it, in deterministic runs */
     struct board_disks disks;
@@ -46,3 +46,6 @@ int board_add_device(struct board *board, struct device *device,
 int board_add_quiet_ranges(struct board *board, struct error *err);
 /* The boot hook, opaque being the board: tables, kernel, entry state. */
 int board_boot(void *opaque, struct vm *vm, struct error *err);
+/* The same with firmware, which makes its own tables: the processors are as after a
+ * reset, and it is in its place. */
+int board_boot_firmware(void *opaque, struct vm *vm, struct error *err);

@@ -1,5 +1,6 @@
 #include "machine/board_parts.h"
 
+#include "machine/firmware.h"
 #include "machine/memory_map.h"
 
 /*
@@ -10,7 +11,7 @@
 static const struct {
     uint16_t base, size;
 } quiet_ports[] = {
-    {0x000, 0x10}, {0x02e, 2}, {0x04e, 2}, {0x080, 0x10}, {0x0c0, 0x20}, {0x0ed, 1},
+    {0x000, 0x10}, {0x02e, 2}, {0x04e, 2}, {0x081, 0x0f}, {0x0c0, 0x20}, {0x0ed, 1},
     {0x0f0, 2},    {0x2e8, 8}, {0x2f8, 8}, {0x3b0, 0x30}, {0x3e8, 8},    {0x3f0, 8},
 };
 
@@ -77,11 +78,17 @@ int board_add_quiet_ranges(struct board *board, struct error *err)
 {
     /* Where adapters would have their memory and ROMs; operating systems search it. */
     const uint64_t base = board->plan->has_adapter_memory ? MAP_ADAPTER_ROMS : MAP_VGA;
-    const struct region adapters = {
-        &board->device, base, MAP_BIOS_AREA - base, 1, 8, quiet_read, quiet_write};
+    const uint64_t end = board->firmware_path
+                             ? MAP_KERNEL - firmware_low_size(&board->firmware)
+                             : MAP_BIOS_AREA;
+    const struct region adapters = {&board->device, base,       end - base, 1, 8,
+                                    quiet_read,     quiet_write};
     int result = vm_add_mmio(board->vm, &adapters, err);
     for (unsigned i = 0; result >= 0 && i < array_size(quiet_ports); i++) {
         result = add_quiet_ports(board, quiet_ports[i].base, quiet_ports[i].size, err);
+    }
+    if (result >= 0 && !board->plan->has_bios) {
+        result = add_quiet_ports(board, PORT_POST_CODE, 1, err);
     }
     if (result >= 0 && !board->pci) {
         const struct region address = pci_address_region(board);

@@ -27,6 +27,7 @@ struct machine_config {
     uint64_t memory; /* bytes */
     const char *cpu_model;
     const char *paravirt; /* services, as x86/paravirt.h parses them; NULL: all */
+    const char *firmware; /* path, in a kernel's place; NULL: none */
     const char *kernel, *initrd, *append; /* paths, command line; NULL where not given */
     const struct disk_config *disk;       /* borrowed */
     unsigned disk_count;

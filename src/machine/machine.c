@@ -14,6 +14,7 @@
 #include "device/pc/uart16550.h"
 #include "machine/board.h"
 #include "machine/board_disk.h"
+#include "machine/firmware.h"
 #include "machine/kernel.h"
 #include "machine/memory_map.h"
 #include "machine/micro.h"
@@ -197,6 +198,27 @@ static int fit_engine(struct resolved *resolved, const struct machine_config *co
     return 0;
 }
 
+static int check_boot(const struct machine_type *type,
+                      const struct machine_config *config, struct error *err)
+{
+    if (!config->kernel && !config->firmware) {
+        return fail_plain(err, EINVAL,
+                          "nothing to boot: give a kernel with --kernel FILE (a Linux "
+                          "bzImage or vmlinux, a PVH or a multiboot image)");
+    }
+    if (config->firmware && !type->has_firmware) {
+        return fail_plain(err, EINVAL,
+                          "--firmware: the machine %s has none; use --machine pc",
+                          type->name);
+    }
+    if (config->firmware && (config->kernel || config->initrd)) {
+        return fail_plain(err, EINVAL,
+                          "--firmware boots what it finds itself; give it or --%s",
+                          config->kernel ? "kernel" : "initrd");
+    }
+    return 0;
+}
+
 static int resolve(struct resolved *resolved, const struct machine_config *config,
                    struct error *err)
 {
@@ -214,10 +236,9 @@ static int resolve(struct resolved *resolved, const struct machine_config *confi
     if (result < 0) {
         return result;
     }
-    if (!config->kernel) {
-        return fail_plain(err, EINVAL,
-                          "nothing to boot: give a kernel with --kernel FILE (a Linux "
-                          "bzImage or vmlinux, a PVH or a multiboot image)");
+    result = check_boot(resolved->type, config, err);
+    if (result < 0) {
+        return result;
     }
     const char *engine = config->engine ? config->engine : "auto";
     if (config->deterministic) {
@@ -246,7 +267,7 @@ struct vm *machine_new(const struct machine_config *config,
     }
     log_info("engine %s; %s", resolved.engine->name, resolved.engine_reason);
     const struct vm_config vm_config = {
-        .memory_limit = board_memory_size(config->memory),
+        .memory_limit = board_memory_size(config),
         .cpus = config->cpus,
         .engine = resolved.engine,
         .cpuid = resolved.cpuid,
@@ -307,8 +328,23 @@ int machine_power_button(struct vm *vm, struct error *err)
 
 /* --- Description --- */
 
+static json_t *describe_firmware(const struct machine_config *config, struct error *err)
+{
+    struct image image;
+    if (firmware_open(&image, config->firmware, err) < 0) {
+        fail_within(err, "--firmware %.200s", config->firmware);
+        return NULL;
+    }
+    image_close(&image);
+    return json_pack("{s:s, s:I}", "firmware", config->firmware, "size",
+                     (json_int_t)image.size);
+}
+
 static json_t *describe_boot(const struct machine_config *config, struct error *err)
 {
+    if (config->firmware) {
+        return describe_firmware(config, err);
+    }
     struct image image, initrd;
     struct boot_probe probe;
     if (image_open(&image, config->kernel, err) < 0) {

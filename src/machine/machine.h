@@ -32,6 +32,7 @@ struct board_device {
 struct machine_type {
     const char *name;
     const char *summary;
+    bool has_firmware; /* --firmware can be given */
     /* What it has besides the devices of every board; ends with a NULL name. */
     const struct board_device *devices;
     /* Adds memory, devices and the boot hook to a fresh VM. */

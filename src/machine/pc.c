@@ -1,14 +1,18 @@
 #include "machine/pc.h"
 
+#include <errno.h>
+
 #include "device/pc/acpi_pm.h"
 #include "device/pc/fw_cfg.h"
 #include "device/pc/pc_testdev.h"
+#include "device/pc/post_code.h"
 #include "device/pci/pci_host.h"
 #include "device/pci/pci_testdev.h"
 #include "machine/board_parts.h"
 #include "machine/memory_map.h"
 
 #define PORT_FIRMWARE_CONSOLE 0x402 /* where firmware for emulated machines writes */
+#define PORT_POST_CODE_PS2    0x190 /* IBM's PS/2 machines have it there */
 #define PORT_TEST_WORD        0xe0
 #define PORT_TEST_FLUSH       0xe4
 #define PORT_TEST_BYTE        0xe8
@@ -20,6 +24,7 @@ static const struct board_device devices[] = {
     {"debug-console", "debug console", PORT_FIRMWARE_CONSOLE, false, -1, false},
     {"pci", "82441FX host bridge", PCI_PORT_ADDRESS, false, -1, false},
     {"fw-cfg", "firmware configuration", FW_CFG_PORT, false, -1, false},
+    {"post-code", "diagnostic port", PORT_POST_CODE, false, -1, false},
     {"pc-testdev", "pc-testdev", PORT_TEST_WORD, false, -1, true},
     {"pci-testdev", "pci-testdev", MAP_PCI_MEMORY, true, -1, true},
     {NULL, NULL, 0, false, -1, false},
@@ -84,6 +89,21 @@ static int add_fw_cfg(struct board *board, struct error *err)
     return result < 0 ? result : add_items(board, fw_cfg, err);
 }
 
+static int add_post_code(struct board *board, struct error *err)
+{
+    struct post_code *post_code =
+        post_code_new("post-code", board->firmware_path != NULL, err);
+    if (!post_code) {
+        return -err->code;
+    }
+    const struct region ports[] = {
+        post_code_region(post_code, PORT_POST_CODE),
+        post_code_region(post_code, PORT_POST_CODE_PS2),
+    };
+    return board_add_device(board, post_code_device(post_code), ports, array_size(ports),
+                            err);
+}
+
 static void forget_page(void *opaque, uint64_t gpa)
 {
     ram_forget(opaque, gpa);
@@ -92,6 +112,14 @@ static void forget_page(void *opaque, uint64_t gpa)
 static int add_pc_testdev(struct board *board, struct error *err)
 {
     struct vm *vm = board->vm;
+    const struct image *firmware = board_firmware(board);
+    if (firmware && firmware->size > MAP_HIGH_RAM - MAP_TEST_MEMORY_END) {
+        return fail_plain(err, EINVAL,
+                          "--firmware %.200s: with --debug-exit it can have %llu KiB; a "
+                          "test device is below that",
+                          board->firmware_path,
+                          (MAP_HIGH_RAM - MAP_TEST_MEMORY_END) >> 10);
+    }
     struct pc_testdev_bus bus = {.forget_page = forget_page, .opaque = vm->memory};
     for (unsigned i = 0; i < PC_TESTDEV_LINES; i++) {
         bus.line[i] = vm_gsi(vm, i);
@@ -130,6 +158,9 @@ static int add_devices(struct board *board, const struct machine_config *config,
     if (result >= 0) {
         result = add_fw_cfg(board, err);
     }
+    if (result >= 0) {
+        result = add_post_code(board, err);
+    }
     if (result >= 0 && config->debug_exit) {
         result = add_pc_testdev(board, err);
     }
@@ -156,6 +187,7 @@ const struct machine_type machine_pc = {
     .name = "pc",
     .summary =
         "a PC with PCI and the devices of emulated PCs that firmware and tests know",
+    .has_firmware = true,
     .devices = devices,
     .build = build,
 };

@@ -21,6 +21,7 @@ static const struct row {
     {"memory", offsetof(struct machine_config, memory), SIZE},
     {"cpu", offsetof(struct machine_config, cpu_model), TEXT},
     {"paravirt", offsetof(struct machine_config, paravirt), TEXT},
+    {"firmware", offsetof(struct machine_config, firmware), TEXT},
     {"kernel", offsetof(struct machine_config, kernel), TEXT},
     {"initrd", offsetof(struct machine_config, initrd), TEXT},
     {"append", offsetof(struct machine_config, append), TEXT},

@@ -251,7 +251,11 @@ struct machine_config snapshot_config(const struct snapshot *snapshot)
 {
     struct machine_config config = snapshot->config;
     config.engine = "auto";
-    config.kernel = snapshot->kernel;
+    if (config.firmware) {
+        config.firmware = snapshot->kernel;
+    } else {
+        config.kernel = snapshot->kernel;
+    }
     config.initrd = snapshot->initrd;
     return config;
 }

@@ -233,7 +233,9 @@ static int check_saved(const struct saving *saving, struct error *err)
 static int save_rest(struct saving *saving, struct error *err)
 {
     const struct board *board = board_find(saving->vm);
-    int result = save_image(saving, SNAPSHOT_KERNEL, board_kernel(board), err);
+    const struct image *firmware = board_firmware(board);
+    int result = save_image(saving, SNAPSHOT_KERNEL,
+                            firmware ? firmware : board_kernel(board), err);
     if (result >= 0) {
         result = save_image(saving, SNAPSHOT_INITRD, board_initrd(board), err);
     }

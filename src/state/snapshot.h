@@ -9,7 +9,7 @@
 /* The files of a snapshot. */
 #define SNAPSHOT_STATE    "state"
 #define SNAPSHOT_MEMORY   "memory"
-#define SNAPSHOT_KERNEL   "kernel"
+#define SNAPSHOT_KERNEL   "kernel" /* or the firmware, where that is what was started */
 #define SNAPSHOT_INITRD   "initrd"
 #define SNAPSHOT_MANIFEST "manifest.json"
 

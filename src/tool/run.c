@@ -102,6 +102,10 @@ static const struct option_spec run_options[] = {
     {"kernel", "FILE",
      "kernel to boot: bzImage, vmlinux, multiboot image or another ELF file", OPTION_FILE,
      FIELD(kernel)},
+    {"firmware", "FILE",
+     "a ROM image to start instead of a kernel, with --machine pc; POST codes are told "
+     "with --verbose",
+     OPTION_FILE, FIELD(firmware)},
     {"initrd", "FILE", "initial RAM disk for the kernel", OPTION_FILE, FIELD(initrd)},
     {"append", "STRING",
      "kernel command line; console=ttyS0 if not given and the console is stdio",
@@ -145,7 +149,6 @@ static const struct option_spec run_options[] = {
      offsetof(struct run_options, dry_run)},
     {"verbose", NULL, "say more on stderr, guest misbehaviour too; twice: still more",
      OPTION_COUNT, offsetof(struct run_options, verbose)},
-    {"firmware", .kind = OPTION_LATER},
     {"boot", .kind = OPTION_LATER},
     {"cdrom", .kind = OPTION_LATER},
     {"net", .kind = OPTION_LATER},
@@ -217,8 +220,9 @@ static int run_options_apply(struct run_options *options)
     if (options->verbose) {
         log_set_level(options->verbose > 1 ? LOG_DEBUG : LOG_INFO);
     }
-    bool waits = !config->kernel && options->api_socket && !options->dry_run;
-    if (!config->kernel && !waits) {
+    bool has_image = config->kernel || config->firmware;
+    bool waits = !has_image && options->api_socket && !options->dry_run;
+    if (!has_image && !waits) {
         return usage_error("nothing to boot; give a kernel with --kernel FILE");
     }
     if (options->dry_run) {

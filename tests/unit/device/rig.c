@@ -8,6 +8,7 @@
 #include "device/pc/fw_cfg.h"
 #include "device/pc/i8042.h"
 #include "device/pc/pc_testdev.h"
+#include "device/pc/post_code.h"
 #include "device/pc/pit8254.h"
 #include "device/pc/rtc.h"
 #include "device/pci/pci_host.h"
@@ -154,6 +155,14 @@ static void add_firmware_devices(struct rig *rig)
     add_region(rig, fw_cfg_dma_region(fw_cfg, FW_CFG_DMA_PORT));
 }
 
+static void add_post_code(struct rig *rig)
+{
+    struct error err;
+    struct post_code *post_code = post_code_new("post-code", true, &err);
+    add_device(rig, post_code_device(post_code));
+    add_region(rig, post_code_region(post_code, 0x80));
+}
+
 static void forget_page(void *opaque, uint64_t gpa)
 {
     count_action(opaque);
@@ -212,6 +221,7 @@ void rig_init(struct rig *rig)
     add_timers(rig);
     add_ports(rig);
     add_firmware_devices(rig);
+    add_post_code(rig);
     add_test_devices(rig);
     add_pci(rig);
 }

@@ -183,6 +183,19 @@ static void test_many_processors_have_x2apic_entries(void **state)
     assert_int_equal(counts.highest_id, 259);
 }
 
+static void test_names_the_pci_bridge_only_where_there_is_one(void **state)
+{
+    static const uint8_t id[] = {0x0c, 0x41, 0xd0, 0x0a, 0x03}; /* PNP0A03 */
+    for (int has_pci = 0; has_pci < 2; has_pci++) {
+        struct acpi_config config = {.cpus = 1, .has_pci = has_pci};
+        struct error err;
+        used = acpi_build(&config, BASE, tables, sizeof(tables), &err);
+        assert_true(used > 0);
+        bool is_found = memmem(tables, (size_t)used, id, sizeof(id)) != NULL;
+        assert_int_equal(is_found, has_pci);
+    }
+}
+
 static void test_names_virtio_devices(void **state)
 {
     const struct acpi_virtio devices[] = {{MAP_VIRTIO_MMIO, 16},
@@ -223,6 +236,7 @@ int main(void)
         cmocka_unit_test(test_fixed_description),
         cmocka_unit_test(test_interrupt_description),
         cmocka_unit_test(test_many_processors_have_x2apic_entries),
+        cmocka_unit_test(test_names_the_pci_bridge_only_where_there_is_one),
         cmocka_unit_test(test_names_virtio_devices),
         cmocka_unit_test(test_respects_capacity),
     };

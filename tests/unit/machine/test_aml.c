@@ -62,6 +62,17 @@ static void test_resources_are_a_buffer_with_an_end_tag(void **state)
                    0x03, 1, 8, 0x22, 0x10, 0x00, 0x79, 0x00);
 }
 
+static void test_windows(void **state)
+{
+    aml_resource_window(&aml, AML_WINDOW_IO, 0xc000, 0xffff);
+    aml_resource_window(&aml, AML_WINDOW_MEMORY, 0xe0000000, 0xe0000fff);
+    aml_resource_window(&aml, AML_WINDOW_BUS, 0, 0);
+    assert_written(0x88, 13, 0, 1, 0x0c, 0x03, 0, 0, 0x00, 0xc0, 0xff, 0xff, 0, 0, 0x00,
+                   0x40, 0x87, 23, 0, 0, 0x0c, 0x01, 0, 0, 0, 0, 0, 0, 0, 0xe0, 0xff,
+                   0x0f, 0, 0xe0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0x88, 13, 0, 2, 0x0c, 0, 0,
+                   0, 0, 0, 0, 0, 0, 0, 1, 0);
+}
+
 static void test_full_buffer_counts_on(void **state)
 {
     aml_init(&aml, buffer, 4);
@@ -80,6 +91,7 @@ int main(void)
         cmocka_unit_test_setup(test_eisa_id, setup),
         cmocka_unit_test_setup(test_device_length_covers_its_contents, setup),
         cmocka_unit_test_setup(test_resources_are_a_buffer_with_an_end_tag, setup),
+        cmocka_unit_test_setup(test_windows, setup),
         cmocka_unit_test_setup(test_full_buffer_counts_on, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

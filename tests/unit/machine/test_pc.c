@@ -66,8 +66,9 @@ static int teardown(void **state)
 static void build(void)
 {
     const struct console_port console = {console_write, NULL, NULL};
-    struct vm_config vm_config = {
-        .memory_limit = RAM, .cpus = config.cpus, .engine = &engine_script};
+    struct vm_config vm_config = {.memory_limit = board_memory_size(&config),
+                                  .cpus = config.cpus,
+                                  .engine = &engine_script};
     const struct cpuid_config cpuid = {.cpus = config.cpus};
     assert_int_equal(cpuid_policy_init(&vm_config.cpuid, &cpuid, &err), 0);
     vm = vm_new(&vm_config, &err);
@@ -185,6 +186,89 @@ static void test_real_mode_finds_a_bios(void **state)
     assert_int_equal(vm->intack(vm->intack_opaque), 0x08);
 }
 
+/* A file of that size, numbered by its 64-bit words; the caller unlinks it. */
+static void make_firmware(char path[32], uint64_t size)
+{
+    strcpy(path, "/tmp/doppel-rom-XXXXXX");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    uint64_t *words = calloc(1, size + 8);
+    for (uint64_t i = 0; i < size / 8; i++) {
+        words[i] = i;
+    }
+    assert_int_equal(write(fd, words, size), size);
+    free(words);
+    close(fd);
+}
+
+static void test_firmware_is_below_4g_and_below_1m(void **state)
+{
+    static const uint64_t sizes[] = {0x10000, 0x20000, 0x30000, 0x100000};
+    for (unsigned i = 0; i < array_size(sizes); i++) {
+        char path[32];
+        make_firmware(path, sizes[i]);
+        config.kernel = NULL;
+        config.firmware = path;
+        build();
+        uint64_t low = sizes[i] < 0x20000 ? sizes[i] : 0x20000;
+        assert_int_equal(guest(0x100000000 - sizes[i], 8), 0);
+        assert_int_equal(guest(0xfffffff8, 8), sizes[i] / 8 - 1);
+        assert_int_equal(guest(0xffff8, 8), sizes[i] / 8 - 1);
+        assert_int_equal(guest(0x100000 - low, 8), (sizes[i] - low) / 8);
+        if (low < 0x20000) {
+            assert_int_equal(in(&vm->mmio, 0xe0000, 4), 0xffffffff);
+        }
+        uint8_t byte = 0;
+        assert_false(ram_write(vm->memory, 0xffff0, &byte, 1)); /* ROM */
+        struct x86_state entry;
+        vm->engine_ops->get_state(vm->vcpu[0]->engine, &entry);
+        assert_int_equal(entry.seg[X86_CS].base + entry.rip, 0xfffffff0);
+        vm_free(vm);
+        vm = NULL;
+        unlink(path);
+    }
+}
+
+static void assert_refused(const char *text)
+{
+    const struct console_port console = {console_write, NULL, NULL};
+    err = (struct error){0};
+    assert_null(machine_new(&config, &console, &err));
+    if (!strstr(err.message, text)) {
+        fail_msg("\"%s\" does not say \"%s\"", err.message, text);
+    }
+}
+
+static void test_firmware_that_is_refused(void **state)
+{
+    char path[32];
+    config.engine = "interpreter";
+    config.firmware = kernel_path;
+    assert_refused("give it or --kernel");
+    config.kernel = NULL;
+    assert_refused("a multiple of 64 KiB");
+    config.machine = "micro";
+    assert_refused("use --machine pc");
+    config.machine = "pc";
+    make_firmware(path, 0x1010000);
+    config.firmware = path;
+    assert_refused("16 MiB is the limit");
+    unlink(path);
+    assert_refused("--firmware /tmp/doppel-rom-");
+    make_firmware(path, 0x1000000);
+    assert_refused("with --debug-exit it can have 16320 KiB");
+    unlink(path);
+}
+
+static void test_post_codes_can_be_read_back(void **state)
+{
+    build();
+    out(&vm->ports, 0x80, 1, 0x5a);
+    assert_int_equal(in(&vm->ports, 0x190, 1), 0x5a);
+    out(&vm->ports, 0x190, 1, 0xa5);
+    assert_int_equal(in(&vm->ports, 0x80, 1), 0xa5);
+}
+
 static void test_every_row_answers(void **state)
 {
     build();
@@ -208,6 +292,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_test_devices_only_with_debug_exit, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_real_mode_finds_a_bios, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_firmware_is_below_4g_and_below_1m, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_firmware_that_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_post_codes_can_be_read_back, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_every_row_answers, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
