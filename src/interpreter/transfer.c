@@ -253,7 +253,11 @@ void transfer_drop_data_segments(struct cpu *cpu)
                              (X86_ACCESS_CODE | X86_ACCESS_EXPAND);
         if (!(segment->access & X86_ACCESS_UNUSABLE) && !is_conforming &&
             segment_dpl(segment) < cpu->cpl) {
+            /* SDM 2A, IRET: the selector becomes null and the segment unusable. The base
+             * stays on all processors, and counts for FS and GS in 64-bit mode. */
+            uint64_t base = segment->base;
             transfer_load_null(cpu, data[i], 0);
+            cpu->state.seg[data[i]].base = base;
         }
     }
 }

@@ -1,4 +1,5 @@
 #include "fixture.h"
+#include "x86/segment.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -113,6 +114,20 @@ static void test_interrupt_from_ring3_takes_rsp0(void **state)
     assert_int_equal(fixture_frame(f, 3), FIXTURE_USER);
     assert_int_equal(fixture_frame(f, 4), SEL_USER_DATA);
     assert_int_equal(f->cpu->state.seg[X86_SS].selector, 0);
+}
+
+/* A data segment that ring 3 may not use: its selector goes, its base stays. */
+static void test_return_to_ring3_drops_segments(void **state)
+{
+    struct fixture *f = *state;
+    static const uint8_t code[] = {0xcd, 0x40}; /* int 0x40 */
+    fixture_gate(f, 0x40, FIXTURE_HANDLERS + 0x40 * 16, X86_TYPE_INTERRUPT_GATE, 3, 0);
+    f->cpu->state.seg[X86_GS] = x86_segment_flat_data(SEL_DATA, 0);
+    f->cpu->state.seg[X86_GS].base = 0x123456789000;
+    go_to_ring3(f, code, sizeof(code));
+    assert_int_equal(f->cpu->state.seg[X86_GS].selector, 0);
+    assert_true(f->cpu->state.seg[X86_GS].access & X86_ACCESS_UNUSABLE);
+    assert_int_equal(f->cpu->state.seg[X86_GS].base, 0x123456789000);
 }
 
 static void test_int_needs_the_gates_privilege(void **state)
@@ -261,6 +276,7 @@ int main(void)
         TEST(test_segment_not_present),
         TEST(test_int_through_a_gate_beyond_the_table),
         TEST(test_interrupt_from_ring3_takes_rsp0),
+        TEST(test_return_to_ring3_drops_segments),
         TEST(test_int_needs_the_gates_privilege),
         TEST(test_privileged_instructions_fault_in_ring3),
         TEST(test_popf_keeps_if_and_iopl_in_ring3),
