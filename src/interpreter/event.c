@@ -318,6 +318,12 @@ static void apply_side_effects(struct cpu *cpu, const struct x86_event *event,
     if (event->type == X86_EVENT_NMI) {
         state->nmi_blocked = true;
     }
+    if (event->type == X86_EVENT_PRIVILEGED_SOFTWARE && cpu->debug_traps) {
+        /* INT1 right behind a load of SS takes along what that held back (SDM 3A 6.8.3):
+         * one #DB tells both. */
+        state->dr6 = (state->dr6 & ~(uint64_t)DR6_HITS) | cpu->debug_traps;
+        cpu->debug_traps = 0;
+    }
     if (event->type != X86_EVENT_EXCEPTION) {
         return;
     }

@@ -25,15 +25,23 @@ static void deliver_breakpoint(struct cpu *cpu, uint32_t hits)
     event_deliver_fault(cpu);
 }
 
+/* Is this the instruction behind one that loaded SS? */
+static bool is_behind_ss(const struct cpu *cpu)
+{
+    return cpu->hides_step && cpu->state.interrupt_shadow && cpu->rip == cpu->shadow_rip;
+}
+
 /* False: stopped by a debugger's breakpoint, nothing was executed. */
 static bool run_block(struct cpu *cpu)
 {
     if (unlikely(cpu->needs_interpreter)) {
+        /* SDM 3B 18.3.1.1: Intel's processors suppress its breakpoint. */
+        bool is_suppressed = is_behind_ss(cpu) && cpu->cpuid->vendor == CPU_VENDOR_INTEL;
         cpu->hides_step = false;
         if (cpu->debug && debug_breaks_at(cpu, debug_address(cpu))) {
             return false;
         }
-        uint32_t hits = breakpoint_hits(cpu);
+        uint32_t hits = is_suppressed ? 0 : breakpoint_hits(cpu);
         if (hits) {
             deliver_breakpoint(cpu, hits);
             return true;
@@ -53,13 +61,13 @@ static bool run_block(struct cpu *cpu)
 static void deliver_traps(struct cpu *cpu)
 {
     uint32_t traps = cpu->debug_traps;
-    if (!traps ||
-        (cpu->hides_step && cpu->state.interrupt_shadow && cpu->rip == cpu->shadow_rip)) {
+    if (!traps || is_behind_ss(cpu)) {
         return;
     }
     const struct x86_event event = {
         .pending = true, .vector = X86_DB, .type = X86_EVENT_EXCEPTION};
     cpu->debug_traps = 0;
+    cpu->state.activity = X86_RUNNING; /* SDM 2A, HLT: a debug exception ends it */
     event_deliver(cpu, &event, traps);
 }
 

@@ -77,6 +77,23 @@ static void test_breakpoint_in_decoded_code(void **state)
     assert_int_equal(f->cpu->reg[X86_RCX], 2);
 }
 
+/* mov ss, eax; inc ecx; hlt, with a breakpoint at the second. */
+static void test_load_of_ss_hides_a_breakpoint_on_intel(void **state)
+{
+    struct fixture *f = *state;
+    static const enum cpu_vendor vendors[] = {CPU_VENDOR_AMD, CPU_VENDOR_INTEL};
+    for (unsigned i = 0; i < 2; i++) {
+        f->cpuid.vendor = vendors[i];
+        arm(f, 0, FIXTURE_CODE + 2, EXECUTE(0));
+        f->cpu->reg[X86_RAX] = SEL_DATA;
+        RUN_BYTES(f, 0x8e, 0xd0, 0xff, 0xc1, 0xf4);
+        assert_int_equal(fixture_vector(f), vendors[i] == CPU_VENDOR_AMD ? X86_DB : -1);
+        teardown(state);
+        setup(state);
+        f = *state;
+    }
+}
+
 static void test_disabled_or_elsewhere(void **state)
 {
     struct fixture *f = *state;
@@ -228,6 +245,19 @@ static void test_load_of_ss_delays_the_trap(void **state)
     assert_int_equal(f->cpu->state.dr6, DR6_NONE | 1);
 }
 
+static void test_int1_takes_the_delayed_trap_along(void **state)
+{
+    struct fixture *f = *state;
+    fixture_write(f, FIXTURE_DATA, 2, SEL_DATA);
+    f->cpu->reg[X86_RBX] = FIXTURE_DATA;
+    arm(f, 0, FIXTURE_DATA, ACCESS4(0));
+    RUN_BYTES(f, 0x8e, 0x13, 0xf1, 0xf4); /* mov ss, [rbx]; int1; hlt */
+    assert_int_equal(fixture_vector(f), X86_DB);
+    assert_int_equal(fixture_frame(f, 0), FIXTURE_CODE + 3);
+    assert_int_equal(f->cpu->state.dr6, DR6_NONE | 1);
+    assert_int_equal(f->cpu->debug_traps, 0);
+}
+
 static void test_port(void **state)
 {
     struct fixture *f = *state;
@@ -291,6 +321,16 @@ static void test_step_in_a_repetition_shows_rf(void **state)
     assert_true(fixture_frame(f, 2) & X86_FLAG_RF);
 }
 
+/* SDM 2A, HLT: a debug exception resumes execution. */
+static void test_step_ends_a_halt(void **state)
+{
+    struct fixture *f = *state;
+    set_tracing(f);
+    RUN_BYTES(f, 0xf4, 0x90); /* the processor halts, with TF set */
+    assert_int_equal(fixture_vector(f), X86_DB);
+    assert_int_equal(fixture_frame(f, 0), FIXTURE_CODE + 1);
+}
+
 static void test_step_by_branches(void **state)
 {
     static const struct {
@@ -349,6 +389,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(instruction_breakpoint),
         TEST(breakpoint_in_decoded_code),
+        TEST(load_of_ss_hides_a_breakpoint_on_intel),
         TEST(disabled_or_elsewhere),
         TEST(resume_flag),
         TEST(saved_state_shows_rf_only_while_it_holds),
@@ -358,6 +399,8 @@ int main(void)
         TEST(what_faults_does_not_trap),
         TEST(repetition_stops_at_its_element),
         TEST(load_of_ss_delays_the_trap),
+        TEST(int1_takes_the_delayed_trap_along),
+        TEST(step_ends_a_halt),
         TEST(port),
         TEST(port_needs_de),
         TEST(general_detect),
