@@ -71,9 +71,20 @@ static const struct insn *exec_leave(struct cpu *cpu, const struct insn *insn)
 
 static insn_exec *const leave_routines[] = {exec_leave};
 
+/* SDM 2B "PUSHA", real-address and virtual-8086 mode: an odd SP that would run over the
+ * end of the segment on the way is #GP, not #SS. */
+static bool pusha_runs_over(const struct cpu *cpu)
+{
+    uint16_t sp = (uint16_t)cpu->reg[X86_RSP];
+    return !cpu->is_protected && sp & 1 && sp >= 7 && sp <= 15;
+}
+
 OPERATION(pusha)
 {
     struct transfer_stack stack = transfer_current_stack(cpu);
+    if (pusha_runs_over(cpu)) {
+        return cpu_raise(cpu, X86_GP, 0);
+    }
     /* RAX, RCX, RDX, RBX, the old RSP, RBP, RSI, RDI: each for itself, which shows when
      * one faults. */
     for (unsigned i = 0; i < 8; i++) {
