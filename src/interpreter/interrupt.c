@@ -20,7 +20,7 @@ static unsigned iopl(const struct cpu *cpu)
     return (cpu->state.rflags & X86_FLAG_IOPL) >> X86_FLAG_IOPL_SHIFT;
 }
 
-/* What becomes of INT n in virtual-8086 mode (SDM 3A table 21-2). */
+/* What becomes of INT n in virtual-8086 mode (SDM 3B table 20-2). */
 enum vm86_interrupt {
     VM86_FAULT,    /* #GP(0), or what reading the TSS raised: recorded */
     VM86_IDT,      /* through a gate, as in protected mode */
@@ -68,7 +68,7 @@ static enum vm86_interrupt vm86_interrupt(struct cpu *cpu, uint8_t vector)
     return is_redirected ? VM86_REDIRECT : fault_or_gate(cpu);
 }
 
-/* SDM 3A 21.3.3.4 and 21.3.3.5: as an 8086 would; below IOPL 3 VIF stands for IF, in the
+/* SDM 3B 20.3.3.4 and 20.3.3.5: as an 8086 would; below IOPL 3 VIF stands for IF, in the
  * flags that are pushed as well, which also show IOPL 3. */
 static bool redirect(struct cpu *cpu, const struct insn *insn)
 {
