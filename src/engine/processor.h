@@ -26,8 +26,7 @@ struct processor {
     _Atomic bool return_requested; /* run() returns RUN_KICKED */
     bool step;                     /* for the debugger: one instruction, then RUN_DEBUG */
     struct debug_stop stop;
-    bool is_overcommitted; /* more vCPUs than host processors */
-    unsigned pauses;       /* PAUSE instructions so far */
+    unsigned pauses; /* PAUSE instructions so far */
 };
 
 /* Delivers an exit to the dispatcher, which counts it. */

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include "engine/exclusive.h"
 #include "interpreter/debug.h"
@@ -104,11 +103,11 @@ static bool hook_hypercall(struct cpu *cpu)
 
 #define PAUSES_BEFORE_YIELD 16
 
-/* A vCPU that spins waits for one that perhaps has no host processor: make room for it.
- */
+/* A vCPU that spins waits for one that perhaps has no host processor, be it for other
+ * vCPUs or for the host's other work: make room for it. */
 static void give_way(struct processor *processor)
 {
-    if (processor->is_overcommitted && ++processor->pauses % PAUSES_BEFORE_YIELD == 0) {
+    if (++processor->pauses % PAUSES_BEFORE_YIELD == 0) {
         sched_yield();
     }
 }
@@ -253,7 +252,6 @@ void processor_take_events(struct processor *processor)
 int processor_cpu_open(struct processor *processor, struct error *err)
 {
     const struct engine_config *engine = processor->engine;
-    processor->is_overcommitted = (long)engine->cpus > sysconf(_SC_NPROCESSORS_ONLN);
     processor->cpu = cpu_new(engine->memory, engine->cpuid, processor->config.lapic,
                              &hooks, processor, err);
     if (!processor->cpu) {
