@@ -70,10 +70,18 @@ struct block_cache *block_cache_new(const struct cpuid_policy *cpuid, struct err
                      ZYDIS_STACK_WIDTH_32);
     ZydisDecoderInit(&cache->decoder[2], ZYDIS_MACHINE_MODE_LONG_64,
                      ZYDIS_STACK_WIDTH_64);
-    /* Without MPX and CET their encodings are NOPs (SDM 2B "NOP", table A-3). */
+    /* Without MPX and CET their encodings are NOPs (SDM 2B "NOP", table A-3); without the
+     * others the F3 prefix is ignored: BSR, BSF and WBINVD (SDM 2A "LZCNT", 2B "TZCNT").
+     */
     for (unsigned i = 0; i < 3; i++) {
-        ZydisDecoderEnableMode(&cache->decoder[i], ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
-        ZydisDecoderEnableMode(&cache->decoder[i], ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+        ZydisDecoder *decoder = &cache->decoder[i];
+        ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+        ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+        ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_WBNOINVD, ZYAN_FALSE);
+        ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_LZCNT,
+                               cpuid_has(cpuid, CPU_ABM));
+        ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_TZCNT,
+                               cpuid_has(cpuid, CPU_BMI1));
     }
     if (cpuid->vendor == CPU_VENDOR_AMD) {
         ZydisDecoderEnableMode(&cache->decoder[2], ZYDIS_DECODER_MODE_AMD_BRANCHES,

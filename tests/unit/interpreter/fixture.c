@@ -157,11 +157,11 @@ static void make_tables(struct fixture *fixture)
     }
 }
 
-static struct fixture *fixture_new(void)
+static struct fixture *fixture_new(const char *model)
 {
     struct fixture *fixture = calloc(1, sizeof(*fixture));
     struct error err;
-    const struct cpuid_config config = {.cpus = 1, .tsc_khz = 1000000};
+    const struct cpuid_config config = {.model = model, .cpus = 1, .tsc_khz = 1000000};
     fixture->memory = memory_new(FIXTURE_RAM, &err);
     assert(fixture->memory);
     int64_t frame = memory_add_frames(fixture->memory, FIXTURE_RAM, &err);
@@ -182,9 +182,9 @@ static void start(struct fixture *fixture, const struct x86_state *state)
     cpu_sync_in(fixture->cpu, state);
 }
 
-struct fixture *fixture_long(void)
+struct fixture *fixture_long_model(const char *model)
 {
-    struct fixture *fixture = fixture_new();
+    struct fixture *fixture = fixture_new(model);
     make_tables(fixture);
     struct x86_state state;
     x86_state_reset(&state, true);
@@ -206,6 +206,11 @@ struct fixture *fixture_long(void)
     state.gpr[X86_RSP] = FIXTURE_STACK;
     start(fixture, &state);
     return fixture;
+}
+
+struct fixture *fixture_long(void)
+{
+    return fixture_long_model(NULL);
 }
 
 struct fixture *fixture_protected(void)
@@ -230,7 +235,7 @@ struct fixture *fixture_protected(void)
 
 struct fixture *fixture_real(void)
 {
-    struct fixture *fixture = fixture_new();
+    struct fixture *fixture = fixture_new(NULL);
     struct x86_state state;
     for (unsigned vector = 0; vector < 256; vector++) {
         fixture->ram[FIXTURE_HANDLERS + vector * 16] = OP_HLT;

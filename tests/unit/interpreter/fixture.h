@@ -51,6 +51,8 @@ struct fixture {
 
 /* 64-bit mode at FIXTURE_CODE, ring 0, IF clear. */
 struct fixture *fixture_long(void);
+/* With a named CPU model. */
+struct fixture *fixture_long_model(const char *model);
 /* The same in 32-bit protected mode without paging, and in real mode. */
 struct fixture *fixture_protected(void);
 struct fixture *fixture_real(void);

@@ -1,4 +1,5 @@
 #include "base/scope.h"
+#include "fixture.h"
 #include "interpreter/isa.h"
 
 #include <setjmp.h>
@@ -92,11 +93,27 @@ static void test_extensions_without_feature_are_absent(void **state)
     assert_true(OFFERED(&policy, "\x0f\x01\xd9"));              /* vmmcall */
 }
 
+/* Linux executes TZCNT on all processors, where BSF will do. */
+static void test_a_prefix_that_means_nothing_is_ignored(void **state)
+{
+    struct fixture *f = fixture_long_model("x86-64-v1");
+    f->cpu->reg[X86_RCX] = 0x00f00000;
+    RUN_BYTES(f, 0xf3, 0x0f, 0xbc, 0xc1, /* tzcnt %ecx, %eax: bsf */
+              0xf3, 0x0f, 0xbd, 0xd1,    /* lzcnt %ecx, %edx: bsr */
+              0xf3, 0x0f, 0x09,          /* wbnoinvd: wbinvd */
+              0xf4);
+    assert_int_equal(fixture_vector(f), -1);
+    assert_int_equal(f->cpu->reg[X86_RAX], 20);
+    assert_int_equal(f->cpu->reg[X86_RDX], 23);
+    fixture_free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_base_needs_no_feature),
         cmocka_unit_test(test_features_gate),
+        cmocka_unit_test(test_a_prefix_that_means_nothing_is_ignored),
         cmocka_unit_test(test_extensions_without_feature_are_absent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
