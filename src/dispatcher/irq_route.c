@@ -77,8 +77,18 @@ static struct vcpu *arbitrate(struct vm *vm, const struct apic_message *message,
     return winner;
 }
 
+void vm_apic_route(struct vm *vm, unsigned input, const struct apic_message *message)
+{
+    if (vm->engine_ops->route) {
+        vm->engine_ops->route(vm->engine, input, message);
+    }
+}
+
 void vm_apic_send(struct vm *vm, const struct apic_message *message, int sender)
 {
+    if (vm->engine_ops->send && vm->engine_ops->send(vm->engine, message)) {
+        return;
+    }
     uint32_t sender_id = sender < 0 ? UINT32_MAX : vm->vcpu[sender]->lapic.id;
     if (message->mode == APIC_LOWEST) {
         struct vcpu *winner = arbitrate(vm, message, sender_id);
@@ -96,6 +106,9 @@ void vm_apic_send(struct vm *vm, const struct apic_message *message, int sender)
 
 bool vm_apic_is_waiting(struct vm *vm, const struct apic_message *message)
 {
+    if (vm->engine_ops->has_apics && vm->engine_ops->has_apics(vm->engine)) {
+        return false; /* it takes messages at once */
+    }
     for (unsigned i = 0; i < vm->cpu_count; i++) {
         const struct lapic *lapic = &vm->vcpu[i]->lapic;
         if (lapic_accepts(lapic, message, UINT32_MAX) &&

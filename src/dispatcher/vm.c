@@ -17,6 +17,7 @@ static int make_engine(struct vm *vm, struct error *err)
         .cpuid = &vm->config.cpuid,
         .cpus = vm->config.cpus,
         .is_deterministic = vm->config.is_deterministic,
+        .is_debugged = vm->config.is_debugged,
     };
     vm->engine_ops = vm->config.engine;
     vm->engine = vm->engine_ops->open(&config, err);

@@ -55,6 +55,7 @@ struct vm_config {
     /* One processor, whose instructions are the clock: see dispatcher/steps.h. The engine
      * has set_limit. */
     bool is_deterministic;
+    bool is_debugged; /* a debugger may come */
 };
 
 /* Who is told of each exit after it was answered, on the vCPU's thread. */
@@ -149,6 +150,8 @@ struct msi_sink vm_msi(struct vm *vm);
 void vm_apic_send(struct vm *vm, const struct apic_message *message, int sender);
 /* Is there an addressed vCPU that has yet to take an earlier message of this vector? */
 bool vm_apic_is_waiting(struct vm *vm, const struct apic_message *message);
+/* What an input of the I/O APIC sends, as engine_ops.route has it. */
+void vm_apic_route(struct vm *vm, unsigned input, const struct apic_message *message);
 /* The 8259's INTR output, wired to LINT0 of the bootstrap processor. number is ignored.
  */
 void vm_set_extint(void *opaque, unsigned number, int level);

@@ -85,6 +85,7 @@ struct engine_config {
     struct clock *clock;
     const struct cpuid_policy *cpuid;
     unsigned cpus;
+    bool is_debugged;      /* debug may be called: only then engines need be able to */
     bool is_deterministic; /* see set_limit, which the engine has; cpus is 1 */
 };
 
@@ -134,18 +135,20 @@ struct engine_ops {
      * NULL: it is, among those that follow it in the table. */
     bool (*is_fast)(char *reason, size_t size);
 
-    /* How many of the model's features its guests cannot have on this host, and their
-     * names, as far as they fit; NULL: they can have all. */
-    unsigned (*missing)(const struct cpuid_policy *policy, char *names, size_t size);
+    /* How many of the model's features a VM with that CPU model and that use of a
+     * debugger cannot have on this host, and their names, as far as they fit; NULL: it
+     * can have all. */
+    unsigned (*missing)(const struct engine_config *use, char *names, size_t size);
     /* Takes these features away from a model that was made for this host. NULL as above.
      */
-    int (*fit)(struct cpuid_policy *policy, struct error *err);
+    int (*fit)(const struct engine_config *use, struct cpuid_policy *policy,
+               struct error *err);
 
-    /* Fails if a feature of the model is missing. */
     /* How it runs a row of the instruction tables; for WAY_HARDWARE *means says by what.
      */
     enum engine_way (*way)(const struct insn_row *row, const char **means);
 
+    /* Fails if a feature of the model is missing. */
     struct engine *(*open)(const struct engine_config *config, struct error *err);
     void (*close)(struct engine *engine);
 
@@ -205,6 +208,19 @@ struct engine_ops {
      */
     int (*debug)(struct engine_vcpu *vcpu, const struct debug_control *control,
                  struct error *err);
+    /*
+     * For an engine with APICs of its own; NULL if it has none. has_apics: this VM's are
+     * its own, and vcpu_config.lapic is stale while it runs. send: a message to an
+     * APIC, from any thread; false if the APICs of this VM, or what the message asks for,
+     * are the caller's. route: what an input of the I/O APIC sends if it is
+     * level-triggered, else NULL, whenever that has changed; the vector's EOI is then an
+     * exit.
+     */
+    bool (*has_apics)(const struct engine *engine);
+    bool (*send)(struct engine *engine, const struct apic_message *message);
+    void (*route)(struct engine *engine, unsigned input,
+                  const struct apic_message *message);
+
     /* After RUN_FAILED: why. NULL if run() never returns it. */
     void (*failure)(struct engine_vcpu *vcpu, struct error *err);
 

@@ -3,6 +3,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "engine/exclusive.h"
 #include "x86/msr.h"
 
 void processor_exit(struct processor *processor, struct vcpu_exit *exit)
@@ -58,6 +59,20 @@ static void apply_effect(struct processor *processor, struct x86_state *state,
     }
 }
 
+static void apic_begin(struct processor *processor)
+{
+    if (processor->apic_begin) {
+        processor->apic_begin(processor);
+    }
+}
+
+static void apic_end(struct processor *processor)
+{
+    if (processor->apic_end) {
+        processor->apic_end(processor);
+    }
+}
+
 static bool is_apic_page(const struct lapic *lapic, gpa_t gpa)
 {
     return lapic_has_mmio(lapic) &&
@@ -77,18 +92,22 @@ static void apic_access(struct processor *processor, struct x86_state *state, gp
             uint32_t value;
             struct lapic_effect effect = {0};
             memcpy(&value, data, 4);
+            apic_begin(processor);
             lapic_mmio_write(lapic, processor_now(processor), offset, value, &effect);
+            apic_end(processor);
             apply_effect(processor, state, &effect);
         }
         return;
     }
     /* Each register once: the timer counts between two looks. */
     uint64_t now = processor_now(processor);
+    apic_begin(processor);
     for (unsigned i = 0; i < size; i++) {
         uint32_t at = offset + i;
         uint32_t value = at % 16 < 4 ? lapic_mmio_read(lapic, now, at & ~15u) : 0;
         data[i] = (uint8_t)(value >> at % 4 * 8);
     }
+    apic_end(processor);
 }
 
 bool processor_mmio(struct processor *processor, struct x86_state *state, gpa_t gpa,
@@ -110,8 +129,11 @@ bool processor_msr_read(struct processor *processor, const struct x86_state *sta
 {
     uint64_t now = processor_now(processor);
     if (lapic_owns_msr(index)) {
-        return lapic_msr_read(processor->config.lapic, now,
-                              processor_tsc(processor, state, now), index, value);
+        apic_begin(processor);
+        bool ok = lapic_msr_read(processor->config.lapic, now,
+                                 processor_tsc(processor, state, now), index, value);
+        apic_end(processor);
+        return ok;
     }
     enum msr_result result = msr_read(processor->engine->cpuid, state,
                                       processor_clock_tsc(processor, now), index, value);
@@ -130,8 +152,10 @@ static void tell_tsc_moved(struct processor *processor, struct x86_state *state,
                            uint64_t now)
 {
     struct lapic_effect effect;
+    apic_begin(processor);
     lapic_tsc_changed(processor->config.lapic, now, processor_tsc(processor, state, now),
                       &effect);
+    apic_end(processor);
     apply_effect(processor, state, &effect);
     struct vcpu_exit moved = {.reason = EXIT_TSC, .tsc_offset = state->tsc_offset};
     processor_exit(processor, &moved);
@@ -148,9 +172,11 @@ bool processor_msr_write(struct processor *processor, struct x86_state *state,
     }
     if (lapic_owns_msr(index)) {
         struct lapic_effect effect = {0};
+        apic_begin(processor);
         bool ok =
             lapic_msr_write(processor->config.lapic, now,
                             processor_tsc(processor, state, now), index, value, &effect);
+        apic_end(processor);
         apply_effect(processor, state, &effect);
         return ok;
     }
@@ -190,6 +216,26 @@ bool processor_hypercall(struct processor *processor, uint64_t *gpr, unsigned cp
         gpr[X86_RAX] = exit.hypercall.result;
     }
     return !exit.hypercall.is_undefined;
+}
+
+static void interrupt_others(void *opaque)
+{
+    struct processor *processor = opaque;
+    processor->interrupt_others(processor);
+}
+
+void processor_exclusive_begin(struct processor *processor)
+{
+    if (processor->exclusive_depth++ == 0) {
+        exclusive_begin(processor->exclusive, interrupt_others, processor);
+    }
+}
+
+void processor_exclusive_end(struct processor *processor)
+{
+    if (--processor->exclusive_depth == 0) {
+        exclusive_end(processor->exclusive);
+    }
 }
 
 void processor_run_timer(struct processor *processor)

@@ -14,9 +14,15 @@ struct processor {
      * clock at another rate, so that no two of its clocks can disagree. */
     uint64_t (*tsc)(const struct processor *processor, uint64_t now_ns);
 
+    /* Around an access to config.lapic's registers, by engines that keep them elsewhere:
+     * brings them in, and back. NULL: they are here. */
+    void (*apic_begin)(struct processor *processor);
+    void (*apic_end)(struct processor *processor);
+
     /* For engines with a struct cpu (processor_cpu.h). */
     struct cpu *cpu; /* NULL: not made */
     struct exclusive *exclusive;
+    unsigned exclusive_depth; /* how often this processor is alone */
     /* Makes every other vCPU come to exclusive_yield soon. */
     void (*interrupt_others)(struct processor *processor);
     /* Executes guest code as cpu_run does, which is called if it is NULL; and hears that
@@ -58,6 +64,10 @@ void processor_set_cr8(struct processor *processor, struct x86_state *state,
                        uint64_t value);
 /* VMCALL or VMMCALL, with the registers in the order of enum x86_gpr. False: #UD. */
 bool processor_hypercall(struct processor *processor, uint64_t *gpr, unsigned cpl);
+
+/* Stops all other vCPUs, for a processor that is inside processor.exclusive; may nest. */
+void processor_exclusive_begin(struct processor *processor);
+void processor_exclusive_end(struct processor *processor);
 
 /* Fires what is due of the APIC's timer. */
 void processor_run_timer(struct processor *processor);

@@ -121,22 +121,14 @@ static void hook_count(struct cpu *cpu, enum exit_reason reason)
     }
 }
 
-static void interrupt_others(void *opaque)
-{
-    struct processor *processor = opaque;
-    processor->interrupt_others(processor);
-}
-
 static void hook_exclusive_begin(struct cpu *cpu)
 {
-    struct processor *processor = cpu->opaque;
-    exclusive_begin(processor->exclusive, interrupt_others, processor);
+    processor_exclusive_begin(cpu->opaque);
 }
 
 static void hook_exclusive_end(struct cpu *cpu)
 {
-    struct processor *processor = cpu->opaque;
-    exclusive_end(processor->exclusive);
+    processor_exclusive_end(cpu->opaque);
 }
 
 static const struct cpu_hooks hooks = {

@@ -76,6 +76,11 @@ static bool ioapic_is_waiting(void *opaque, const struct apic_message *message)
     return vm_apic_is_waiting(opaque, message);
 }
 
+static void ioapic_route(void *opaque, unsigned n, const struct apic_message *message)
+{
+    vm_apic_route(opaque, n, message);
+}
+
 static int acknowledge(void *opaque)
 {
     struct board *board = opaque;
@@ -117,7 +122,12 @@ static int add_interrupt_controllers(struct board *board, struct error *err)
     if (result < 0) {
         return result;
     }
-    const struct ioapic_bus bus = {ioapic_send, vm, ioapic_is_waiting};
+    const struct ioapic_bus bus = {
+        .send = ioapic_send,
+        .opaque = vm,
+        .is_waiting = ioapic_is_waiting,
+        .route = ioapic_route,
+    };
     board->ioapic = ioapic_new("ioapic", 0, &bus, err);
     if (!board->ioapic) {
         return -err->code;

@@ -166,7 +166,9 @@ static int fit_engine(struct resolved *resolved, const struct machine_config *co
     const struct engine_ops *engine = resolved->engine;
     const struct cpuid_policy asked = resolved->cpuid;
     char names[200];
-    if (!engine->missing || !engine->missing(&asked, names, sizeof(names))) {
+    const struct engine_config use = {.cpuid = &asked,
+                                      .is_debugged = config->gdb != NULL};
+    if (!engine->missing || !engine->missing(&use, names, sizeof(names))) {
         return 0;
     }
     if (config->cpuid) {
@@ -177,7 +179,7 @@ static int fit_engine(struct resolved *resolved, const struct machine_config *co
             "and --paravirt that fit both",
             engine->name, names);
     }
-    int result = engine->fit(&resolved->cpuid, err);
+    int result = engine->fit(&use, &resolved->cpuid, err);
     if (result < 0) {
         return result;
     }
@@ -273,6 +275,7 @@ struct vm *machine_new(const struct machine_config *config,
         .cpuid = resolved.cpuid,
         .no_reboot = config->no_reboot,
         .is_deterministic = config->deterministic,
+        .is_debugged = config->gdb != NULL,
     };
     struct vm *vm = vm_new(&vm_config, err);
     if (vm && resolved.type->build(vm, config, console, err) < 0) {

@@ -181,7 +181,8 @@ static void probe_kvm_features(struct finding *finding)
         found(finding, CHECK_OK, "not looked at: KVM cannot be used");
         return;
     }
-    unsigned count = kvm_cpuid_missing(&policy, names, sizeof(names));
+    const struct engine_config use = {.cpuid = &policy};
+    unsigned count = kvm_cpuid_missing(&use, names, sizeof(names));
     bool is_cut = strlen(names) == sizeof(names) - 1;
     found(finding, CHECK_OK, "%s%s", count ? names : "nothing", is_cut ? "..." : "");
     if (count) {

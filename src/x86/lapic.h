@@ -178,3 +178,19 @@ int lapic_pending(const struct lapic *lapic);
  * vector). To be called with LAPIC_EXTINT, too, when the 8259 has been asked; what it
  * returns then means nothing. */
 uint8_t lapic_acknowledge(struct lapic *lapic, int vector);
+
+/*
+ * The registers as an array with KVM's layout. Export gives the timer's current count,
+ * or, without has_timer, a timer that stands still. Import takes everything but the
+ * timer; lapic_import_timer takes that, too, true if it is in TSC-deadline mode, whose
+ * deadline is in no register: lapic_import_deadline. What has expired and was not
+ * delivered, as the array does not tell, is due.
+ */
+#define LAPIC_IMAGE_SIZE 0x400u
+void lapic_export(const struct lapic *lapic, uint64_t now_ns, bool has_timer,
+                  uint8_t image[LAPIC_IMAGE_SIZE]);
+void lapic_import(struct lapic *lapic, const uint8_t image[LAPIC_IMAGE_SIZE]);
+bool lapic_import_timer(struct lapic *lapic, uint64_t now_ns,
+                        const uint8_t image[LAPIC_IMAGE_SIZE]);
+void lapic_import_deadline(struct lapic *lapic, uint64_t now_ns, uint64_t tsc,
+                           uint64_t deadline);

@@ -115,6 +115,7 @@ void lapic_send(struct lapic *lapic, uint32_t low, uint32_t destination,
 
 /* lapic_timer.c */
 
+uint32_t lapic_timer_divisor(const struct lapic *lapic);
 uint32_t lapic_timer_current(const struct lapic *lapic, uint64_t now_ns);
 void lapic_timer_set_initial(struct lapic *lapic, uint64_t now_ns, uint32_t count);
 void lapic_timer_set_divide(struct lapic *lapic, uint64_t now_ns, uint32_t divide);

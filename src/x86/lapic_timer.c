@@ -16,7 +16,7 @@
  */
 #define SHORTEST_PERIOD_NS 20000u
 
-static uint32_t divisor(const struct lapic *lapic)
+uint32_t lapic_timer_divisor(const struct lapic *lapic)
 {
     uint32_t divide = lapic_get(lapic, LAPIC_TIMER_DIVIDE);
 
@@ -27,7 +27,7 @@ static uint32_t divisor(const struct lapic *lapic)
 /* At most 2^32 * 128 ns, nine minutes. */
 static uint64_t period_ns(const struct lapic *lapic)
 {
-    return (uint64_t)lapic_get(lapic, LAPIC_TIMER_INITIAL) * divisor(lapic);
+    return (uint64_t)lapic_get(lapic, LAPIC_TIMER_INITIAL) * lapic_timer_divisor(lapic);
 }
 
 static uint32_t timer_mode(const struct lapic *lapic)
@@ -72,7 +72,7 @@ static uint64_t remaining_ns(const struct lapic *lapic, uint64_t now_ns)
 
 uint32_t lapic_timer_current(const struct lapic *lapic, uint64_t now_ns)
 {
-    uint32_t divide = divisor(lapic);
+    uint32_t divide = lapic_timer_divisor(lapic);
 
     return (uint32_t)((remaining_ns(lapic, now_ns) + divide - 1) / divide);
 }
@@ -96,7 +96,8 @@ void lapic_timer_set_divide(struct lapic *lapic, uint64_t now_ns, uint32_t divid
     lapic_put(lapic, LAPIC_TIMER_DIVIDE, divide);
     /* What is left of the count goes on at the new rate. */
     if (count) {
-        lapic->timer_deadline_ns = later(now_ns, (uint64_t)count * divisor(lapic));
+        lapic->timer_deadline_ns =
+            later(now_ns, (uint64_t)count * lapic_timer_divisor(lapic));
     }
 }
 

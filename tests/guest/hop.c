@@ -95,10 +95,15 @@ static void tell_difference(const struct stream_section *now,
     struct stream_field field, other;
     fprintf(stderr, "hop %lu: section %s '%s' changed by loading:", hop, now->kind,
             now->instance);
-    for (size_t at = 0; before && section_next(now, &at, &field);) {
+    for (size_t next = 0; before && section_next(now, &next, &field);) {
         if (section_field(before, field.name, field.size, &other, NULL) < 0 ||
             memcmp(field.data, other.data, (size_t)field.size * field.count) != 0) {
-            fprintf(stderr, " %s (0x%x -> 0x%x)", field.name, *other.data, *field.data);
+            uint32_t at = 0;
+            while (other.data[at] == field.data[at]) {
+                at++;
+            }
+            fprintf(stderr, " %s at 0x%x (0x%x -> 0x%x)", field.name, at, other.data[at],
+                    field.data[at]);
         }
     }
     fprintf(stderr, "\n");

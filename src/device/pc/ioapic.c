@@ -68,6 +68,15 @@ static void send(struct ioapic *ioapic, uint64_t entry)
     ioapic->bus.send(ioapic->bus.opaque, &message);
 }
 
+/* A masked input counts, too: its interrupt may still be in service. */
+static void tell_route(const struct ioapic *ioapic, unsigned n)
+{
+    if (ioapic->bus.route) {
+        const struct apic_message message = entry_message(ioapic->entry[n]);
+        ioapic->bus.route(ioapic->bus.opaque, n, message.is_level ? &message : NULL);
+    }
+}
+
 /* Delivers an asserted level-triggered input that is neither masked nor in service. */
 static void service_level(struct ioapic *ioapic, unsigned n)
 {
@@ -166,6 +175,7 @@ static void write_entry(struct ioapic *ioapic, unsigned n, bool is_high, uint32_
             ~ENTRY_REMOTE_IRR; /* how software ends one on parts without EOI register */
     }
     ioapic->entry[n] = entry;
+    tell_route(ioapic, n);
     service_level(ioapic, n);
 }
 
@@ -229,6 +239,7 @@ static void ioapic_reset(struct device *device)
     ioapic->select = 0;
     for (unsigned n = 0; n < IOAPIC_INPUTS; n++) {
         ioapic->entry[n] = ENTRY_MASKED;
+        tell_route(ioapic, n);
     }
 }
 
@@ -238,6 +249,7 @@ static void ioapic_loaded(struct device *device)
     struct ioapic *ioapic = (struct ioapic *)device;
     for (unsigned n = 0; n < IOAPIC_INPUTS; n++) {
         ioapic->entry[n] &= ENTRY_WRITABLE | ENTRY_REMOTE_IRR;
+        tell_route(ioapic, n);
     }
     ioapic->lines &= (1u << IOAPIC_INPUTS) - 1;
 }

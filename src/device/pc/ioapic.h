@@ -19,6 +19,9 @@ struct ioapic_bus {
     void *opaque;
     /* Has no processor taken the one sent before yet? NULL: all have. */
     bool (*is_waiting)(void *opaque, const struct apic_message *message);
+    /* What an input sends if it is level-triggered, else NULL: told whenever an entry is
+     * written, under the lock. NULL: nobody wants to know. */
+    void (*route)(void *opaque, unsigned n, const struct apic_message *message);
 };
 
 struct ioapic *ioapic_new(const char *name, uint8_t id, const struct ioapic_bus *bus,

@@ -122,12 +122,13 @@ static struct kvm_cpuid2 *forced_entries(int device, struct error *err)
     return forced;
 }
 
-/* Hypercalls are KVM's own, and it does not know our APICs. */
-#define PARAVIRT_MISSING (PARAVIRT_IPI | PARAVIRT_YIELD)
+/* Hypercalls are KVM's own, and it does not know APICs of ours. */
+#define PARAVIRT_OF_APIC (PARAVIRT_IPI | PARAVIRT_YIELD)
 
 /* What this KVM says it has, and what it shows in any case. */
 struct host {
     struct kvm_cpuid2 *supported, *forced;
+    bool has_apic;
 };
 
 static void host_fini(struct host *host)
@@ -138,6 +139,7 @@ static void host_fini(struct host *host)
 
 static int host_init(struct host *host, int device, struct error *err)
 {
+    host->has_apic = kvm_apic_is_offered(device);
     host->supported = supported_entries(device, err);
     host->forced = host->supported ? forced_entries(device, err) : NULL;
     if (!host->forced) {
@@ -162,10 +164,11 @@ struct lack {
     uint32_t paravirt;
 };
 
-static struct lack find_missing(const struct cpuid_policy *policy,
-                                const struct host *host)
+static struct lack find_missing(const struct engine_config *use, const struct host *host)
 {
-    struct lack lack = {.paravirt = policy->paravirt & PARAVIRT_MISSING};
+    const struct cpuid_policy *policy = use->cpuid;
+    bool has_apic = host->has_apic && !use->is_debugged;
+    struct lack lack = {.paravirt = has_apic ? 0 : policy->paravirt & PARAVIRT_OF_APIC};
     for (unsigned i = 0; host->forced && i < CPU_FEATURE_COUNT; i++) {
         if (cpuid_has(policy, i) && !is_own(i) && !has_feature(host->supported, i) &&
             !has_feature(host->forced, i)) {
@@ -235,12 +238,12 @@ static unsigned list_excess(const struct cpuid_policy *policy, const struct host
     return list.count;
 }
 
-unsigned kvm_cpuid_missing(const struct cpuid_policy *policy, char *names, size_t size)
+unsigned kvm_cpuid_missing(const struct engine_config *use, char *names, size_t size)
 {
     struct host host;
     struct error err;
     host_open(&host, &err);
-    const struct lack lack = find_missing(policy, &host);
+    const struct lack lack = find_missing(use, &host);
     host_fini(&host);
     return list_missing(&lack, names, size);
 }
@@ -255,14 +258,15 @@ unsigned kvm_cpuid_excess(const struct cpuid_policy *policy, char *names, size_t
     return count;
 }
 
-int kvm_cpuid_fit(struct cpuid_policy *policy, struct error *err)
+int kvm_cpuid_fit(const struct engine_config *use, struct cpuid_policy *policy,
+                  struct error *err)
 {
     struct host host;
     int result = host_open(&host, err);
     if (result < 0) {
         return result;
     }
-    const struct lack lack = find_missing(policy, &host);
+    const struct lack lack = find_missing(use, &host);
     host_fini(&host);
     cpuid_policy_remove(policy, &lack.features, lack.paravirt);
     return 0;
@@ -300,7 +304,7 @@ int kvm_cpuid_init(struct engine *engine, struct error *err)
     if (result < 0) {
         return result;
     }
-    const struct lack lack = find_missing(policy, &host);
+    const struct lack lack = find_missing(&engine->config, &host);
     bool has_excess = list_excess(policy, &host, names, sizeof(names));
     host_fini(&host);
     if (has_excess) {

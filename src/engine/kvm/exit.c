@@ -125,7 +125,7 @@ static const struct {
     [KVM_EXIT_NMI] = {"NMI", exit_nothing},
     [KVM_EXIT_INTERNAL_ERROR] = {"internal error", exit_internal},
     [KVM_EXIT_SYSTEM_EVENT] = {"system event"},
-    [KVM_EXIT_IOAPIC_EOI] = {"end of interrupt"},
+    [KVM_EXIT_IOAPIC_EOI] = {"end of interrupt", kvm_apic_exit_eoi},
     [KVM_EXIT_HYPERV] = {"Hyper-V"},
     [KVM_EXIT_X86_RDMSR] = {"RDMSR", kvm_msr_exit},
     [KVM_EXIT_X86_WRMSR] = {"WRMSR", kvm_msr_exit},

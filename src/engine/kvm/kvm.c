@@ -79,6 +79,7 @@ static void kvm_close(struct engine *engine)
     kvm_host_close(engine->device);
     free(engine->cpuid);
     exclusive_fini(&engine->exclusive);
+    pthread_mutex_destroy(&engine->apic_lock);
     pthread_mutex_destroy(&engine->tsc_lock);
     pthread_mutex_destroy(&engine->memory_lock);
     free(engine);
@@ -115,7 +116,8 @@ static int make_vm(struct engine *engine, struct error *err)
         return fail(err, size < 0 ? errno : EINVAL, "KVM_GET_VCPU_MMAP_SIZE");
     }
     engine->run_size = (size_t)size;
-    return kvm_msr_init(engine, err);
+    int result = kvm_apic_init(engine, err);
+    return result < 0 ? result : kvm_msr_init(engine, err);
 }
 
 static const struct memory_listener listener = {
@@ -166,6 +168,7 @@ static struct engine *kvm_open(const struct engine_config *config, struct error 
     engine->fd = -1;
     pthread_mutex_init(&engine->memory_lock, NULL);
     pthread_mutex_init(&engine->tsc_lock, NULL);
+    pthread_mutex_init(&engine->apic_lock, NULL);
     exclusive_init(&engine->exclusive);
     if (make_engine(engine, err) < 0) {
         kvm_close(engine);
@@ -207,7 +210,11 @@ static int make_vcpu(struct engine_vcpu *vcpu, struct error *err)
         return result;
     }
     x86_state_reset(&vcpu->state, vcpu->processor.config.is_bootstrap);
+    vcpu->loaded_activity = X86_SHUTDOWN; /* unknown */
     kvm_state_load(vcpu);
+    if (engine->has_apic) {
+        kvm_apic_load(vcpu);
+    }
     if (vcpu->failure.code) {
         *err = vcpu->failure;
         return -err->code;
@@ -232,6 +239,8 @@ kvm_vcpu_open(struct engine *engine, const struct vcpu_config *config, struct er
         .tsc = kvm_tsc_now,
         .exclusive = &engine->exclusive,
         .interrupt_others = kvm_interrupt_others,
+        .apic_begin = engine->has_apic ? kvm_apic_begin : NULL,
+        .apic_end = engine->has_apic ? kvm_apic_end : NULL,
     };
     vcpu->fd = -1;
     if (make_vcpu(vcpu, err) < 0) {
@@ -247,6 +256,9 @@ static void kvm_get_state(struct engine_vcpu *vcpu, struct x86_state *state)
 {
     kvm_settle(vcpu);
     kvm_state_save(vcpu);
+    if (vcpu->engine->has_apic) {
+        kvm_apic_save(vcpu);
+    }
     *state = vcpu->state;
 }
 
@@ -255,11 +267,19 @@ static void kvm_set_state(struct engine_vcpu *vcpu, const struct x86_state *stat
     kvm_settle(vcpu);
     vcpu->state = *state;
     kvm_state_load(vcpu);
+    if (vcpu->engine->has_apic) {
+        kvm_apic_load(vcpu);
+    }
 }
 
 static void kvm_debug_stop(struct engine_vcpu *vcpu, struct debug_stop *stop)
 {
     *stop = vcpu->processor.stop;
+}
+
+static bool kvm_has_apics(const struct engine *engine)
+{
+    return engine->has_apic;
 }
 
 static void kvm_failure(struct engine_vcpu *vcpu, struct error *err)
@@ -285,6 +305,9 @@ const struct engine_ops engine_kvm = {
     .get_state = kvm_get_state,
     .set_state = kvm_set_state,
     .debug = kvm_debug,
+    .has_apics = kvm_has_apics,
+    .send = kvm_apic_send,
+    .route = kvm_apic_route,
     .failure = kvm_failure,
     .debug_stop = kvm_debug_stop,
 };

@@ -30,11 +30,16 @@ const struct kvm_msr_field kvm_msr_list[] = {
     {0},
 };
 
+/* Of an APIC in KVM: never filtered are those of the x2APIC. */
+#define MSRS_OF_APIC 2
+
 /* Those above, EFER and the bases of FS and GS; of the TSC only reads, since a write
  * moves it against the clock. */
 static const struct {
     uint32_t first, count, flags;
 } passed[] = {
+    {MSR_APIC_BASE, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
+    {MSR_TSC_DEADLINE, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
     {MSR_TSC, 1, KVM_MSR_FILTER_READ},
     {MSR_SYSENTER_CS, 3, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
     {MSR_PAT, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
@@ -42,6 +47,11 @@ static const struct {
     {MSR_FS_BASE, MSR_TSC_AUX - MSR_FS_BASE + 1,
      KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
 };
+
+static unsigned first_passed(const struct engine *engine)
+{
+    return engine->has_apic ? 0 : MSRS_OF_APIC;
+}
 
 int kvm_msr_init(struct engine *engine, struct error *err)
 {
@@ -56,7 +66,7 @@ int kvm_msr_init(struct engine *engine, struct error *err)
     }
     uint8_t all[] = {0xff};
     struct kvm_msr_filter filter = {.flags = KVM_MSR_FILTER_DEFAULT_DENY};
-    for (unsigned i = 0; i < array_size(passed); i++) {
+    for (unsigned i = first_passed(engine); i < array_size(passed); i++) {
         filter.ranges[i] = (struct kvm_msr_filter_range){
             .flags = passed[i].flags,
             .base = passed[i].first,
@@ -99,9 +109,9 @@ bool kvm_msr_set(struct engine_vcpu *vcpu, uint32_t index, uint64_t value)
     return access_msr(vcpu, KVM_SET_MSRS, index, &value);
 }
 
-static bool is_passed(uint32_t index)
+static bool is_passed(const struct engine *engine, uint32_t index)
 {
-    for (unsigned i = 0; i < array_size(passed); i++) {
+    for (unsigned i = first_passed(engine); i < array_size(passed); i++) {
         if (index - passed[i].first < passed[i].count) {
             return true;
         }
@@ -117,7 +127,7 @@ void kvm_msr_exit(struct engine_vcpu *vcpu)
     processor_count(&vcpu->processor, is_write ? EXIT_WRMSR : EXIT_RDMSR);
     vcpu->must_settle = true;
     /* KVM has the register and refused the access: it is the guest's fault. */
-    if (is_passed(index) && !(is_write && index == MSR_TSC)) {
+    if (is_passed(vcpu->engine, index) && !(is_write && index == MSR_TSC)) {
         run->msr.error = 1;
         return;
     }
@@ -134,6 +144,10 @@ void kvm_msr_exit(struct engine_vcpu *vcpu)
                                           run->msr.data, &effects);
     if (effects & MSR_EFFECT_TSC) {
         kvm_tsc_sync(vcpu);
+        if (vcpu->engine->has_apic) { /* a deadline has moved in time */
+            kvm_apic_begin(&vcpu->processor);
+            kvm_apic_end(&vcpu->processor);
+        }
     }
     vcpu->must_set_base |= vcpu->state.apic_base != base;
 }

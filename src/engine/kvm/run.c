@@ -189,6 +189,10 @@ static void take_nmi(struct engine_vcpu *vcpu)
 /* One look at everything that may interrupt guest code. False: look again. */
 static bool take_events(struct engine_vcpu *vcpu)
 {
+    if (vcpu->engine->has_apic) {
+        kvm_apic_take_events(vcpu);
+        return true;
+    }
     if (processor_has_startup(&vcpu->processor)) {
         take_startup(vcpu);
         return false;
@@ -252,7 +256,7 @@ static enum run_result run(struct engine_vcpu *vcpu)
         if (vcpu->state.activity == X86_SHUTDOWN) {
             return RUN_SHUTDOWN;
         }
-        if (vcpu->state.activity != X86_RUNNING) {
+        if (vcpu->state.activity != X86_RUNNING && !vcpu->engine->has_apic) {
             return RUN_HALTED;
         }
         if (enter(vcpu)) {
@@ -272,7 +276,13 @@ enum run_result kvm_run(struct engine_vcpu *vcpu)
         return kvm_interpret(vcpu);
     }
     exclusive_enter(&vcpu->engine->exclusive);
+    if (vcpu->engine->has_apic) {
+        kvm_apic_start(vcpu);
+    }
     enum run_result result = run(vcpu);
+    if (vcpu->engine->has_apic) {
+        kvm_apic_stop(vcpu);
+    }
     exclusive_leave(&vcpu->engine->exclusive);
     return result;
 }

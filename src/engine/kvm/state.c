@@ -157,6 +157,10 @@ static void save_system(struct engine_vcpu *vcpu)
     state->cr3 = sregs.cr3;
     state->cr4 = sregs.cr4;
     state->efer = sregs.efer;
+    if (vcpu->engine->has_apic) {
+        state->apic_base = sregs.apic_base;
+        vcpu->processor.config.lapic->base = sregs.apic_base;
+    }
 }
 
 static void load_system(struct engine_vcpu *vcpu)
@@ -376,6 +380,9 @@ void kvm_state_save(struct engine_vcpu *vcpu)
     save_debug(vcpu);
     save_msrs(vcpu);
     save_events(vcpu);
+    if (vcpu->engine->has_apic) {
+        kvm_apic_save_activity(vcpu);
+    }
 }
 
 /* System registers first: what the others may hold depends on CR4, EFER and XCR0. */
@@ -392,4 +399,7 @@ void kvm_state_load(struct engine_vcpu *vcpu)
     vcpu->can_inject = (state->rflags & X86_FLAG_IF) && !state->interrupt_shadow &&
                        !state->event.pending;
     vcpu->must_set_base = false;
+    if (vcpu->engine->has_apic) {
+        kvm_apic_load_activity(vcpu);
+    }
 }

@@ -32,6 +32,11 @@ struct engine {
     bool is_logging;
     struct error memory_failure; /* code 0: none */
 
+    bool has_apic;                        /* the APICs are KVM's: apic.c */
+    pthread_mutex_t apic_lock;            /* messages; the routes below */
+    struct kvm_irq_routing_msi route[24]; /* of the I/O APIC's inputs; address 0: none */
+    struct error apic_failure;
+
     pthread_mutex_t tsc_lock;
     bool has_tsc_base;
     uint64_t tsc_synced_ns;    /* clock.offset_ns when tsc_base was computed */
@@ -58,6 +63,10 @@ struct engine_vcpu {
     bool has_tsc_offset;
     uint64_t tsc_offset; /* what KVM was told */
     struct error failure;
+
+    /* With the APIC in KVM. */
+    bool is_timer_stopped; /* in KVM; struct lapic has its deadline */
+    enum x86_activity loaded_activity;
 
     bool is_debugged; /* there are points or a step to be made: the interpreter runs */
 
@@ -106,6 +115,26 @@ void kvm_emulate_fini(struct engine_vcpu *vcpu);
 enum run_result kvm_interpret(struct engine_vcpu *vcpu);
 int kvm_debug(struct engine_vcpu *vcpu, const struct debug_control *control,
               struct error *err);
+
+/* apic.c */
+bool kvm_apic_is_offered(int device);
+int kvm_apic_init(struct engine *engine, struct error *err);
+bool kvm_apic_send(struct engine *engine, const struct apic_message *message);
+void kvm_apic_route(struct engine *engine, unsigned input,
+                    const struct apic_message *message);
+/* The timer runs only between start and stop, on the vCPU's own thread. */
+void kvm_apic_start(struct engine_vcpu *vcpu);
+void kvm_apic_stop(struct engine_vcpu *vcpu);
+/* Between KVM and config.lapic while the timer is stopped. */
+void kvm_apic_save(struct engine_vcpu *vcpu);
+void kvm_apic_load(struct engine_vcpu *vcpu);
+void kvm_apic_save_activity(struct engine_vcpu *vcpu);
+void kvm_apic_load_activity(struct engine_vcpu *vcpu);
+/* processor.apic_begin and apic_end. */
+void kvm_apic_begin(struct processor *processor);
+void kvm_apic_end(struct processor *processor);
+void kvm_apic_take_events(struct engine_vcpu *vcpu);
+void kvm_apic_exit_eoi(struct engine_vcpu *vcpu);
 
 /* run.c */
 enum run_result kvm_run(struct engine_vcpu *vcpu);

@@ -140,7 +140,14 @@ static int fake_ioctl(int fd, unsigned long request, unsigned long argument)
     case KVM_GET_API_VERSION:
         return KVM_API_VERSION;
     case KVM_CHECK_EXTENSION:
+        return argument != KVM_CAP_SPLIT_IRQCHIP || fake_kvm.has_apic;
+    case KVM_SIGNAL_MSI:
+        fake_kvm.msi = *(struct kvm_msi *)data;
         return 1;
+    case KVM_SET_GSI_ROUTING:
+        fake_kvm.route_count = ((struct kvm_irq_routing *)data)->nr;
+        fake_kvm.route = ((struct kvm_irq_routing *)data)->entries[0];
+        return 0;
     case KVM_CREATE_VM:
         return eventfd(0, EFD_CLOEXEC);
     case KVM_CREATE_VCPU:
@@ -174,6 +181,8 @@ static int fake_ioctl(int fd, unsigned long request, unsigned long argument)
     case KVM_RUN:
         return run();
         KEPT(REGS, regs);
+        KEPT(LAPIC, lapic);
+        KEPT(MP_STATE, mp);
         KEPT(SREGS, sregs);
         KEPT(XSAVE, xsave);
         KEPT(XCRS, xcrs);

@@ -20,6 +20,12 @@ struct fake_kvm {
     int (*run)(struct kvm_run *run);
     unsigned runs;
 
+    bool has_apic;                      /* offers APICs of its own */
+    struct kvm_msi msi;                 /* the last one */
+    unsigned route_count;               /* of the I/O APIC's inputs */
+    struct kvm_irq_routing_entry route; /* the first */
+    struct kvm_lapic_state lapic;
+    struct kvm_mp_state mp;
     struct kvm_regs regs;
     struct kvm_sregs sregs;
     uint8_t xsave[sizeof(struct kvm_xsave)];

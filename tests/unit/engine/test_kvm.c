@@ -145,15 +145,16 @@ static bool is_subset(const struct cpuid_policy *part, const struct cpuid_policy
 static void test_model_is_fitted_to_what_kvm_has(void **state)
 {
     struct fixture *f = fixture_new();
+    const struct engine_config use = {.cpuid = &f->cpuid};
     char names[200];
     fake_kvm.unsupported_ebx7 = 1u << 7 | 1u << 20; /* SMEP, SMAP */
-    assert_int_equal(engine_kvm.missing(&f->cpuid, names, sizeof(names)), 2);
+    assert_int_equal(engine_kvm.missing(&use, names, sizeof(names)), 2);
     assert_string_equal(names, "SMEP, SMAP");
     assert_false(fixture_open(f));
     assert_non_null(strstr(f->err.message, "SMEP, SMAP"));
     fixture_close(f);
     const struct cpuid_policy before = f->cpuid;
-    assert_int_equal(engine_kvm.fit(&f->cpuid, &f->err), 0);
+    assert_int_equal(engine_kvm.fit(&use, &f->cpuid, &f->err), 0);
     assert_false(cpuid_has(&f->cpuid, CPU_SMEP));
     assert_true(is_subset(&f->cpuid, &before));
     assert_true(fixture_open(f));
@@ -165,10 +166,11 @@ static void test_model_is_fitted_to_what_kvm_has(void **state)
 static void test_model_knows_what_kvm_adds(void **state)
 {
     struct fixture *f = fixture_new();
+    const struct engine_config use = {.cpuid = &f->cpuid};
     char names[200];
     fake_kvm.unsupported_ebx7 = 1u << 7;
     fake_kvm.forced_ebx7 = 1u << 7 | 1u << 16;
-    assert_int_equal(engine_kvm.missing(&f->cpuid, names, sizeof(names)), 0);
+    assert_int_equal(engine_kvm.missing(&use, names, sizeof(names)), 0);
     assert_int_equal(kvm_cpuid_excess(&f->cpuid, names, sizeof(names)), 1);
     assert_string_equal(names, "AVX-512 and others");
     fake_kvm.forced_ebx7 = 1u << 7;
