@@ -120,6 +120,7 @@ void kvm_apic_route(struct engine *engine, unsigned input,
         if (set_routes(engine) < 0 && !engine->apic_failure.code) {
             fail(&engine->apic_failure, errno,
                  "KVM: cannot route the I/O APIC's input %u", input);
+            engine->has_apic_failure = true;
         }
     }
     pthread_mutex_unlock(&engine->apic_lock);
@@ -300,6 +301,10 @@ static void inject_extint(struct engine_vcpu *vcpu)
 
 void kvm_apic_take_events(struct engine_vcpu *vcpu)
 {
+    if (vcpu->engine->has_apic_failure) {
+        vcpu->failure = vcpu->engine->apic_failure;
+        return;
+    }
     const uint32_t asks = LAPIC_SIGNAL_EXTINT | LAPIC_SIGNAL_EXTINT_MESSAGE;
     struct lapic *lapic = vcpu->processor.config.lapic;
     if (atomic_load(&lapic->signals) & asks && vcpu->can_inject) {

@@ -284,5 +284,5 @@ enum run_result kvm_run(struct engine_vcpu *vcpu)
         kvm_apic_stop(vcpu);
     }
     exclusive_leave(&vcpu->engine->exclusive);
-    return result;
+    return vcpu->failure.code ? RUN_FAILED : result;
 }

@@ -36,6 +36,7 @@ struct engine {
     pthread_mutex_t apic_lock;            /* messages; the routes below */
     struct kvm_irq_routing_msi route[24]; /* of the I/O APIC's inputs; address 0: none */
     struct error apic_failure;
+    _Atomic bool has_apic_failure;
 
     pthread_mutex_t tsc_lock;
     bool has_tsc_base;

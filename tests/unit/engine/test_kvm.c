@@ -1,7 +1,5 @@
-#include "engine/kvm/host.h"
-#include "engine/kvm/kvm.h"
 #include "engine/kvm/speed.h"
-#include "fake_kvm.h"
+#include "kvm_rig.h"
 #include "x86/segment.h"
 
 #include <dirent.h>
@@ -18,23 +16,6 @@
 /* The engine over a KVM that is not there: what it asks for, how it answers exits, and
  * that it survives each call failing. */
 
-#define RAM_SIZE 0x10000u
-
-struct fixture {
-    struct memory *memory;
-    struct clock clock;
-    struct cpuid_policy cpuid;
-    struct lapic lapic;
-    struct vcpu_stats stats;
-    struct engine *engine;
-    struct engine_vcpu *vcpu;
-    struct error err;
-    /* The last exit, and what reads are answered with. */
-    struct vcpu_exit exit;
-    uint8_t data[64], answer;
-    unsigned exits;
-};
-
 static unsigned count_entries(const char *path)
 {
     DIR *directory = opendir(path);
@@ -45,93 +26,6 @@ static unsigned count_entries(const char *path)
     }
     closedir(directory);
     return count;
-}
-
-static struct fixture *current; /* of the fake's run function, which takes no argument */
-
-static void note(void *opaque, struct vcpu_exit *exit)
-{
-    struct fixture *f = opaque;
-    if (exit->reason == EXIT_TIMER || exit->reason == EXIT_TSC) {
-        return;
-    }
-    f->exit = *exit;
-    f->exits++;
-    if (exit->reason == EXIT_IO) {
-        size_t size = (size_t)exit->io.size * exit->io.count;
-        memcpy(f->data, exit->io.data, size);
-        if (!exit->io.is_write) {
-            memset(exit->io.data, f->answer, size);
-        }
-    } else if (exit->reason == EXIT_MMIO && !exit->mmio.is_write) {
-        memset(exit->mmio.data, f->answer, exit->mmio.size);
-    } else if (exit->reason == EXIT_MSR_READ || exit->reason == EXIT_MSR_WRITE) {
-        exit->msr.is_fault = true;
-    }
-}
-
-static bool fixture_open(struct fixture *f)
-{
-    struct engine_config config = {
-        .memory = f->memory, .clock = &f->clock, .cpuid = &f->cpuid, .cpus = 1};
-    f->engine = engine_kvm.open(&config, &f->err);
-    if (!f->engine) {
-        return false;
-    }
-    struct vcpu_config vcpu = {
-        .is_bootstrap = true, .lapic = &f->lapic, .sink = {note, f}, .stats = &f->stats};
-    f->vcpu = engine_kvm.vcpu_open(f->engine, &vcpu, &f->err);
-    return f->vcpu;
-}
-
-static void fixture_close(struct fixture *f)
-{
-    engine_kvm.vcpu_close(f->vcpu);
-    engine_kvm.close(f->engine);
-    f->vcpu = NULL;
-    f->engine = NULL;
-}
-
-static struct fixture *fixture_new(void)
-{
-    struct fixture *f = calloc(1, sizeof(*f));
-    assert_non_null(f);
-    struct cpuid_config cpuid = {.cpus = 1};
-    assert_int_equal(cpuid_policy_init(&f->cpuid, &cpuid, NULL), 0);
-    clock_init(&f->clock);
-    lapic_reset(&f->lapic, 0, f->cpuid.tsc_khz);
-    f->memory = memory_new(1 << 20, NULL);
-    assert_non_null(f->memory);
-    int64_t frame = memory_add_frames(f->memory, RAM_SIZE, NULL);
-    assert_int_equal(memory_map(f->memory, 0, RAM_SIZE, (frame_t)frame, SLOT_RAM, NULL),
-                     0);
-    fake_kvm_install();
-    current = f;
-    return f;
-}
-
-static void fixture_free(struct fixture *f)
-{
-    kvm_set_calls(NULL);
-    memory_free(f->memory);
-    free(f);
-}
-
-static int setup(void **state)
-{
-    struct fixture *f = fixture_new();
-    if (!fixture_open(f)) {
-        fail_msg("%s", f->err.message);
-    }
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture_close(*state);
-    fixture_free(*state);
-    return 0;
 }
 
 /* --- CPU model --- */
@@ -690,17 +584,30 @@ static unsigned count_fake_mappings(void)
     return count;
 }
 
-/* Opens, loads and saves state, runs, changes memory. True: nothing failed. */
-static bool use_everything(struct fixture *f)
+/* With APICs in KVM a halt is no exit, and a kick ends it. */
+static int run_failure_and_kick(struct kvm_run *run)
 {
+    if (is_first()) {
+        return run_emulation_failure(run);
+    }
+    engine_kvm.kick(current->vcpu, true);
+    return EINTR;
+}
+
+/* Opens, loads and saves state, runs, changes memory. True: nothing failed. */
+static bool use_everything(struct fixture *f, bool has_apic)
+{
+    fake_kvm.has_apic = has_apic;
     if (!fixture_open(f)) {
         return false;
     }
+    const struct apic_message level = {.vector = 0x40, .is_level = true};
+    engine_kvm.route(f->engine, 4, &level);
     struct x86_state state;
     fill(&state);
     engine_kvm.set_state(f->vcpu, &state);
     memory_dirty_start(f->memory);
-    fake_kvm.run = run_emulation_failure;
+    fake_kvm.run = has_apic ? run_failure_and_kick : run_emulation_failure;
     fake_kvm.runs = 0;
     struct lapic_effect effect;
     lapic_mmio_write(&f->lapic, 0, 0xf0, 0x1ff, &effect);
@@ -710,6 +617,7 @@ static bool use_everything(struct fixture *f)
     engine_kvm.get_state(f->vcpu, &state);
     memory_dirty_stop(f->memory);
     if (result != RUN_FAILED) {
+        engine_kvm.kick(f->vcpu, true);
         result = engine_kvm.run(f->vcpu);
     }
     if (result == RUN_FAILED) {
@@ -729,13 +637,13 @@ static bool may_fail(unsigned long request)
            request == KVM_CHECK_EXTENSION;
 }
 
-static void fail_call(unsigned at)
+static void fail_call(unsigned at, bool has_apic)
 {
     struct fixture *f = fixture_new();
     unsigned descriptors = count_entries("/proc/self/fd");
     unsigned threads = count_entries("/proc/self/task");
     fake_kvm.fail_at = at;
-    bool worked = use_everything(f);
+    bool worked = use_everything(f, has_apic);
     assert_true(fake_kvm.calls >= at);
     if (!worked) {
         assert_int_not_equal(f->err.code, 0);
@@ -751,17 +659,27 @@ static void fail_call(unsigned at)
     fixture_free(f);
 }
 
-static void test_every_call_fails_in_turn(void **unused)
+static void fail_each(bool has_apic)
 {
     struct fixture *f = fixture_new();
-    assert_true(use_everything(f));
+    assert_true(use_everything(f, has_apic));
     unsigned calls = fake_kvm.calls;
     fixture_close(f);
     fixture_free(f);
     assert_true(calls > 100);
     for (unsigned at = 1; at <= calls; at++) {
-        fail_call(at);
+        fail_call(at, has_apic);
     }
+}
+
+static void test_every_call_fails_in_turn(void **unused)
+{
+    fail_each(false);
+}
+
+static void test_every_call_fails_in_turn_with_apics_in_kvm(void **unused)
+{
+    fail_each(true);
 }
 
 int main(void)
@@ -788,6 +706,7 @@ int main(void)
         cmocka_unit_test(test_model_is_fitted_to_what_kvm_has),
         cmocka_unit_test(test_model_knows_what_kvm_adds),
         cmocka_unit_test(test_every_call_fails_in_turn),
+        cmocka_unit_test(test_every_call_fails_in_turn_with_apics_in_kvm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

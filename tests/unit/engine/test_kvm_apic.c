@@ -1,0 +1,215 @@
+/* The local APIC in KVM: where messages and end-of-interrupts go, and that guest time
+ * alone moves its timer. */
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "kvm_rig.h"
+#include "x86/paravirt.h"
+
+#include <cmocka.h>
+
+enum { TIMER = 0x320, INITIAL = 0x380, CURRENT = 0x390, IRR_0X40 = 0x220 };
+
+static int setup_apic(void **state)
+{
+    struct fixture *f = fixture_new();
+    fake_kvm.has_apic = true;
+    if (!fixture_open(f)) {
+        fail_msg("%s", f->err.message);
+    }
+    *state = f;
+    return 0;
+}
+
+static uint32_t kept(unsigned offset)
+{
+    uint32_t value;
+    memcpy(&value, fake_kvm.lapic.regs + offset, sizeof(value));
+    return value;
+}
+
+static void keep(unsigned offset, uint32_t value)
+{
+    memcpy(fake_kvm.lapic.regs + offset, &value, sizeof(value));
+}
+
+/* Each run does what the test says, then is interrupted. */
+static void (*while_running)(void);
+static int run_once(struct kvm_run *run)
+{
+    if (!run->immediate_exit) {
+        while_running();
+        engine_kvm.kick(current->vcpu, true);
+    }
+    return EINTR;
+}
+
+static void run(void (*during)(void))
+{
+    while_running = during;
+    fake_kvm.run = run_once;
+    assert_int_equal(engine_kvm.run(current->vcpu), RUN_KICKED);
+}
+
+static void test_messages_go_to_kvm(void **state)
+{
+    struct fixture *f = *state;
+    const struct apic_message message = {
+        .destination = 3, .is_logical = true, .mode = APIC_LOWEST, .vector = 0x41};
+    assert_true(engine_kvm.send(f->engine, &message));
+    assert_int_equal(fake_kvm.msi.address_lo, 0xfee03004);
+    assert_int_equal(fake_kvm.msi.data, 0x141);
+    /* The 8259s are ours. */
+    const struct apic_message extint = {.mode = APIC_EXTINT};
+    assert_false(engine_kvm.send(f->engine, &extint));
+}
+
+static void test_level_triggered_inputs_are_routed(void **state)
+{
+    struct fixture *f = *state;
+    const struct apic_message level = {
+        .destination = 1, .vector = 0x42, .is_level = true};
+    assert_int_equal(fake_kvm.route_count, 0);
+    engine_kvm.route(f->engine, 4, &level);
+    assert_int_equal(fake_kvm.route_count, 1);
+    assert_int_equal(fake_kvm.route.gsi, 4);
+    assert_int_equal(fake_kvm.route.type, KVM_IRQ_ROUTING_MSI);
+    assert_int_equal(fake_kvm.route.u.msi.address_lo, 0xfee01000);
+    assert_int_equal(fake_kvm.route.u.msi.data, 0xc042);
+    unsigned calls = fake_kvm.calls;
+    engine_kvm.route(f->engine, 4, &level);
+    engine_kvm.route(f->engine, 1000, &level);
+    assert_int_equal(fake_kvm.calls, calls);
+    engine_kvm.route(f->engine, 4, NULL);
+    assert_int_equal(fake_kvm.route_count, 0);
+}
+
+static int run_eoi(struct kvm_run *run)
+{
+    if (fake_kvm.runs > 1) {
+        engine_kvm.kick(current->vcpu, true);
+        return EINTR;
+    }
+    run->exit_reason = KVM_EXIT_IOAPIC_EOI;
+    run->eoi.vector = 0x42;
+    return 0;
+}
+
+static void test_their_eoi_is_an_exit(void **state)
+{
+    struct fixture *f = *state;
+    fake_kvm.run = run_eoi;
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_KICKED);
+    assert_int_equal(f->exit.reason, EXIT_EOI);
+    assert_int_equal(f->exit.eoi_vector, 0x42);
+}
+
+static void expect_running_timer(void)
+{
+    assert_int_equal(kept(INITIAL), 5000);
+    assert_int_equal(kept(CURRENT), 3000);
+    keep(CURRENT, 1000);      /* time passes */
+    keep(IRR_0X40, 1u << 16); /* vector 0x50 comes */
+}
+
+static void test_timer_stands_still_outside_of_run(void **state)
+{
+    struct fixture *f = *state;
+    struct x86_state saved;
+    struct lapic_effect effect;
+    clock_init_virtual(&f->clock);
+    lapic_mmio_write(&f->lapic, 0, 0x3e0, 0xb, &effect);
+    lapic_mmio_write(&f->lapic, 0, TIMER, 0x30, &effect);
+    lapic_mmio_write(&f->lapic, 0, INITIAL, 5000, &effect);
+    clock_advance(&f->clock, 2000);
+    engine_kvm.get_state(f->vcpu, &saved);
+    lapic_mmio_write(&f->lapic, 0, 0x3e0, 0xb, &effect);
+    lapic_mmio_write(&f->lapic, 0, TIMER, 0x30, &effect);
+    lapic_mmio_write(&f->lapic, 0, INITIAL, 5000, &effect);
+    engine_kvm.set_state(f->vcpu, &saved);
+    assert_int_equal(kept(INITIAL), 0);
+    run(expect_running_timer);
+    assert_int_equal(kept(INITIAL), 0);
+    assert_int_equal(f->lapic.timer_deadline_ns, 3000);
+    assert_int_equal(f->lapic.regs[IRR_0X40 / 4], 1u << 16);
+    engine_kvm.get_state(f->vcpu, &saved);
+    assert_int_equal(f->lapic.regs[INITIAL / 4], 5000);
+    assert_int_equal(f->lapic.timer_deadline_ns, 3000);
+}
+
+static void test_activity_travels(void **state)
+{
+    struct fixture *f = *state;
+    struct x86_state saved;
+    fake_kvm.mp.mp_state = KVM_MP_STATE_HALTED;
+    engine_kvm.get_state(f->vcpu, &saved);
+    assert_int_equal(saved.activity, X86_HALTED);
+    saved.activity = X86_WAIT_SIPI;
+    engine_kvm.set_state(f->vcpu, &saved);
+    assert_int_equal(fake_kvm.mp.mp_state, KVM_MP_STATE_INIT_RECEIVED);
+    fake_kvm.mp.mp_state = KVM_MP_STATE_UNINITIALIZED;
+    engine_kvm.get_state(f->vcpu, &saved);
+    assert_int_equal(saved.activity, X86_WAIT_SIPI);
+}
+
+static int run_ready(struct kvm_run *run)
+{
+    if (fake_kvm.runs == 3) {
+        engine_kvm.kick(current->vcpu, true);
+        return EINTR;
+    }
+    assert_int_equal(run->request_interrupt_window, fake_kvm.runs != 3);
+    run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
+    run->ready_for_interrupt_injection = fake_kvm.runs == 2;
+    return 0;
+}
+
+/* What the rig answers to the acknowledge cycle is vector 0. */
+static void test_8259_waits_for_its_window(void **state)
+{
+    struct fixture *f = *state;
+    lapic_set_extint(&f->lapic, true);
+    fake_kvm.run = run_ready;
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_KICKED);
+    assert_int_equal(f->exit.reason, EXIT_INTACK);
+    assert_int_equal(f->stats.exit[EXIT_INTERRUPT_WINDOW].count, 2);
+}
+
+/* A debugger's processors are interpreted, and so are their APICs. */
+static void test_debugger_has_apics_of_ours(void **unused)
+{
+    struct fixture *f = fixture_new();
+    fake_kvm.has_apic = true;
+    f->is_debugged = true;
+    assert_true(fixture_open(f));
+    const struct apic_message message = {.vector = 0x41};
+    assert_false(engine_kvm.send(f->engine, &message));
+    fixture_close(f);
+    char names[100];
+    struct engine_config use = {.cpuid = &f->cpuid};
+    f->cpuid.paravirt = PARAVIRT_CLOCK | PARAVIRT_IPI;
+    assert_int_equal(engine_kvm.missing(&use, names, sizeof(names)), 0);
+    use.is_debugged = true;
+    assert_int_equal(engine_kvm.missing(&use, names, sizeof(names)), 1);
+    assert_string_equal(names, "paravirtual ipi");
+    fixture_free(f);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup_apic, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(test_messages_go_to_kvm),
+        TEST(test_level_triggered_inputs_are_routed),
+        TEST(test_their_eoi_is_an_exit),
+        TEST(test_timer_stands_still_outside_of_run),
+        TEST(test_activity_travels),
+        TEST(test_8259_waits_for_its_window),
+        cmocka_unit_test(test_debugger_has_apics_of_ours),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
