@@ -129,7 +129,7 @@ static const struct {
     [KVM_EXIT_HYPERV] = {"Hyper-V"},
     [KVM_EXIT_X86_RDMSR] = {"RDMSR", kvm_msr_exit},
     [KVM_EXIT_X86_WRMSR] = {"WRMSR", kvm_msr_exit},
-    [KVM_EXIT_DIRTY_RING_FULL] = {"dirty ring full"},
+    [KVM_EXIT_DIRTY_RING_FULL] = {"dirty ring full", kvm_ring_exit_full},
     [KVM_EXIT_AP_RESET_HOLD] = {"reset hold"},
     [KVM_EXIT_X86_BUS_LOCK] = {"bus lock"},
     [KVM_EXIT_XEN] = {"Xen"},

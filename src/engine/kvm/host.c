@@ -17,9 +17,9 @@ static int call_ioctl(int fd, unsigned long request, unsigned long argument)
     return ioctl(fd, request, argument);
 }
 
-static void *call_mmap(size_t size, int fd)
+static void *call_mmap(size_t size, int fd, long offset)
 {
-    return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset);
 }
 
 static const struct kvm_calls host_calls = {
@@ -47,9 +47,9 @@ int kvm_ioctl(int fd, unsigned long request, unsigned long argument)
     return calls->ioctl(fd, request, argument);
 }
 
-void *kvm_host_mmap(size_t size, int fd)
+void *kvm_host_mmap(size_t size, int fd, long offset)
 {
-    return calls->mmap(size, fd);
+    return calls->mmap(size, fd, offset);
 }
 
 void kvm_host_munmap(void *address, size_t size)

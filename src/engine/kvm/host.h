@@ -14,7 +14,7 @@ struct kvm_calls {
     int (*open)(const char *path, int flags);
     /* -1 and errno on failure, as ioctl has it. */
     int (*ioctl)(int fd, unsigned long request, unsigned long argument);
-    void *(*mmap)(size_t size, int fd); /* shared, readable and writable */
+    void *(*mmap)(size_t size, int fd, long offset); /* shared, readable, writable */
     int (*munmap)(void *address, size_t size);
     int (*close)(int fd);
 };
@@ -28,7 +28,7 @@ static inline int kvm_ioctl_pointer(int fd, unsigned long request, const void *a
 {
     return kvm_ioctl(fd, request, (unsigned long)argument);
 }
-void *kvm_host_mmap(size_t size, int fd);
+void *kvm_host_mmap(size_t size, int fd, long offset);
 void kvm_host_munmap(void *address, size_t size);
 /* Accepts -1. */
 void kvm_host_close(int fd);

@@ -116,7 +116,8 @@ static int make_vm(struct engine *engine, struct error *err)
         return fail(err, size < 0 ? errno : EINVAL, "KVM_GET_VCPU_MMAP_SIZE");
     }
     engine->run_size = (size_t)size;
-    int result = kvm_apic_init(engine, err);
+    int result = kvm_ring_init(engine, err);
+    result = result < 0 ? result : kvm_apic_init(engine, err);
     return result < 0 ? result : kvm_msr_init(engine, err);
 }
 
@@ -184,6 +185,7 @@ static void kvm_vcpu_close(struct engine_vcpu *vcpu)
     }
     vcpu->engine->vcpu[vcpu->processor.config.index] = NULL;
     kvm_emulate_fini(vcpu);
+    kvm_ring_close(vcpu);
     if (vcpu->run) {
         kvm_host_munmap(vcpu->run, vcpu->engine->run_size);
     }
@@ -199,12 +201,13 @@ static int make_vcpu(struct engine_vcpu *vcpu, struct error *err)
     if (vcpu->fd < 0) {
         return fail(err, errno, "KVM_CREATE_VCPU");
     }
-    void *run = kvm_host_mmap(engine->run_size, vcpu->fd);
+    void *run = kvm_host_mmap(engine->run_size, vcpu->fd, 0);
     if (run == (void *)-1) {
         return fail(err, errno, "cannot map the state that KVM shares");
     }
     vcpu->run = run;
-    int result = kvm_cpuid_set(vcpu, err);
+    int result = kvm_ring_open(vcpu, err);
+    result = result < 0 ? result : kvm_cpuid_set(vcpu, err);
     result = result < 0 ? result : kvm_tsc_set_rate(vcpu, err);
     if (result < 0) {
         return result;

@@ -97,11 +97,14 @@ void kvm_memory_changed(void *opaque)
         if (!old->is_used || table_has(table, &old->slot)) {
             continue;
         }
-        if (engine->is_logging) {
+        if (engine->is_logging && !engine->has_ring) {
             fetch_log(engine, i);
         }
         if (set_region(engine, i, &old->slot, false) < 0) {
             note_failure(engine, &old->slot, "take away");
+        }
+        if (engine->has_ring) {
+            kvm_ring_harvest_locked(engine); /* while the number still means this slot */
         }
         old->is_used = false;
     }
@@ -138,8 +141,11 @@ void kvm_memory_collect(void *opaque)
 {
     struct engine *engine = opaque;
     pthread_mutex_lock(&engine->memory_lock);
+    if (engine->has_ring) {
+        kvm_ring_harvest_locked(engine);
+    }
     for (unsigned i = 0; engine->is_logging && i < SLOTS_MAX; i++) {
-        if (engine->slot[i].is_used) {
+        if (engine->slot[i].is_used && !engine->has_ring) {
             fetch_log(engine, i);
         }
     }

@@ -90,7 +90,7 @@ static int bench_open(struct bench *bench, struct error *err)
         return fail(err, errno, "KVM_CREATE_VCPU");
     }
     bench->run_size = (size_t)size;
-    void *run = kvm_host_mmap(bench->run_size, bench->vcpu);
+    void *run = kvm_host_mmap(bench->run_size, bench->vcpu, 0);
     if (run == MAP_FAILED) {
         return fail(err, errno, "cannot map the state that KVM shares");
     }

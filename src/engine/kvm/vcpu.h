@@ -31,6 +31,7 @@ struct engine {
     struct kvm_slot slot[SLOTS_MAX];
     bool is_logging;
     struct error memory_failure; /* code 0: none */
+    bool has_ring; /* the dirty log is a ring for each vCPU, not a bitmap: ring.c */
 
     bool has_apic;                        /* the APICs are KVM's: apic.c */
     pthread_mutex_t apic_lock;            /* messages; the routes below */
@@ -65,6 +66,9 @@ struct engine_vcpu {
     uint64_t tsc_offset; /* what KVM was told */
     struct error failure;
 
+    struct kvm_dirty_gfn *ring; /* NULL: none */
+    uint32_t ring_next;         /* entries harvested so far; under memory_lock */
+
     /* With the APIC in KVM. */
     bool is_timer_stopped; /* in KVM; struct lapic has its deadline */
     enum x86_activity loaded_activity;
@@ -80,6 +84,14 @@ struct engine_vcpu {
 void kvm_memory_changed(void *opaque);
 void kvm_memory_log(void *opaque, bool is_on);
 void kvm_memory_collect(void *opaque);
+
+/* ring.c */
+int kvm_ring_init(struct engine *engine, struct error *err);
+int kvm_ring_open(struct engine_vcpu *vcpu, struct error *err);
+void kvm_ring_close(struct engine_vcpu *vcpu);
+/* Every ring's entries into the frames' log. memory_lock is held. */
+void kvm_ring_harvest_locked(struct engine *engine);
+void kvm_ring_exit_full(struct engine_vcpu *vcpu);
 
 /* state.c: between vcpu->state and KVM. Failures go to vcpu->failure. */
 void kvm_state_save(struct engine_vcpu *vcpu);

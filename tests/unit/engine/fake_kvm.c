@@ -140,7 +140,13 @@ static int fake_ioctl(int fd, unsigned long request, unsigned long argument)
     case KVM_GET_API_VERSION:
         return KVM_API_VERSION;
     case KVM_CHECK_EXTENSION:
+        if (argument == KVM_CAP_DIRTY_LOG_RING_ACQ_REL) {
+            return fake_kvm.has_ring ? 1 << 20 : 0;
+        }
         return argument != KVM_CAP_SPLIT_IRQCHIP || fake_kvm.has_apic;
+    case KVM_RESET_DIRTY_RINGS:
+        fake_kvm.ring_resets++;
+        return 1;
     case KVM_SIGNAL_MSI:
         fake_kvm.msi = *(struct kvm_msi *)data;
         return 1;
@@ -193,10 +199,15 @@ static int fake_ioctl(int fd, unsigned long request, unsigned long argument)
     }
 }
 
-static void *fake_mmap(size_t size, int fd)
+static void *fake_mmap(size_t size, int fd, long offset)
 {
     if (must_fail(0)) {
         return MAP_FAILED;
+    }
+    if (offset == KVM_DIRTY_LOG_PAGE_OFFSET * 4096L) {
+        fake_kvm.ring =
+            mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        return fake_kvm.ring;
     }
     run_page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     return run_page;

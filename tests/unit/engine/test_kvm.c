@@ -569,6 +569,52 @@ static void test_dirty_log_reaches_the_frames(void **state)
     assert_int_equal(fake_kvm.region[0].flags, 0);
 }
 
+static void push(unsigned at, uint32_t slot, uint64_t page)
+{
+    fake_kvm.ring[at] = (struct kvm_dirty_gfn){
+        .flags = KVM_DIRTY_GFN_F_DIRTY, .slot = slot, .offset = page};
+}
+
+static int run_full(struct kvm_run *run)
+{
+    if (!is_first()) {
+        return halt(run);
+    }
+    push(2, 0, 9);
+    run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+    return 0;
+}
+
+static void test_dirty_ring_reaches_the_frames(void **unused)
+{
+    struct fixture *f = fixture_new();
+    uint64_t bitmap;
+    fake_kvm.has_ring = true;
+    assert_true(fixture_open(f));
+    memory_dirty_start(f->memory);
+    push(0, 0, 3);
+    push(1, 0, 5);
+    memory_dirty_fetch(f->memory, 0, 16, &bitmap);
+    assert_int_equal(bitmap, 1 << 3 | 1 << 5);
+    assert_int_equal(fake_kvm.ring[0].flags, KVM_DIRTY_GFN_F_RESET);
+    assert_int_equal(fake_kvm.ring[1].flags, KVM_DIRTY_GFN_F_RESET);
+    assert_int_equal(fake_kvm.ring_resets, 1);
+    memory_dirty_fetch(f->memory, 0, 16, &bitmap);
+    assert_int_equal(bitmap, 0);
+    assert_int_equal(fake_kvm.ring_resets, 1);
+    /* A full one, and entries that name nothing. */
+    fake_kvm.run = run_full;
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_HALTED);
+    push(3, 0, 1u << 30);
+    push(4, 77, 0);
+    memory_dirty_fetch(f->memory, 0, 16, &bitmap);
+    assert_int_equal(bitmap, 1 << 9);
+    assert_int_equal(fake_kvm.ring_resets, 3);
+    memory_dirty_stop(f->memory);
+    fixture_close(f);
+    fixture_free(f);
+}
+
 /* --- every call fails in turn --- */
 
 static unsigned count_fake_mappings(void)
@@ -597,7 +643,8 @@ static int run_failure_and_kick(struct kvm_run *run)
 /* Opens, loads and saves state, runs, changes memory. True: nothing failed. */
 static bool use_everything(struct fixture *f, bool has_apic)
 {
-    fake_kvm.has_apic = has_apic;
+    fake_kvm.has_apic = fake_kvm.has_ring =
+        has_apic; /* all, or as little as there can be */
     if (!fixture_open(f)) {
         return false;
     }
@@ -607,6 +654,9 @@ static bool use_everything(struct fixture *f, bool has_apic)
     fill(&state);
     engine_kvm.set_state(f->vcpu, &state);
     memory_dirty_start(f->memory);
+    if (fake_kvm.ring) {
+        push(0, 0, 3);
+    }
     fake_kvm.run = has_apic ? run_failure_and_kick : run_emulation_failure;
     fake_kvm.runs = 0;
     struct lapic_effect effect;
@@ -677,7 +727,7 @@ static void test_every_call_fails_in_turn(void **unused)
     fail_each(false);
 }
 
-static void test_every_call_fails_in_turn_with_apics_in_kvm(void **unused)
+static void test_every_call_fails_in_turn_of_a_kvm_that_has_all(void **unused)
 {
     fail_each(true);
 }
@@ -703,10 +753,11 @@ int main(void)
         TEST(test_measures_nothing_when_kvm_fails),
         TEST(test_slots_follow_the_table),
         TEST(test_dirty_log_reaches_the_frames),
+        cmocka_unit_test(test_dirty_ring_reaches_the_frames),
         cmocka_unit_test(test_model_is_fitted_to_what_kvm_has),
         cmocka_unit_test(test_model_knows_what_kvm_adds),
         cmocka_unit_test(test_every_call_fails_in_turn),
-        cmocka_unit_test(test_every_call_fails_in_turn_with_apics_in_kvm),
+        cmocka_unit_test(test_every_call_fails_in_turn_of_a_kvm_that_has_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
