@@ -5,22 +5,11 @@
  * every host delivers them.
  */
 
-#include <errno.h>
-
 #include "engine/kvm/vcpu.h"
 #include "engine/processor_cpu.h"
 #include "interpreter/block.h"
 #include "interpreter/event.h"
 #include "interpreter/run.h"
-
-static struct cpu *interpreter(struct engine_vcpu *vcpu)
-{
-    struct error err;
-    if (!vcpu->processor.cpu && processor_cpu_open(&vcpu->processor, &err) < 0) {
-        kvm_fail(vcpu, err.code, "%s", err.message);
-    }
-    return vcpu->processor.cpu;
-}
 
 /* KVM's state into the interpreter, and back. */
 static void move_in(struct engine_vcpu *vcpu)
@@ -41,10 +30,7 @@ static void move_out(struct engine_vcpu *vcpu)
 
 void kvm_emulate(struct engine_vcpu *vcpu)
 {
-    struct cpu *cpu = interpreter(vcpu);
-    if (!cpu) {
-        return;
-    }
+    struct cpu *cpu = vcpu->processor.cpu;
     move_in(vcpu);
     struct x86_event event = cpu->state.event;
     cpu->state.event = (struct x86_event){0};
@@ -78,13 +64,6 @@ enum run_result kvm_interpret(struct engine_vcpu *vcpu)
 int kvm_debug(struct engine_vcpu *vcpu, const struct debug_control *control,
               struct error *err)
 {
-    bool is_wanted = control && (control->step || control->count);
-    if (!is_wanted && !vcpu->processor.cpu) {
-        return 0;
-    }
-    if (!vcpu->processor.cpu && processor_cpu_open(&vcpu->processor, err) < 0) {
-        return -ENOMEM;
-    }
-    vcpu->is_debugged = is_wanted;
+    vcpu->is_debugged = control && (control->step || control->count);
     return processor_cpu_debug(&vcpu->processor, control, err);
 }

@@ -7,6 +7,7 @@
 #include "base/scope.h"
 #include "engine/kvm/speed.h"
 #include "engine/kvm/vcpu.h"
+#include "engine/processor_cpu.h"
 
 /* Pages that KVM needs for itself on processors that cannot run real mode (SDM 3C 26.3):
  * a page table and three pages of a TSS, where no machine has memory. */
@@ -209,6 +210,8 @@ static int make_vcpu(struct engine_vcpu *vcpu, struct error *err)
     int result = kvm_ring_open(vcpu, err);
     result = result < 0 ? result : kvm_cpuid_set(vcpu, err);
     result = result < 0 ? result : kvm_tsc_set_rate(vcpu, err);
+    /* Now, for a jailed thread cannot map its memory for code. */
+    result = result < 0 ? result : processor_cpu_open(&vcpu->processor, err);
     if (result < 0) {
         return result;
     }
