@@ -43,11 +43,6 @@ void kvm_emulate(struct engine_vcpu *vcpu)
     processor_count(&vcpu->processor, EXIT_EMULATED);
 }
 
-void kvm_emulate_fini(struct engine_vcpu *vcpu)
-{
-    processor_cpu_close(&vcpu->processor);
-}
-
 enum run_result kvm_interpret(struct engine_vcpu *vcpu)
 {
     move_in(vcpu);

@@ -185,7 +185,7 @@ static void kvm_vcpu_close(struct engine_vcpu *vcpu)
         return;
     }
     vcpu->engine->vcpu[vcpu->processor.config.index] = NULL;
-    kvm_emulate_fini(vcpu);
+    processor_cpu_close(&vcpu->processor);
     kvm_ring_close(vcpu);
     if (vcpu->run) {
         kvm_host_munmap(vcpu->run, vcpu->engine->run_size);
@@ -207,7 +207,9 @@ static int make_vcpu(struct engine_vcpu *vcpu, struct error *err)
         return fail(err, errno, "cannot map the state that KVM shares");
     }
     vcpu->run = run;
-    int result = kvm_ring_open(vcpu, err);
+    /* Now: once the VM is confined, its parts can no longer be had. */
+    int result = processor_cpu_open(&vcpu->processor, err);
+    result = result < 0 ? result : kvm_ring_open(vcpu, err);
     result = result < 0 ? result : kvm_cpuid_set(vcpu, err);
     result = result < 0 ? result : kvm_tsc_set_rate(vcpu, err);
     /* Now, for a jailed thread cannot map its memory for code. */

@@ -123,7 +123,6 @@ void kvm_tsc_sync(struct engine_vcpu *vcpu);
 
 /* emulate.c: one instruction (or the delivery of one event) by the interpreter. */
 void kvm_emulate(struct engine_vcpu *vcpu);
-void kvm_emulate_fini(struct engine_vcpu *vcpu);
 /* run() by the interpreter, for a debugger. */
 enum run_result kvm_interpret(struct engine_vcpu *vcpu);
 int kvm_debug(struct engine_vcpu *vcpu, const struct debug_control *control,
