@@ -108,12 +108,19 @@ bool breakpoint_watches_page(const struct cpu *cpu, gva_t page)
     return false;
 }
 
+/* Attention: blocks do not go on by themselves. */
+static void note_hit(struct cpu *cpu, unsigned i)
+{
+    cpu->debug_traps |= 1u << i;
+    cpu_set_attention(cpu);
+}
+
 void breakpoint_note_access(struct cpu *cpu, gva_t gva, unsigned size, bool is_write)
 {
     for (unsigned i = 0; i < 4; i++) {
         bool is_wanted = is_write || condition_of(cpu, i) == ON_ACCESS;
         if (cpu->break_data >> i & 1 && is_wanted && overlaps(cpu, i, gva, size)) {
-            cpu->debug_traps |= 1u << i;
+            note_hit(cpu, i);
         }
     }
 }
@@ -122,7 +129,7 @@ void breakpoint_note_port(struct cpu *cpu, uint16_t port, unsigned size)
 {
     for (unsigned i = 0; i < 4; i++) {
         if (cpu->break_port >> i & 1 && overlaps(cpu, i, port, size)) {
-            cpu->debug_traps |= 1u << i;
+            note_hit(cpu, i);
         }
     }
 }

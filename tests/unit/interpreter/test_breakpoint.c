@@ -206,6 +206,26 @@ static void test_page_known_before(void **state)
     assert_int_equal(fixture_frame(f, 0), FIXTURE_CODE + 7);
 }
 
+/* In code that goes from block to block without asking. */
+static void test_write_in_a_loop(void **state)
+{
+    struct fixture *f = *state;
+    static const uint8_t code[] = {
+        0x88, 0x03,             /* again: mov [rbx], al */
+        0x48, 0x83, 0xc3, 0x20, /* add rbx, 32 */
+        0xff, 0xc9,             /* dec ecx */
+        0x75, 0xf6,             /* jnz again */
+        0xf4,
+    };
+    f->cpu->reg[X86_RBX] = FIXTURE_DATA;
+    f->cpu->reg[X86_RCX] = 10;
+    arm(f, 0, FIXTURE_DATA + 4 * 32, WRITE1(0));
+    fixture_run(f, code, sizeof(code));
+    assert_int_equal(fixture_vector(f), X86_DB);
+    assert_int_equal(fixture_frame(f, 0), FIXTURE_CODE + 2);
+    assert_int_equal(f->cpu->reg[X86_RCX], 6);
+}
+
 static void test_what_faults_does_not_trap(void **state)
 {
     struct fixture *f = *state;
@@ -396,6 +416,7 @@ int main(void)
         TEST(write_traps_behind_the_instruction),
         TEST(sizes_and_kinds),
         TEST(page_known_before),
+        TEST(write_in_a_loop),
         TEST(what_faults_does_not_trap),
         TEST(repetition_stops_at_its_element),
         TEST(load_of_ss_delays_the_trap),
