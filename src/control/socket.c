@@ -100,9 +100,9 @@ int socket_listen(const char *path, struct socket_name *name, struct error *err)
         return fail(err, errno, "%s: cannot listen there", path);
     }
     struct stat status;
-    if (listen(fd, BACKLOG) < 0 || lstat(path, &status) < 0) {
-        result = fail(err, errno, "%s: cannot listen there", path);
-        unlink(path);
+    if (listen(fd, BACKLOG) < 0 || lstat(address.sun_path, &status) < 0) {
+        result = fail(err, errno, "%s: cannot listen there", address.sun_path);
+        unlink(address.sun_path);
         return result;
     }
     snprintf(name->path, sizeof(name->path), "%s", path);
