@@ -291,6 +291,8 @@ static const struct policy_rule makes_files[] = {
  * tests; jail_prepare says that its jail is a wider one. */
 #if DOPPEL_SANITIZED
 static const struct policy_rule sanitizer[] = {
+    CALL(open),
+    CALL(getdents),
     CALL(openat),
     CALL(close),
     CALL(readlink),

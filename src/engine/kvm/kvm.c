@@ -227,7 +227,8 @@ static int make_vcpu(struct engine_vcpu *vcpu, struct error *err)
         *err = vcpu->failure;
         return -err->code;
     }
-    return 0;
+    /* Now, as it maps code, which later the jail does not let it. */
+    return processor_cpu_open(&vcpu->processor, err);
 }
 
 static struct engine_vcpu *
