@@ -32,6 +32,7 @@ struct lockstep {
     char instruction[INSTRUCTION_TEXT];
     uint64_t at;
     char difference[DIFFERENCE_TEXT];
+    char seen[DIFFERENCE_TEXT]; /* the last one that was not empty */
 };
 
 static void note_exit(void *opaque, uint64_t retired, const struct vcpu_exit *exit)
@@ -123,6 +124,9 @@ static int compare(struct lockstep *lockstep, struct error *err)
     if (result < 0) {
         return result;
     }
+    if (result > 0) {
+        memcpy(lockstep->seen, lockstep->difference, sizeof(lockstep->seen));
+    }
     return result == 0 && a->status == b->status && steps_of(a) == steps_of(b) &&
            a->exits == b->exits && a->exits_hash == b->exits_hash &&
            is_same_end(&a->vm->end, &b->vm->end);
@@ -176,9 +180,10 @@ static int narrow(struct lockstep *lockstep, uint64_t same, uint64_t different,
         }
         if (result > 0) {
             return fail_plain(err, EIO,
-                              "what differed within %" PRIu64 " steps does not in the "
-                              "next run: a run is not deterministic",
-                              different);
+                              "what differed after %" PRIu64 " steps does not when the "
+                              "run is stopped every %" PRIu64 " steps: a run is not "
+                              "deterministic, or depends on where it is stopped\n%.250s",
+                              different, stride, lockstep->seen);
         }
     }
 }
