@@ -279,7 +279,9 @@ static void emit_head(struct translation *translation)
     struct block *block = emit->block;
     struct code *code = &emit->code;
     uint8_t *base = emit->cache->write;
-    uint32_t live = translation->insn[0].flags_live_before;
+    /* A limit may end the run at the head: flags that nobody reads are shown then. */
+    uint32_t live =
+        emit->cache->counts ? X86_FLAGS_ARITH : translation->insn[0].flags_live_before;
     struct gate gate = find_gate(translation);
     block->status[0] = gate.value & 1 && gate.first == STATUS_FPU;
     block->status[1] =
@@ -312,7 +314,7 @@ static void emit_head(struct translation *translation)
 static void emit_limit(struct translation *translation)
 {
     struct emit *emit = &translation->emit;
-    emit_spill_flags(emit, translation->insn[0].flags_live_before);
+    emit_spill_flags(emit, X86_FLAGS_ARITH);
     host_fs(&emit->code, true, 0x81, 7, FRAME(budget)); /* CMP */
     code32(&emit->code, translation->count);
     struct cold *cold = emit_cold(emit, COLD_LEAVE, host_jcc(&emit->code, HOST_L));
