@@ -329,7 +329,6 @@ static void load(struct stream *stream)
     struct state_image *image = calloc(1, sizeof(*image));
     read_rest(stream, vm);
     if (state_check(vm, stream, image, &err) >= 0) {
-        fprintf(stderr, "accepted\n");
         state_apply(vm, image);
         vm->is_restored = true;
         save_again(vm);
