@@ -74,6 +74,7 @@ class Image:
         self.packages = self.folder / 'packages'
         self.root = self.folder / 'root'
         self.initramfs = self.folder / 'initramfs.cpio'
+        self.lock = None
 
     def programs(self):
         return {name: self.build / f'bench/programs/compare_{name}' for name in ('work', 'driver')}
@@ -88,20 +89,30 @@ class Image:
         return digest.hexdigest()
 
     def make(self):
-        """Makes what is missing or old."""
+        """Makes what is missing or old. Nobody else changes it before this process ends."""
         for name, path in self.programs().items():
             if not path.exists():
                 raise ImageError(f'{path} is missing; build it: ninja -C {self.build} '
                                  f'bench/programs/compare_{name}')
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / 'lock', 'w') as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second finds it made
-            self.make_locked()
+        self.lock = open(self.folder / 'lock', 'w')
+        fcntl.flock(self.lock, fcntl.LOCK_SH)
+        if not self.is_fresh():
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ImageError(f'another comparison uses {self.folder}, which is not made of '
+                                 'these sources; wait for its end, or say --build') from None
+            if not self.is_fresh():
+                self.renew()
+            fcntl.flock(self.lock, fcntl.LOCK_SH)
 
-    def make_locked(self):
+    def is_fresh(self):
         stamp = self.folder / 'stamp'
-        if stamp.exists() and stamp.read_text() == self.stamp():
-            return
+        return stamp.exists() and stamp.read_text() == self.stamp()
+
+    def renew(self):
+        stamp = self.folder / 'stamp'
         stamp.unlink(missing_ok=True)
         self.unpack()
         self.compose()

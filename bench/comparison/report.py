@@ -175,7 +175,7 @@ def conditions(results):
     runs = ' to '.join(str(count) for count in sorted({counts[0], counts[-1]})) if counts else '0'
     return (f'{host["date"]}, {host["processors"]} processors ({host["processor"]}), Linux '
             f'{host["kernel"]}, load at the beginning {load}; guest {host["guest"]}; '
-            f'{host["qemu"] or "no QEMU"}; medians of {runs} runs{scale}{append}.')
+            f'{host["qemu"] or "no QEMU"}; {"one run" if runs == "1" else f"medians of {runs} runs"}{scale}{append}.')
 
 
 BEGIN, END = '<!-- bench/compare writes from here -->\n', '<!-- to here -->\n'

@@ -3,6 +3,7 @@
 
 usage: test_compare.py SOURCE-DIRECTORY BUILD-DIRECTORY
 """
+import fcntl
 import json
 import os
 import pathlib
@@ -57,6 +58,17 @@ def check_engines(report, work):
         says(compare("--engines", "interpretor", status=1).stderr, "engine interpretor", "interpreter")
         says(compare("--engines", "interpreter@/nonexistent", status=1).stderr,
              "/nonexistent is missing")
+    with report.case("an image that a comparison uses is not changed under it"):
+        need_namespaces()
+        build = work / "build"
+        (build / "bench/programs").mkdir(parents=True)
+        for name in ("work", "driver"):
+            (build / f"bench/programs/compare_{name}").touch()
+        (build / "bench/compare").mkdir()
+        with open(build / "bench/compare/lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            says(compare("--build", build, "--kernel", "/dev/null", status=1).stderr,
+                 "another comparison uses")
     with report.case("guests of one and of two processors and the host do the same work"):
         need_namespaces()
         path = work / "real.json"
