@@ -2,6 +2,7 @@
 
 #include "form.h"
 #include "generate.h"
+#include "sequence.h"
 #include "undefined.h"
 
 #define TURNS 6 /* of each form, at the start */
@@ -50,5 +51,7 @@ bool campaign_make(const struct campaign *campaign, uint64_t number,
         return generate_undefined(&random, bits, test);
     }
     made->is_sequence = true;
-    return generate_sequence(&random, bits, test) && !undefined_is_read(test);
+    return (kind < 6 ? generate_sequence(&random, bits, test)
+                     : sequence_make(&random, bits, test)) &&
+           !undefined_is_read(test);
 }

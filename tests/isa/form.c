@@ -207,6 +207,22 @@ static bool add(const struct form *form)
     return true;
 }
 
+static bool is_integer(const ZydisDecodedInstruction *decoded)
+{
+    switch (decoded->meta.isa_ext) {
+    case ZYDIS_ISA_EXT_BASE:
+    case ZYDIS_ISA_EXT_LONGMODE:
+    case ZYDIS_ISA_EXT_ADOX_ADCX:
+    case ZYDIS_ISA_EXT_BMI1:
+    case ZYDIS_ISA_EXT_BMI2:
+    case ZYDIS_ISA_EXT_LZCNT:
+    case ZYDIS_ISA_EXT_MOVBE:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* Tries one value of ModRM; joins the forms since `first` that mean the same. */
 static bool try_modrm(const struct cpuid_policy *policy, struct form *form,
                       unsigned first, unsigned reg, unsigned rm, bool *has_modrm)
@@ -230,6 +246,7 @@ static bool try_modrm(const struct cpuid_policy *policy, struct form *form,
     *has_modrm = code.decoded.attributes & ZYDIS_ATTRIB_HAS_MODRM;
     form->mnemonic = code.decoded.mnemonic;
     form->signature = signature(&code);
+    form->is_integer = is_integer(&code.decoded);
     for (unsigned i = first; i < form_count; i++) {
         if (form_table[i].signature == form->signature &&
             form_table[i].operand == form->operand) {

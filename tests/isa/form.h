@@ -28,6 +28,7 @@ struct form {
     uint8_t operand;  /* enum form_operand */
     uint8_t reg_mask; /* values of ModRM.reg that give this form */
     uint8_t rm_mask;
+    bool is_integer;      /* of the base set, BMI or ADX */
     uint64_t signature;   /* mnemonic and operand types */
     const char *excluded; /* why it is not tested, or NULL */
     uint64_t cases;       /* executed so far, alone */

@@ -80,7 +80,7 @@ static void narrow(struct isa_case *test)
     }
 }
 
-static void make_state(uint64_t *random, struct isa_case *test)
+void generate_state(uint64_t *random, struct isa_case *test)
 {
     for (unsigned i = 0; i < 16; i++) {
         test->gpr[i] = isa_value(random);
@@ -142,7 +142,7 @@ static bool has_reserved_prefix(const struct form_code *code)
                        memchr(code->bytes, 0xf3, code->decoded.raw.prefix_count));
 }
 
-static bool is_comparable(const struct form_code *code)
+bool generate_is_comparable(const struct form_code *code)
 {
     if (has_reserved_prefix(code)) {
         return false;
@@ -293,7 +293,7 @@ static bool append(uint64_t *random, const struct form *form, struct isa_case *t
     struct form_code code;
     uint64_t rip = ISA_CODE + test->code_offset + test->code_length;
 
-    if (!form_encode(form, random, &code) || !is_comparable(&code) ||
+    if (!form_encode(form, random, &code) || !generate_is_comparable(&code) ||
         test->code_length + code.decoded.length > ISA_CODE_MAX) {
         return false;
     }
@@ -323,7 +323,7 @@ bool generate_single(const struct form *form, uint64_t *random, struct isa_case 
 
     memset(test, 0, sizeof(*test));
     test->bits = form->bits;
-    make_state(random, test);
+    generate_state(random, test);
     test->code_length = 15;
     place_code(random, test);
     test->code_length = 0;
@@ -342,7 +342,7 @@ bool generate_sequence(uint64_t *random, unsigned bits, struct isa_case *test)
 
     memset(test, 0, sizeof(*test));
     test->bits = (uint8_t)bits;
-    make_state(random, test);
+    generate_state(random, test);
     test->code_offset = (uint16_t)pick(random, 5000);
     for (unsigned tries = 0; count > 0 && tries < 200; tries++) {
         const struct form_group *group = &form_groups[pick(random, form_group_count)];
@@ -365,7 +365,7 @@ bool generate_undefined(uint64_t *random, unsigned bits, struct isa_case *test)
 
     memset(test, 0, sizeof(*test));
     test->bits = (uint8_t)bits;
-    make_state(random, test);
+    generate_state(random, test);
     test->code_length = 16;
     place_code(random, test);
     test->code_length = 16;

@@ -5,6 +5,11 @@
 #include "case.h"
 #include "form.h"
 
+/* Registers and the rest to start from; test->bits is set. */
+void generate_state(uint64_t *random, struct isa_case *test);
+/* Does the instruction do the same everywhere? */
+bool generate_is_comparable(const struct form_code *code);
+
 /* One instruction of the form. False if none was found for these random numbers. */
 bool generate_single(const struct form *form, uint64_t *random, struct isa_case *test);
 /* Two to eight instructions of any forms. */

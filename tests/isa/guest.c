@@ -227,6 +227,7 @@ static void make_state(struct guest *guest)
                        0x00008b0000000067 | (uint64_t)TSS << 16 |
                            (KERNEL & 0xff000000) << 32,
                        KERNEL >> 32);
+    state->ldtr = x86_segment_null(0);
     for (unsigned i = 0; i < X86_SEGMENT_COUNT; i++) {
         state->seg[i] = x86_segment_flat_data(ISA_DATA32, 3);
     }

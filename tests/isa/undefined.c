@@ -165,7 +165,7 @@ struct node {
     uint16_t offset;
     uint32_t reads, defines, undefines;
     int32_t target; /* of a direct branch, as an offset into the code; -1: none */
-    bool falls_through, is_call, is_indirect;
+    bool falls_through, is_call, is_return, is_indirect;
     uint32_t in; /* undefined flags before it */
 };
 
@@ -195,6 +195,18 @@ static uint32_t defined_by(const ZydisDecodedInstruction *decoded,
     return is_conditional ? 0 : written;
 }
 
+bool undefined_follow(const ZydisDecodedInstruction *decoded,
+                      const ZydisDecodedOperand *operand, uint32_t *flags)
+{
+    uint32_t reads =
+        decoded->cpu_flags ? decoded->cpu_flags->tested & X86_FLAGS_ARITH : 0;
+    uint32_t undefines = undefined_by(decoded, operand, NULL);
+    bool is_safe = !(reads & *flags);
+
+    *flags = (*flags & ~(defined_by(decoded, operand) & ~undefines)) | undefines;
+    return is_safe;
+}
+
 static void describe(const ZydisDecodedInstruction *decoded,
                      const ZydisDecodedOperand *operand, const struct isa_case *state,
                      struct node *node)
@@ -208,11 +220,13 @@ static void describe(const ZydisDecodedInstruction *decoded,
     node->falls_through = decoded->mnemonic != ZYDIS_MNEMONIC_JMP &&
                           decoded->mnemonic != ZYDIS_MNEMONIC_RET;
     node->is_call = decoded->mnemonic == ZYDIS_MNEMONIC_CALL;
+    node->is_return = decoded->mnemonic == ZYDIS_MNEMONIC_RET;
     if (is_branch && decoded->raw.imm[0].is_relative) {
         node->target =
             node->offset + decoded->length + (int32_t)decoded->raw.imm[0].value.s;
+        node->falls_through &= !node->is_call; /* but returns */
     } else {
-        node->is_indirect = is_branch;
+        node->is_indirect = is_branch && !node->is_return;
     }
 }
 
@@ -276,8 +290,10 @@ static bool propagate(struct flow *flow)
         if (target) {
             has_changed |= merge(target, out);
         }
-        for (unsigned k = 0; k < flow->count && node->is_indirect; k++) {
-            has_changed |= merge(&flow->node[k], out);
+        for (unsigned k = 0; k < flow->count; k++) {
+            bool is_reached =
+                node->is_indirect || (node->is_return && k && flow->node[k - 1].is_call);
+            has_changed |= is_reached && merge(&flow->node[k], out);
         }
     }
     return has_changed;

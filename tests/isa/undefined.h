@@ -13,6 +13,10 @@
  * for the state only to know CL; NULL: CL may be anything. */
 uint32_t undefined_by(const ZydisDecodedInstruction *decoded,
                       const ZydisDecodedOperand *operand, const struct isa_case *state);
+/* Follows one instruction: *flags are undefined before it, and then behind it. False if
+ * it reads one of them. */
+bool undefined_follow(const ZydisDecodedInstruction *decoded,
+                      const ZydisDecodedOperand *operand, uint32_t *flags);
 /* Which flags are undefined when the case has come to rip? */
 uint32_t undefined_at(const struct isa_case *test, uint64_t rip);
 /* Does any instruction read flags that are undefined, so that anything may come of it? */
