@@ -380,6 +380,7 @@ void event_deliver(struct cpu *cpu, const struct x86_event *event, gva_t fault_a
         if (current.length && !has_switched) {
             /* The instruction that asked for the event faults instead. */
             cpu->rip -= current.length;
+            cpu->faults++;
         }
         fault_address = second.address;
         switch (x86_exception_meets(&current, second.vector)) {

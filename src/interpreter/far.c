@@ -56,7 +56,8 @@ static bool check_present_code(struct cpu *cpu, struct transfer_descriptor *desc
         return false;
     }
     target->code = *segment;
-    target->offset = truncate(target->offset, target->size);
+    target->offset =
+        transfer_offset(cpu, segment, truncate(target->offset, target->size));
     return transfer_check_target(cpu, &target->code, target->offset);
 }
 
@@ -337,7 +338,7 @@ bool transfer_check_return(struct cpu *cpu, uint16_t selector, uint64_t offset,
         return false;
     }
     *code = descriptor.segment;
-    return transfer_check_target(cpu, code, offset);
+    return transfer_check_target(cpu, code, transfer_offset(cpu, code, offset));
 }
 
 /* The stack a return to an outer level (or any IRET of 64-bit mode) goes to. */
@@ -399,7 +400,7 @@ OPERATION(far_return)
         transfer_set_cs(cpu, &code, rpl);
         transfer_drop_data_segments(cpu);
     }
-    cpu->rip = frame[0];
+    cpu->rip = transfer_offset(cpu, &code, frame[0]);
     return true;
 }
 

@@ -316,7 +316,7 @@ static bool return_protected(struct cpu *cpu, const struct insn *insn)
     if (is_outer) {
         transfer_drop_data_segments(cpu);
     }
-    cpu->rip = frame[FRAME_RIP];
+    cpu->rip = transfer_offset(cpu, &code, frame[FRAME_RIP]);
     return true;
 }
 

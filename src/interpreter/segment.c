@@ -30,9 +30,11 @@ OPERATION(push_segment)
     return stack_push_part(cpu, insn->size, stored, cpu->state.seg[insn->src].selector);
 }
 
+/* Intel's processors read the selector's 16 bits only. */
 OPERATION(pop_segment)
 {
-    struct loaded selector = stack_peek(cpu, 0, insn->size);
+    bool is_amd = cpu->cpuid->vendor == CPU_VENDOR_AMD;
+    struct loaded selector = stack_peek(cpu, 0, is_amd ? insn->size : 2);
     unsigned bits = cpu->stack_bits;
     uint64_t rsp = cpu->reg[X86_RSP] + insn->size;
     if (!selector.ok ||

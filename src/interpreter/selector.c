@@ -103,8 +103,9 @@ OPERATION(lar)
     }
     set_zf(cpu, found);
     if (found) {
-        /* Bytes 5 and 6 with the limit's bits masked out. */
-        uint32_t rights = (uint32_t)(descriptor.low >> 32) & 0x00f0ff00;
+        /* Bytes 5 and 6; the limit's bits among them are undefined (SDM 2A "LAR"), and
+         * processors do not mask them out. */
+        uint32_t rights = (uint32_t)(descriptor.low >> 32) & 0x00ffff00;
         reg_write(cpu, insn->dst, insn->size, rights);
     }
     return true;

@@ -62,6 +62,14 @@ struct x86_segment transfer_real_segment(const struct cpu *cpu,
  * (SDM 3A 5.8.6). */
 void transfer_drop_data_segments(struct cpu *cpu);
 
+/* SDM 2A "JMP", "RET": offsets in compatibility mode have 32 bits, also where the operand
+ * size is 64. */
+static inline uint64_t transfer_offset(const struct cpu *cpu,
+                                       const struct x86_segment *code, uint64_t offset)
+{
+    bool is_compat = cpu->is_long && !(code->access & X86_ACCESS_L);
+    return is_compat ? (uint32_t)offset : offset;
+}
 /* May execution continue at offset of this code segment? Canonical in 64-bit code, within
  * the limit elsewhere; #GP(0) if not. */
 bool transfer_check_target(struct cpu *cpu, const struct x86_segment *code,

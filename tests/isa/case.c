@@ -11,6 +11,18 @@ static uint64_t pick(uint64_t *random, uint64_t below)
     return isa_random(random) % below;
 }
 
+/* Selectors of programs, of the kernel, of system segments, null ones, and of the LDT
+ * that there is not. */
+static uint64_t selector(uint64_t *random)
+{
+    static const uint16_t selectors[] = {
+        ISA_CODE32, ISA_CODE64, ISA_DATA32, ISA_CODE32, ISA_CODE64, ISA_DATA32,
+        0,          3,          0x08,       0x10,       0x18,       0x1b,
+        0x28,       0x40,       0x43,       0x2f,       0x63,       0xfff8};
+
+    return selectors[pick(random, sizeof(selectors) / sizeof(selectors[0]))];
+}
+
 uint64_t isa_value(uint64_t *random)
 {
     static const uint64_t edges[] = {
@@ -43,7 +55,9 @@ uint64_t isa_value(uint64_t *random)
     };
     uint64_t value = isa_random(random);
 
-    switch (pick(random, 8)) {
+    switch (pick(random, 9)) {
+    case 8:
+        return selector(random) | (value & 1 ? value & ~0xffffull : 0);
     case 0:
     case 1:
         return edges[value % (sizeof(edges) / sizeof(edges[0]))];
@@ -217,7 +231,11 @@ void isa_input_complete(struct isa_input *input)
 
 static uint64_t image_word(uint64_t *random)
 {
-    switch (pick(random, 8)) {
+    switch (pick(random, 10)) {
+    case 8: /* far pointers of 16:32 bits */
+        return (ISA_CODE + pick(random, 2 * ISA_PAGE)) | selector(random) << 32;
+    case 9:
+        return selector(random);
     case 0:
         return single(random) | (uint64_t)single(random) << 32;
     case 1:

@@ -10,6 +10,8 @@
 bool compare_has_image(const struct isa_case *test);
 /* Does it move elements under a mask? */
 bool compare_has_masked_move(const struct isa_case *test);
+/* Is there a far jump, call or return, or one from an interrupt? */
+bool compare_has_far_transfer(const struct isa_case *test);
 /* The host's answer says nothing: the code reached its kernel, or killed the program. */
 bool compare_is_void(const struct isa_result *native);
 

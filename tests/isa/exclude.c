@@ -4,7 +4,7 @@
 
 #define ENVIRONMENT "reads the machine that it runs on"
 #define KERNEL      "enters the host's kernel"
-#define DESCRIPTOR  "depends on the host kernel's descriptors"
+#define PROCESSOR   "a segment of the host's kernel tells on which processor it runs"
 #define HYPERVISOR  "a hypervisor below the host may report another address"
 #define EMULATED    "a host kernel may answer it in the processor's place"
 
@@ -21,18 +21,11 @@ static const struct {
     {ZYDIS_MNEMONIC_XSAVEOPT, ENVIRONMENT}, {ZYDIS_MNEMONIC_XSAVEOPT64, ENVIRONMENT},
     {ZYDIS_MNEMONIC_XRSTOR, ENVIRONMENT},   {ZYDIS_MNEMONIC_XRSTOR64, ENVIRONMENT},
     {ZYDIS_MNEMONIC_VMCALL, ENVIRONMENT},   {ZYDIS_MNEMONIC_VMMCALL, ENVIRONMENT},
-    {ZYDIS_MNEMONIC_SYSCALL, KERNEL},       {ZYDIS_MNEMONIC_SYSENTER, KERNEL},
-    {ZYDIS_MNEMONIC_INT, KERNEL},           {ZYDIS_MNEMONIC_INTO, KERNEL},
-    {ZYDIS_MNEMONIC_INT1, HYPERVISOR},      {ZYDIS_MNEMONIC_IRET, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_IRETD, DESCRIPTOR},     {ZYDIS_MNEMONIC_IRETQ, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_LAR, DESCRIPTOR},       {ZYDIS_MNEMONIC_LSL, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_VERR, DESCRIPTOR},      {ZYDIS_MNEMONIC_VERW, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_LDS, DESCRIPTOR},       {ZYDIS_MNEMONIC_LES, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_LFS, DESCRIPTOR},       {ZYDIS_MNEMONIC_LGS, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_LSS, DESCRIPTOR},       {ZYDIS_MNEMONIC_WRFSBASE, DESCRIPTOR},
-    {ZYDIS_MNEMONIC_WRGSBASE, DESCRIPTOR},  {ZYDIS_MNEMONIC_SGDT, EMULATED},
-    {ZYDIS_MNEMONIC_SIDT, EMULATED},        {ZYDIS_MNEMONIC_SLDT, EMULATED},
-    {ZYDIS_MNEMONIC_SMSW, EMULATED},        {ZYDIS_MNEMONIC_STR, EMULATED},
+    {ZYDIS_MNEMONIC_LSL, PROCESSOR},        {ZYDIS_MNEMONIC_SYSCALL, KERNEL},
+    {ZYDIS_MNEMONIC_SYSENTER, KERNEL},      {ZYDIS_MNEMONIC_INT1, HYPERVISOR},
+    {ZYDIS_MNEMONIC_SGDT, EMULATED},        {ZYDIS_MNEMONIC_SIDT, EMULATED},
+    {ZYDIS_MNEMONIC_SLDT, EMULATED},        {ZYDIS_MNEMONIC_SMSW, EMULATED},
+    {ZYDIS_MNEMONIC_STR, EMULATED},
 };
 
 const char *form_excluded(ZydisMnemonic mnemonic)
@@ -47,12 +40,37 @@ const char *form_excluded(ZydisMnemonic mnemonic)
 
 const char *form_absent(ZydisMnemonic mnemonic)
 {
-    return NULL;
+    switch (mnemonic) {
+    case ZYDIS_MNEMONIC_ENDBR32:
+    case ZYDIS_MNEMONIC_ENDBR64:
+    case ZYDIS_MNEMONIC_RDSSPD:
+    case ZYDIS_MNEMONIC_RDSSPQ:
+        return "without CET an encoding of NOP, and tested as that (SDM 1 17.1)";
+    default:
+        return form_is_withheld(mnemonic) ? "the CPU model does not offer it" : NULL;
+    }
+}
+
+const char *form_left_out(const struct form *form)
+{
+    bool is_repeat = form->prefix == 0xf2 || form->prefix == 0xf3;
+    bool is_loop =
+        form->mnemonic == ZYDIS_MNEMONIC_LOOPE || form->mnemonic == ZYDIS_MNEMONIC_LOOPNE;
+
+    bool is_far_call =
+        form->mnemonic == ZYDIS_MNEMONIC_CALL &&
+        (form->opcode == 0x9a || (form->opcode == 0xff && form->reg_mask == 1u << 3));
+
+    if (is_far_call) {
+        return "SDM 2A CALL: what a far call has pushed when its target faults is open";
+    }
+    return is_repeat && is_loop ? "SDM 2A 2.1.1: the repeat prefixes are reserved there"
+                                : NULL;
 }
 
 /* Calls visit for each instruction of the case; true if it ever said so. */
 static bool any_instruction(const struct isa_case *test,
-                            bool (*visit)(ZydisMnemonic, void *), void *opaque)
+                            bool (*visit)(const ZydisDecodedInstruction *))
 {
     ZydisDecodedInstruction decoded;
     bool result = false;
@@ -63,12 +81,12 @@ static bool any_instruction(const struct isa_case *test,
                 &decoded))) {
             break;
         }
-        result |= visit(decoded.mnemonic, opaque);
+        result |= visit(&decoded);
     }
     return result;
 }
 
-static bool is_image(ZydisMnemonic mnemonic, void *opaque)
+static bool is_image(const ZydisDecodedInstruction *decoded)
 {
     static const ZydisMnemonic images[] = {
         ZYDIS_MNEMONIC_FLDENV, ZYDIS_MNEMONIC_FNSAVE,   ZYDIS_MNEMONIC_FNSTENV,
@@ -77,14 +95,14 @@ static bool is_image(ZydisMnemonic mnemonic, void *opaque)
     };
 
     for (unsigned i = 0; i < sizeof(images) / sizeof(images[0]); i++) {
-        if (images[i] == mnemonic) {
+        if (images[i] == decoded->mnemonic) {
             return true;
         }
     }
     return false;
 }
 
-static bool is_masked_move(ZydisMnemonic mnemonic, void *opaque)
+static bool is_masked_move(const ZydisDecodedInstruction *decoded)
 {
     static const ZydisMnemonic moves[] = {
         ZYDIS_MNEMONIC_MASKMOVQ,   ZYDIS_MNEMONIC_MASKMOVDQU, ZYDIS_MNEMONIC_VMASKMOVDQU,
@@ -93,7 +111,7 @@ static bool is_masked_move(ZydisMnemonic mnemonic, void *opaque)
     };
 
     for (unsigned i = 0; i < sizeof(moves) / sizeof(moves[0]); i++) {
-        if (moves[i] == mnemonic) {
+        if (moves[i] == decoded->mnemonic) {
             return true;
         }
     }
@@ -102,10 +120,23 @@ static bool is_masked_move(ZydisMnemonic mnemonic, void *opaque)
 
 bool compare_has_masked_move(const struct isa_case *test)
 {
-    return any_instruction(test, is_masked_move, NULL);
+    return any_instruction(test, is_masked_move);
+}
+
+static bool is_far(const ZydisDecodedInstruction *decoded)
+{
+    return decoded->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ||
+           decoded->mnemonic == ZYDIS_MNEMONIC_IRET ||
+           decoded->mnemonic == ZYDIS_MNEMONIC_IRETD ||
+           decoded->mnemonic == ZYDIS_MNEMONIC_IRETQ;
+}
+
+bool compare_has_far_transfer(const struct isa_case *test)
+{
+    return any_instruction(test, is_far);
 }
 
 bool compare_has_image(const struct isa_case *test)
 {
-    return any_instruction(test, is_image, NULL);
+    return any_instruction(test, is_image);
 }

@@ -13,6 +13,12 @@ struct form_group *form_groups;
 unsigned form_group_count;
 
 static unsigned form_room;
+static bool is_withheld[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+
+bool form_is_withheld(ZydisMnemonic mnemonic)
+{
+    return is_withheld[mnemonic];
+}
 static ZydisDecoder decoder64, decoder32;
 
 const ZydisDecoder *form_decoder(unsigned bits)
@@ -63,6 +69,9 @@ static void put_opcode(struct writer *writer, const struct form *form,
     if (form->is_vex) {
         put_vex(writer, form, extension);
     } else {
+        if (form->is_short) {
+            put(writer, 0x67);
+        }
         if (form->prefix) {
             put(writer, form->prefix);
         }
@@ -130,6 +139,25 @@ static bool one_in(uint64_t *random, unsigned n)
     return isa_random(random) % n == 0;
 }
 
+/* Prefixes that change nothing: again, for nothing, or a REX that is not the last. */
+static void put_redundant(struct writer *writer, const struct form *form,
+                          uint64_t *random)
+{
+    static const uint8_t repeatable[] = {0x66, 0xf2, 0xf3};
+
+    if (form->is_vex || !one_in(random, 8)) {
+        return;
+    }
+    if (form->bits == 64 && one_in(random, 4)) {
+        put(writer, 0x40 | isa_random(random) % 16);
+        put(writer, 0x3e);
+    } else if (form->prefix && one_in(random, 2)) {
+        put(writer, form->prefix);
+    } else {
+        put(writer, repeatable[isa_random(random) % sizeof(repeatable)]);
+    }
+}
+
 static void put_prefixes(struct writer *writer, const struct form *form, uint64_t *random)
 {
     static const uint8_t segments[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65};
@@ -144,6 +172,7 @@ static void put_prefixes(struct writer *writer, const struct form *form, uint64_
     if (!form->is_vex && form->operand == FORM_MEMORY && one_in(random, 4)) {
         put(writer, 0xf0);
     }
+    put_redundant(writer, form, random);
 }
 
 static void put_modrm(struct writer *writer, const struct form *form, uint64_t *random)
@@ -239,8 +268,11 @@ static bool try_modrm(const struct cpuid_policy *policy, struct form *form,
         writer.at[0] = 0x21; /* [rcx], if there is a SIB byte */
     }
     bool is_valid = decode(form, bytes, 16, &code);
-    if (!is_valid || !insn_find_row(code.decoded.mnemonic, 0) ||
-        !native_isa_offered(policy, &code.decoded)) {
+    if (!is_valid || !insn_find_row(code.decoded.mnemonic, 0)) {
+        return true;
+    }
+    if (!native_isa_offered(policy, &code.decoded)) {
+        is_withheld[code.decoded.mnemonic] = true;
         return true;
     }
     *has_modrm = code.decoded.attributes & ZYDIS_ATTRIB_HAS_MODRM;
@@ -258,6 +290,7 @@ static bool try_modrm(const struct cpuid_policy *policy, struct form *form,
     form->reg_mask = (uint8_t)(1u << reg);
     form->rm_mask = (uint8_t)(1u << rm);
     struct form found = *form;
+    found.excluded = form_left_out(form);
     if (!*has_modrm) {
         found.operand = FORM_NO_MODRM;
     }
@@ -317,7 +350,7 @@ static bool try_all(const struct cpuid_policy *policy, unsigned bits)
 {
     static const uint8_t prefixes[] = {0, 0x66, 0xf3, 0xf2};
 
-    for (unsigned i = 0; i < 2u * 4 * 256 * 4 * 4; i++) {
+    for (unsigned i = 0; i < 2 * 2u * 4 * 256 * 4 * 4; i++) {
         struct form form = {
             .bits = (uint8_t)bits,
             .is_vex = i & 1,
@@ -325,11 +358,13 @@ static bool try_all(const struct cpuid_policy *policy, unsigned bits)
             .w = i >> 2 & 1,
             .prefix = prefixes[i >> 3 & 3],
             .opcode = (uint8_t)(i >> 5),
-            .map = (uint8_t)(i >> 13),
+            .map = (uint8_t)(i >> 13 & 3),
+            .is_short = i >> 15,
         };
 
         if ((form.l && !form.is_vex) || (form.is_vex && form.map == 0) ||
-            (form.w && bits == 32 && !form.is_vex) || is_prefix(&form)) {
+            (form.w && bits == 32 && !form.is_vex) || is_prefix(&form) ||
+            (form.is_short && (form.is_vex || form.map || form.opcode != 0xe3))) {
             continue;
         }
         if (!try_opcode(policy, &form)) {

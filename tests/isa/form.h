@@ -25,6 +25,7 @@ struct form {
     uint8_t opcode;
     uint8_t prefix;   /* 0, 0x66, 0xf3, 0xf2 */
     bool w, l;        /* REX.W or VEX.W; VEX.L */
+    bool is_short;    /* address size prefix, which makes it another instruction */
     uint8_t operand;  /* enum form_operand */
     uint8_t reg_mask; /* values of ModRM.reg that give this form */
     uint8_t rm_mask;
@@ -56,6 +57,11 @@ const char *form_excluded(ZydisMnemonic mnemonic);
 /* Why an instruction of the tables has no form that a program on this processor could
  * execute as such, or NULL. */
 const char *form_absent(ZydisMnemonic mnemonic);
+
+/* Was it found, but not offered by the processor? */
+bool form_is_withheld(ZydisMnemonic mnemonic);
+/* Why this form of a tested instruction is not, or NULL. */
+const char *form_left_out(const struct form *form);
 
 /* The decoder for 64 or 32 bits. */
 const ZydisDecoder *form_decoder(unsigned bits);

@@ -103,6 +103,11 @@ void generate_state(uint64_t *random, struct isa_case *test)
     test->vector_seed = isa_random(random);
     test->image = (uint8_t)pick(random, ISA_IMAGE_COUNT);
     test->is_stepped = one_in(random, 8);
+    for (unsigned i = 0; i < 16; i++) {
+        /* A segment of the host's kernel that tells programs on which processor they are.
+         */
+        test->gpr[i] ^= (test->gpr[i] & 0xfffc) == 0x78 ? 8 : 0;
+    }
     narrow(test);
 }
 
@@ -147,21 +152,7 @@ bool generate_is_comparable(const struct form_code *code)
     if (has_reserved_prefix(code)) {
         return false;
     }
-    if (form_excluded(code->decoded.mnemonic) ||
-        code->decoded.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
-        return false;
-    }
-    for (unsigned i = 0; i < code->decoded.operand_count; i++) {
-        const ZydisDecodedOperand *operand = &code->operand[i];
-
-        /* Loads of segment registers depend on the host kernel's descriptors. */
-        if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-            operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE &&
-            ZydisRegisterGetClass(operand->reg.value) == ZYDIS_REGCLASS_SEGMENT) {
-            return false;
-        }
-    }
-    return true;
+    return !form_excluded(code->decoded.mnemonic);
 }
 
 static unsigned number_of(ZydisRegister reg)
@@ -187,7 +178,13 @@ static void patch_displacement(struct form_code *code, uint64_t value)
 static void aim(uint64_t *random, const ZydisDecodedOperand *operand, uint64_t rip,
                 struct form_code *code, struct isa_case *test, uint32_t *claimed)
 {
+    bool is_locked = code->decoded.attributes & ZYDIS_ATTRIB_HAS_LOCK ||
+                     code->decoded.mnemonic == ZYDIS_MNEMONIC_XCHG;
     uint64_t wanted = target(random) - segment_base(operand);
+
+    if (is_locked && !one_in(random, 256)) {
+        wanted &= ~15ull; /* hosts slow a program down for locks across cache lines */
+    }
     uint64_t disp = (uint64_t)operand->mem.disp.value;
     ZydisRegister base = operand->mem.base, index = operand->mem.index;
     if (bind_has_no_base(&code->decoded)) {
@@ -317,6 +314,18 @@ static bool append(uint64_t *random, const struct form *form, struct isa_case *t
     return true;
 }
 
+/* LOCK, seldom, whether or not it is allowed there. */
+static void lock(uint64_t *random, const struct form *form, struct isa_case *test)
+{
+    bool is_likely_wrong = form->is_vex || form->operand != FORM_MEMORY;
+
+    if (is_likely_wrong && one_in(random, 64) && test->code_length < 15) {
+        memmove(test->code + 1, test->code, test->code_length);
+        test->code[0] = 0xf0;
+        test->code_length++;
+    }
+}
+
 bool generate_single(const struct form *form, uint64_t *random, struct isa_case *test)
 {
     uint32_t claimed = 0;
@@ -329,6 +338,7 @@ bool generate_single(const struct form *form, uint64_t *random, struct isa_case 
     test->code_length = 0;
     for (unsigned i = 0; i < ATTEMPTS; i++) {
         if (append(random, form, test, &claimed)) {
+            lock(random, form, test);
             return true;
         }
     }

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/time.h>
 
+#include "host.h"
 #include "monitor.h"
 #include "x86/paging.h"
 #include "x86/segment.h"
@@ -195,6 +196,7 @@ static void make_tables(struct guest *guest)
     for (unsigned i = 0; i < sizeof(segments) / sizeof(segments[0]); i++) {
         put(guest, GDT + i * 8, segments[i]);
     }
+    put(guest, GDT + 15 * 8, host_processor_segment());
     put(guest, TSS + 4, KERNEL + KERNEL_STACK);
     put(guest, TSS + 96, 0x68ull << 48); /* no I/O permission bitmap */
     for (unsigned vector = 0; vector < 256; vector++) {

@@ -222,3 +222,11 @@ bool host_shows_bases(void)
 {
     return getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
 }
+
+uint64_t host_processor_segment(void)
+{
+    uint32_t rights = 0;
+
+    __asm__("lar %1, %0" : "+r"(rights) : "r"(0x7b) : "cc");
+    return (uint64_t)rights << 32;
+}

@@ -21,5 +21,8 @@ const uint8_t *host_memory(const struct host *host, unsigned index);
 
 /* Does this host run 32-bit code? */
 bool host_runs_compat(struct host *host);
+/* The descriptor by which Linux tells programs their processor (selector 0x78), as they
+ * see it; 0: there is none. */
+uint64_t host_processor_segment(void);
 /* Does it show the bases of FS and GS? */
 bool host_shows_bases(void);

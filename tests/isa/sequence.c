@@ -104,7 +104,10 @@ static bool aim(struct program *program, const struct form *form, struct form_co
         size = is_memory ? code->operand[i].size : size;
     }
     bytes[at + 1] = (uint8_t)pick(program, 256);
-    bytes[at + 1] &= size >= 128 ? 0xe0 : 0xff; /* aligned */
+    /* Aligned, where that is needed, or hosts slow a program down for it. */
+    bool is_locked = code->decoded.attributes & ZYDIS_ATTRIB_HAS_LOCK ||
+                     code->decoded.mnemonic == ZYDIS_MNEMONIC_XCHG;
+    bytes[at + 1] &= size >= 128 ? 0xe0 : is_locked ? 0xf8 : 0xff;
     return form_decode(form, code);
 }
 
