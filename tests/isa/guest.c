@@ -311,6 +311,13 @@ struct guest *guest_new(const struct engine_ops *engine)
         return NULL;
     }
     offer_host_only(&guest->policy);
+    if (engine->fit &&
+        (engine->probe(&err) < 0 || engine->fit(&guest->policy, &err) < 0)) {
+        fprintf(stderr, "isa: engine %s has no such processor: %s\n", engine->name,
+                err.message);
+        guest_free(guest);
+        return NULL;
+    }
     if (make_memory(guest, &err) < 0 || make_processor(guest, &err) < 0) {
         fprintf(stderr, "isa: no guest on engine %s: %s\n", engine->name, err.message);
         guest_free(guest);

@@ -228,7 +228,7 @@ static void test_lar_and_lsl(void **state)
     f->cpu->reg[X86_RCX] = SEL_USER_CODE64;
     RUN_BYTES(f, 0x0f, 0x02, 0xc1, 0x0f, 0x03, 0xd1,
               0xf4); /* lar eax, ecx; lsl edx, ecx */
-    assert_int_equal(f->cpu->reg[X86_RAX], 0x00a0fb00);
+    assert_int_equal(f->cpu->reg[X86_RAX], 0x00affb00);
     assert_int_equal(f->cpu->reg[X86_RDX], 0xffffffff);
     assert_true(f->cpu->arith & ARITH_ZF);
 }
