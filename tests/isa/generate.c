@@ -360,7 +360,8 @@ bool generate_sequence(uint64_t *random, unsigned bits, struct isa_case *test)
 
         /* Privileged ones would end most sequences at once. */
         const struct insn_row *row = insn_find_row(form->mnemonic, 0);
-        if (group->excluded || form->bits != bits || row->class == INSN_PRIVILEGED) {
+        if (group->excluded || form->excluded || form->bits != bits ||
+            row->class == INSN_PRIVILEGED) {
             continue;
         }
         count -= append(random, form, test, &claimed);

@@ -287,9 +287,6 @@ static int make_processor(struct guest *guest, struct error *err)
 
     clock_init(&guest->clock);
     lapic_reset(&guest->lapic, 0, guest->policy.tsc_khz);
-    if (guest->ops->probe(err) < 0) {
-        return -1;
-    }
     guest->engine = guest->ops->open(&config, err);
     guest->vcpu = guest->engine ? guest->ops->vcpu_open(guest->engine, &vcpu, err) : NULL;
     return guest->vcpu ? 0 : -1;
@@ -311,9 +308,11 @@ struct guest *guest_new(const struct engine_ops *engine)
         return NULL;
     }
     offer_host_only(&guest->policy);
-    if (engine->fit &&
-        (engine->probe(&err) < 0 || engine->fit(&guest->policy, &err) < 0)) {
-        fprintf(stderr, "isa: engine %s has no such processor: %s\n", engine->name,
+    const struct cpuid_policy asked = guest->policy;
+    const struct engine_config use = {.cpuid = &asked, .cpus = 1};
+    if (engine->probe(&err) < 0 ||
+        (engine->fit && engine->fit(&use, &guest->policy, &err) < 0)) {
+        fprintf(stderr, "isa: engine %s has no processor here: %s\n", engine->name,
                 err.message);
         guest_free(guest);
         return NULL;
