@@ -162,8 +162,11 @@ isa_monitor_handlers:
         .set vector, 0
         .rept 256
         .balign 16
-        .if (vector < 32) && (0x00227d00 >> vector) & 1
-        .else
+        .set has_error, 0
+        .if vector < 32
+        .set has_error, 0x00227d00 >> vector & 1
+        .endif
+        .if has_error == 0
         push 0
         .endif
         .byte 0x68
