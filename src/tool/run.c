@@ -93,8 +93,9 @@ static const struct option_spec run_options[] = {
      VM_CPUS_MAX},
     {"memory", "SIZE", "guest memory, with K, M or G; 512M if not given", OPTION_SIZE,
      FIELD(memory), CONFIG_MEMORY_MIN},
-    {"cpu", "MODEL", "the processor the guest sees: host", OPTION_STRING,
-     FIELD(cpu_model)},
+    {"cpu", "MODEL",
+     "the processor the guest sees: host, x86-64-v1, x86-64-v2 or x86-64-v3",
+     OPTION_STRING, FIELD(cpu_model)},
     {"paravirt", "LIST",
      "services for guests that know KVM's: all (if not given), none (nor any sign of a "
      "hypervisor), or a list of clock, io-delay, steal, ipi, yield",
