@@ -1,5 +1,6 @@
 #include "interpreter/cpu.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -42,10 +43,27 @@ static void *lazy_zeroes(size_t size)
 #define JUMP_SIZE     (JUMP_COUNT * sizeof(struct jump_entry))
 #define FETCH_SIZE    (FETCH_COUNT * sizeof(struct fetch_entry))
 
+/* alu.h takes flags from the host's by LAHF. The first processors with 64-bit mode, and
+ * the plainest models of virtual ones, lack it there (SDM 2A "LAHF"). */
+int cpu_check_host(struct error *err)
+{
+    unsigned eax, ebx, ecx = 0, edx;
+    if (!__get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx) || !(ecx & bit_LAHF_LM)) {
+        return fail_plain(err, ENOTSUP,
+                          "the interpreter needs LAHF in 64-bit mode, which this "
+                          "processor lacks (CPUID 80000001H, ECX bit 0); in a virtual "
+                          "machine choose a CPU model that has it, such as x86-64-v2");
+    }
+    return 0;
+}
+
 struct cpu *cpu_new(struct memory *memory, const struct cpuid_policy *cpuid,
                     struct lapic *lapic, const struct cpu_hooks *hooks, void *opaque,
                     struct error *err)
 {
+    if (cpu_check_host(err) < 0) {
+        return NULL;
+    }
     struct cpu *cpu = aligned_alloc(64, (sizeof(*cpu) + 63) & ~63ul);
     if (!cpu) {
         fail(err, ENOMEM, "cannot make a virtual processor");

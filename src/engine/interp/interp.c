@@ -13,7 +13,7 @@ static enum engine_way interp_way(const struct insn_row *row, const char **means
 
 static int interp_probe(struct error *err)
 {
-    return 0;
+    return cpu_check_host(err);
 }
 
 static struct engine *interp_open(const struct engine_config *config, struct error *err)
