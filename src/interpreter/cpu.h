@@ -260,7 +260,8 @@ struct cpu {
     uint8_t operand[64] __attribute__((aligned(64)));
 };
 
-/* Has this host's processor what the routines rest on? The error names what is missing. */
+/* Has this host's processor what the routines rest on? The error names what is missing.
+ */
 int cpu_check_host(struct error *err);
 struct cpu *cpu_new(struct memory *memory, const struct cpuid_policy *cpuid,
                     struct lapic *lapic, const struct cpu_hooks *hooks, void *opaque,
