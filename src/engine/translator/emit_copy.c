@@ -59,6 +59,9 @@ static int borrow(struct copy *copy, unsigned guest, const ZydisDecodedOperand *
     bool is_written = operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
     bool is_certain = operand->actions & ZYDIS_OPERAND_ACTION_WRITE;
     bool is_read = operand->actions & ZYDIS_OPERAND_ACTION_MASK_READ;
+    /* They leave the register if there is no bit (APM 3 "BSF"; Intel's processors, too). */
+    ZydisMnemonic mnemonic = copy->insn->decoded.mnemonic;
+    is_read |= mnemonic == ZYDIS_MNEMONIC_BSF || mnemonic == ZYDIS_MNEMONIC_BSR;
     borrowed->stores |= is_written;
     borrowed->loads |= is_read || is_partial || (is_written && !is_certain);
     return borrowed->host;
@@ -189,7 +192,10 @@ static void write_legacy(const struct copy *copy, struct code *code)
     const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
     const struct form *form = &copy->form;
     static const uint8_t kept[] = {0xf0, 0x66, 0xf2, 0xf3};
-    for (unsigned i = 0; i < sizeof(kept); i++) {
+    /* REP means nothing to what has one byte of opcode and is copied, and PAUSE with
+     * another register. */
+    unsigned count = decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT ? 2 : sizeof(kept);
+    for (unsigned i = 0; i < count; i++) {
         if (has_prefix(decoded, kept[i])) {
             code8(code, kept[i]);
         }

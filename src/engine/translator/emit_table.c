@@ -91,6 +91,46 @@ static bool is_native(ZydisMnemonic mnemonic)
     return false;
 }
 
+/* Of the copied instructions that are not the integer unit's, whatever their operands
+ * are: they use MXCSR, and exist only while vector state is switched on. */
+static bool is_vector_insn(const struct guest_insn *insn)
+{
+    switch (insn->decoded.meta.isa_ext) {
+    case ZYDIS_ISA_EXT_AES:
+    case ZYDIS_ISA_EXT_AVX:
+    case ZYDIS_ISA_EXT_AVX2:
+    case ZYDIS_ISA_EXT_AVX2GATHER:
+    case ZYDIS_ISA_EXT_AVXAES:
+    case ZYDIS_ISA_EXT_F16C:
+    case ZYDIS_ISA_EXT_FMA:
+    case ZYDIS_ISA_EXT_GFNI:
+    case ZYDIS_ISA_EXT_PCLMULQDQ:
+    case ZYDIS_ISA_EXT_SHA:
+    case ZYDIS_ISA_EXT_SSE:
+    case ZYDIS_ISA_EXT_SSE2:
+    case ZYDIS_ISA_EXT_SSE3:
+    case ZYDIS_ISA_EXT_SSE4:
+    case ZYDIS_ISA_EXT_SSE4A:
+    case ZYDIS_ISA_EXT_SSSE3:
+    case ZYDIS_ISA_EXT_VAES:
+    case ZYDIS_ISA_EXT_VPCLMULQDQ:
+        break;
+    default:
+        return false;
+    }
+    switch (insn->decoded.mnemonic) {
+    case ZYDIS_MNEMONIC_CRC32:
+    case ZYDIS_MNEMONIC_POPCNT:
+    case ZYDIS_MNEMONIC_MOVNTI:
+    case ZYDIS_MNEMONIC_LFENCE:
+    case ZYDIS_MNEMONIC_MFENCE:
+    case ZYDIS_MNEMONIC_SFENCE:
+        return false;
+    default:
+        return insn->decoded.meta.category != ZYDIS_CATEGORY_PREFETCH;
+    }
+}
+
 static bool is_vector_class(ZydisRegisterClass class)
 {
     return class == ZYDIS_REGCLASS_XMM || class == ZYDIS_REGCLASS_YMM;
@@ -112,8 +152,7 @@ static void find_units(struct guest_insn *insn)
     insn->uses_fpu |= category == ZYDIS_CATEGORY_X87_ALU ||
                       category == ZYDIS_CATEGORY_FCMOV ||
                       insn->decoded.mnemonic == ZYDIS_MNEMONIC_FWAIT;
-    insn->uses_vector |= insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
-                         insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROALL;
+    insn->uses_vector |= is_vector_insn(insn);
 }
 
 static bool has_special_register(const struct guest_insn *insn)

@@ -173,6 +173,15 @@ static void fpu_in(struct translator_cpu *translator)
     memcpy(translator_frame.fpu + 512, &present, sizeof(present)); /* XSTATE_BV */
 }
 
+/* The guest's address of an instruction that the host has at an address of the code
+ * cache, as FXSAVE shows it. Of user code that is mapped twice perhaps the other one's. */
+static uint64_t guest_address(const struct translator_cpu *translator, uint64_t address)
+{
+    unsigned ordinal;
+    const struct block *block = code_at(translator->cache, address, &ordinal);
+    return block ? block->page + block->insn[ordinal].offset : address;
+}
+
 /* SDM 1 13.7: what XSAVE found in its initial state it did not write. */
 static void fpu_out(struct translator_cpu *translator)
 {
@@ -190,7 +199,7 @@ static void fpu_out(struct translator_cpu *translator)
     fpu->fsw = area->fsw;
     fpu->ftw = area->ftw;
     fpu->fop = area->fop;
-    fpu->fip = area->fip;
+    fpu->fip = guest_address(translator, area->fip);
     fpu->fdp = area->fdp;
     memcpy(fpu->st, area->st, sizeof(fpu->st));
 }
@@ -418,11 +427,21 @@ static uint64_t page_of(const struct block *block)
     return block->mode & MODE_USER ? translator_frame.code_base : block->page;
 }
 
+/* An instruction with two operands may need one entry for both. */
+#define MISSES_IN_A_ROW 4
+
 /* Fills the TLB for the access that missed; false: it is not to be had, or crosses the
  * page's end. */
 static bool fill(struct translator_cpu *translator, uint64_t ea, bool is_write)
 {
     struct cpu *cpu = translator->cpu;
+    uint32_t info = translator_frame.exit_info;
+    translator->misses = info == translator->miss_info ? translator->misses + 1 : 0;
+    translator->miss_info = info;
+    if (translator->misses == MISSES_IN_A_ROW) {
+        translator->miss_info = UINT32_MAX;
+        return false;
+    }
     const struct tlb_entry *entry = access_entry(cpu, ea);
     if (ea - (is_write ? entry->write : entry->read) < FRAME_SIZE) {
         return false;

@@ -56,7 +56,29 @@ static bool may_shift_by_zero(const struct guest_insn *insn)
     return (count->imm.value.u & mask) == 0;
 }
 
-static void find_flags(struct guest_insn *insn)
+static bool has_memory(const struct guest_insn *insn)
+{
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        if (insn->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Does a handler see the flags before this instruction, although it overwrites them? On
+ * the way of an access that faults they are lost unless they are asked for: nobody who
+ * goes on behind the fault reads them. A deterministic run keeps them. */
+static bool shows_flags(const struct guest_insn *insn, bool is_exact)
+{
+    ZydisMnemonic mnemonic = insn->decoded.mnemonic;
+    bool may_fault = mnemonic == ZYDIS_MNEMONIC_DIV || mnemonic == ZYDIS_MNEMONIC_IDIV ||
+                     mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ||
+                     (insn->uses_vector && has_memory(insn));
+    return may_fault || (is_exact && has_memory(insn));
+}
+
+static void find_flags(struct guest_insn *insn, bool is_exact)
 {
     if (!insn->emit) {
         /* The interpreter needs all, and gives all. */
@@ -64,6 +86,7 @@ static void find_flags(struct guest_insn *insn)
         insn->flags_write = insn->flags_kill = 0;
         return;
     }
+    insn->flags_needed = shows_flags(insn, is_exact) ? X86_FLAGS_ARITH : 0;
     const ZydisAccessedFlags *flags = insn->decoded.cpu_flags;
     if (!flags) {
         return;
@@ -147,7 +170,7 @@ static bool decode_one(struct translation *translation, struct guest_insn *insn,
         }
         insn->ends_block = ends_block(insn);
     }
-    find_flags(insn);
+    find_flags(insn, emit->cache->counts);
     return true;
 }
 
@@ -207,7 +230,7 @@ static void find_live_flags(struct translation *translation)
             live = X86_FLAGS_ARITH;
         }
         insn->flags_live = live;
-        live = (live & ~insn->flags_kill) | insn->flags_read;
+        live = (live & ~insn->flags_kill) | insn->flags_read | insn->flags_needed;
         insn->flags_live_before = live;
     }
 }
@@ -329,14 +352,13 @@ static void emit_count(struct emit *emit)
     host_fs(&emit->code, true, HOST_MOV_STORE, HOST_R8, FRAME(budget));
 }
 
-static void emit_insn(struct translation *translation, struct guest_insn *insn)
+static bool emit_insn(struct translation *translation, struct guest_insn *insn)
 {
     struct emit *emit = &translation->emit;
     struct block_insn *place = &emit->block->insn[emit->ordinal];
-    uint8_t *start = emit->code.at;
     place->offset = insn->offset;
     place->length = insn->decoded.length;
-    place->host = (uint32_t)(start - emit->cache->write);
+    place->host = (uint32_t)(emit->code.at - emit->cache->write);
     place->host_flags = emit->flags_in_memory ? 0 : INSN_FLAGS_START | INSN_FLAGS_FAULT;
     if (insn->decoded.mnemonic == ZYDIS_MNEMONIC_CALL) {
         place->stack_bytes = -8;
@@ -346,22 +368,22 @@ static void emit_insn(struct translation *translation, struct guest_insn *insn)
     }
     if (emit->cache->counts) {
         emit_count(emit);
-        start = emit->code.at;
     }
-    bool was_in_memory = emit->flags_in_memory;
-    unsigned colds = emit->cold_count;
-    if (insn->emit && insn->emit(emit, insn)) {
-        return;
+    if (insn->emit && !insn->emit(emit, insn)) {
+        insn->emit = NULL;
+        return false;
     }
-    emit->code.at = start;
-    emit->cold_count = colds;
-    emit->flags_in_memory = was_in_memory;
-    emit_leave(emit, LEAVE_INTERPRET);
-    emit->flags_in_memory = false; /* whoever comes back has put them there */
-    emit->ended |= insn->ends_block;
+    if (!insn->emit) {
+        emit_leave(emit, LEAVE_INTERPRET);
+        emit->flags_in_memory = false; /* whoever comes back has put them there */
+        emit->ended |= insn->ends_block;
+    }
+    return true;
 }
 
-static void emit_block(struct translation *translation)
+/* False: an instruction turned out to be the interpreter's, which changes what flags are
+ * live. */
+static bool emit_block(struct translation *translation)
 {
     struct emit *emit = &translation->emit;
     struct block *block = emit->block;
@@ -371,7 +393,10 @@ static void emit_block(struct translation *translation)
     }
     for (unsigned i = 0; i < translation->count; i++) {
         emit->ordinal = i;
-        emit_insn(translation, &translation->insn[i]);
+        if (!emit_insn(translation, &translation->insn[i])) {
+            find_flags(&translation->insn[i], emit->cache->counts);
+            return false;
+        }
     }
     emit->ordinal = translation->count - 1;
     if (!emit->ended) {
@@ -382,6 +407,7 @@ static void emit_block(struct translation *translation)
     host_fs_constant(&emit->code, FRAME(exit_info), EXIT_INFO(block->number, 0));
     host_jmp_to(&emit->code, emit->cache->write + emit->cache->leave[LEAVE_HEAD][1]);
     block->end = (uint32_t)(emit->code.at - emit->cache->write);
+    return true;
 }
 
 static bool is_current(const struct translation *translation)
@@ -409,25 +435,26 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu, frame_t frame
     block->mode = (uint8_t)mode;
     block->page = rip - offset;
     block->number = cache->block_count;
-    emit->code.at = cache->write + cache->used;
     emit->cache = cache;
     emit->cpu = cpu;
     emit->block = block;
     emit->mode = mode;
     emit->page = block->page;
-    emit->cold_count = 0;
-    emit->ordinal = 0;
-    emit->ended = emit->flags_in_memory = false;
     uint32_t link_mark = cache->link_count;
     decode_block(translation, offset);
     if (translation->count == 0) {
         cache->metadata_used = metadata_mark;
         return NULL;
     }
-    find_live_flags(translation);
     block->count = (uint8_t)translation->count;
     block->version = translation->version;
-    emit_block(translation);
+    do {
+        find_live_flags(translation);
+        emit->code.at = cache->write + cache->used;
+        emit->cold_count = emit->ordinal = 0;
+        emit->ended = emit->flags_in_memory = false;
+        cache->link_count = link_mark;
+    } while (!emit_block(translation));
     cache->metadata_used =
         metadata_mark +
         ((sizeof(*block) + block->count * sizeof(block->insn[0]) + 15) & ~15ul);
