@@ -82,11 +82,15 @@ static void return_site(struct emit *emit, const struct guest_insn *insn)
         }
     }
     emit_cold(emit, COLD_MISMATCH, host_jcc(code, HOST_NE));
+    emit->flags_in_memory = true;
+    if (next_offset(insn) == FRAME_SIZE) {
+        go_on(emit, 0xe9); /* the next page's */
+        return;
+    }
     if (emit->mode & MODE_USER) {
         host_and(code, true, HOST_R8, -FRAME_SIZE);
         host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(code_base));
     }
-    emit->flags_in_memory = true;
     emit_goto(emit, -1, next_offset(insn), 0);
 }
 

@@ -59,7 +59,8 @@ static int borrow(struct copy *copy, unsigned guest, const ZydisDecodedOperand *
     bool is_written = operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
     bool is_certain = operand->actions & ZYDIS_OPERAND_ACTION_WRITE;
     bool is_read = operand->actions & ZYDIS_OPERAND_ACTION_MASK_READ;
-    /* They leave the register if there is no bit (APM 3 "BSF"; Intel's processors, too). */
+    /* They leave the register if there is no bit (APM 3 "BSF"; Intel's processors, too).
+     */
     ZydisMnemonic mnemonic = copy->insn->decoded.mnemonic;
     is_read |= mnemonic == ZYDIS_MNEMONIC_BSF || mnemonic == ZYDIS_MNEMONIC_BSR;
     borrowed->stores |= is_written;

@@ -174,7 +174,8 @@ static void fpu_in(struct translator_cpu *translator)
 }
 
 /* The guest's address of an instruction that the host has at an address of the code
- * cache, as FXSAVE shows it. Of user code that is mapped twice perhaps the other one's. */
+ * cache, as FXSAVE shows it. Of user code that is mapped twice perhaps the other one's.
+ */
 static uint64_t guest_address(const struct translator_cpu *translator, uint64_t address)
 {
     unsigned ordinal;
@@ -523,13 +524,16 @@ static void note_jump(struct translator_cpu *translator, uint64_t rip,
     }
 }
 
+/* Not if the page has another frame now. */
 static void link_block(struct translator_cpu *translator, uint32_t number,
                        struct block *to)
 {
     struct code_cache *cache = translator->cache;
     pthread_mutex_lock(&cache->lock);
-    if (atomic_load(&cache->epoch) == translator->epoch) {
-        code_link(cache, &cache->link[number], to);
+    struct link *link = &cache->link[number];
+    if (atomic_load(&cache->epoch) == translator->epoch &&
+        cache->block[link->from]->frame == to->frame) {
+        code_link(cache, link, to);
     }
     pthread_mutex_unlock(&cache->lock);
 }
