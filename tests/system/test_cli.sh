@@ -55,8 +55,8 @@ expect "a mistyped option" 2 '' '^doppel: unknown option --memroy; did you mean 
     run --memroy 1G
 expect "an option of a later version" 2 '' '--cdrom: it is not available in this version' \
     run --cdrom disk.iso
-expect "an engine of a later version" 2 '' '--engine translator is not available in this version' \
-    run --engine translator
+expect "an engine of a later version" 2 '' '--engine direct is not available in this version' \
+    run --engine direct
 expect "a mistyped machine" 2 '' "unknown value 'mirco' of --machine; did you mean micro" \
     run --machine mirco
 expect "an unexpected argument" 2 '' "^doppel: unexpected argument 'vmlinuz'" run vmlinuz
