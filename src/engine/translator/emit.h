@@ -28,10 +28,10 @@ struct guest_insn {
     bool ends_block;
     bool uses_vector, uses_fpu;
     uint32_t flags_read,
-        flags_kill;       /* arithmetic flags; kill: all bits written whatever */
-    uint32_t flags_needed;           /* shown, if it faults */
-    uint32_t flags_write; /* perhaps written */
-    uint32_t flags_live;  /* somebody behind this instruction reads them */
+        flags_kill;        /* arithmetic flags; kill: all bits written whatever */
+    uint32_t flags_needed; /* shown, if it faults */
+    uint32_t flags_write;  /* perhaps written */
+    uint32_t flags_live;   /* somebody behind this instruction reads them */
     uint32_t flags_live_before;
 };
 
