@@ -104,6 +104,9 @@ static bool run_store(struct cpu *cpu, const struct insn *insn, uint64_t ea)
         cpu->has_fault = false;
         return true;
     }
+    if (!access_check_alignment(cpu, ea, alignment_of(insn))) {
+        return false;
+    }
     uint64_t value;
     memcpy(&value, cpu->operand, sizeof(value));
     if (insn->size > 8) {
@@ -137,7 +140,8 @@ static void set_pointers(struct cpu *cpu, const struct insn *insn)
 static bool store_is_possible(struct cpu *cpu, const struct insn *insn, uint64_t ea)
 {
     return cpu->cpuid->vendor != CPU_VENDOR_AMD ||
-           access_probe(cpu, ea, insn->size, true);
+           (access_check_alignment(cpu, ea, alignment_of(insn)) &&
+            access_probe(cpu, ea, insn->size, true));
 }
 
 static const struct insn *x87_run(struct cpu *cpu, const struct insn *insn)
@@ -152,8 +156,7 @@ static const struct insn *x87_run(struct cpu *cpu, const struct insn *insn)
     if (insn->aux & RUN_LOADS && !run_load(cpu, insn, ea)) {
         return insn_fault(cpu, insn);
     }
-    if (insn->aux & RUN_STORES && (!access_check_alignment(cpu, ea, alignment_of(insn)) ||
-                                   !store_is_possible(cpu, insn, ea))) {
+    if (insn->aux & RUN_STORES && !store_is_possible(cpu, insn, ea)) {
         return insn_fault(cpu, insn);
     }
     uint8_t *image = cpu->native->image;

@@ -123,6 +123,14 @@ const struct isa_case regressions[] = {
      .fcw = 0x370,
      .ftw = 0xff,
      .vector_seed = 0x1fc0430436691245},
+    /* The same under alignment checks. */
+    {.bits = 32,
+     .code_length = 4,
+     .code = {0x9d, 0xf3, 0xdd, 0x09},
+     .gpr = {[1] = 0x1, [4] = 0x20000840},
+     .mxcsr = 0x1f80,
+     .fcw = 0x1d68,
+     .image = 2},
     /* 80 bits across a page: the significand is stored. */
     {.bits = 64,
      .code_length = 7,
