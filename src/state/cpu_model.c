@@ -17,6 +17,7 @@ static const struct device_field model_fields[] = {
     DEVICE_FIELD(struct cpuid_policy, cpus),
     DEVICE_FIELD(struct cpuid_policy, paravirt),
     DEVICE_FIELD(struct cpuid_policy, xcr0_valid),
+    DEVICE_FIELD(struct cpuid_policy, immunities),
     DEVICE_FIELD_END,
 };
 

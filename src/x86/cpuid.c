@@ -170,6 +170,7 @@ static void make_brand(const struct cpuid_host *host, const struct model *model,
 static void finish(struct cpuid_policy *policy, const struct cpuid_host *host,
                    const char brand[48])
 {
+    policy->immunities = cpuid_has(policy, CPU_ARCH_CAPABILITIES) ? host->immunities : 0;
     policy->xcr0_valid = !cpuid_has(policy, CPU_XSAVE) ? 0
                          : cpuid_has(policy, CPU_AVX)
                              ? X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX
@@ -284,6 +285,12 @@ int cpuid_policy_check(const struct cpuid_policy *policy, const struct cpuid_pol
                           "%u and %u",
                           policy->physical_bits, policy->linear_bits, host->physical_bits,
                           host->linear_bits);
+    }
+    if (policy->immunities & ~host->immunities) {
+        return fail_plain(err, ENOTSUP,
+                          "the guest was told that its processor is immune to attacks "
+                          "(ARCH_CAPABILITIES %#llx) to which this host's is not",
+                          (unsigned long long)policy->immunities);
     }
     if (policy->xcr0_valid & ~host->xcr0_valid) {
         return fail_plain(err, ENOTSUP,

@@ -83,6 +83,7 @@ enum cpu_feature {
     CPU_VAES,
     CPU_VPCLMULQDQ,
     CPU_FSRM,
+    CPU_ARCH_CAPABILITIES,
     CPU_XSAVEOPT,
     CPU_XSAVEC,
     CPU_XGETBV1,
@@ -120,6 +121,7 @@ struct cpuid_policy {
     uint64_t features[(CPU_FEATURE_COUNT + 63) / 64];
     uint32_t paravirt;   /* PARAVIRT_* features of x86/paravirt.h */
     uint64_t xcr0_valid; /* bits XSETBV accepts */
+    uint64_t immunities; /* what IA32_ARCH_CAPABILITIES reads */
     unsigned leaf_count;
     struct cpuid_leaf leaf[CPUID_LEAVES_MAX]; /* sorted by leaf, subleaf */
 };

@@ -2,11 +2,13 @@
 
 #include <cpuid.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <x86intrin.h>
 
 #include "base/clock.h"
+#include "base/scope.h"
 #include "x86/cpuid.h"
 
 static void read_processor(const struct cpuid_host *host, uint32_t leaf, uint32_t subleaf,
@@ -22,10 +24,51 @@ static uint64_t read_xcr0(void)
     return (uint64_t)high << 32 | low;
 }
 
+/* What the host's kernel says it is not affected by, and the bits that tell a guest so
+ * (SDM 4, table 2-2, IA32_ARCH_CAPABILITIES). */
+static const struct {
+    const char *name;
+    uint64_t bits;
+} immunities[] = {
+    {"meltdown", 1ull << 0},
+    {"l1tf", 1ull << 3},
+    {"spec_store_bypass", 1ull << 4},
+    {"mds", 1ull << 5},
+    {"itlb_multihit", 1ull << 6},
+    {"tsx_async_abort", 1ull << 8},
+    {"mmio_stale_data", 7ull << 13},
+    {"gather_data_sampling", 1ull << 26},
+    {"reg_file_data_sampling", 1ull << 27},
+};
+
+static bool is_immune(const char *name)
+{
+    static const char unaffected[] = "Not affected";
+    char path[128], text[sizeof(unaffected)] = "";
+    snprintf(path, sizeof(path), "/sys/devices/system/cpu/vulnerabilities/%s", name);
+    FILE *file = fopen(path, "re");
+    if (!file) {
+        return false;
+    }
+    size_t length = fread(text, 1, sizeof(text) - 1, file);
+    fclose(file);
+    return length == sizeof(text) - 1 && memcmp(text, unaffected, length) == 0;
+}
+
+static uint64_t read_immunities(void)
+{
+    uint64_t bits = 0;
+    for (unsigned i = 0; i < array_size(immunities); i++) {
+        bits |= is_immune(immunities[i].name) ? immunities[i].bits : 0;
+    }
+    return bits;
+}
+
 void cpuid_host_init(struct cpuid_host *host)
 {
     uint32_t out[4];
     host->read = read_processor;
+    host->immunities = read_immunities();
     read_processor(host, 1, 0, out);
     host->xcr0 = out[2] & bit_OSXSAVE ? read_xcr0() : 0;
 }

@@ -8,6 +8,8 @@ struct cpuid_host {
     void (*read)(const struct cpuid_host *host, uint32_t leaf, uint32_t subleaf,
                  uint32_t out[4] /* eax, ebx, ecx, edx */);
     uint64_t xcr0; /* what the host's kernel enabled; 0 without XSAVE */
+    uint64_t
+        immunities; /* bits of ARCH_CAPABILITIES that the host's kernel vouches for */
 };
 
 /* The processor that executes this. */

@@ -74,6 +74,7 @@ const struct cpuid_feature_row cpuid_features[CPU_FEATURE_COUNT] = {
     ROW(VPCLMULQDQ, "VPCLMULQDQ", 7, ECX, 10, HOST, .needs = CPU_AVX2),
     ROW(RDPID, "RDPID", 7, ECX, 22, OURS),
     ROW(FSRM, "FSRM", 7, EDX, 4, OURS),
+    ROW(ARCH_CAPABILITIES, "ARCH_CAPABILITIES", 7, EDX, 29, HOST),
 
     ROW(XSAVEOPT, "XSAVEOPT", 0xd, EAX, 0, HOST, .subleaf = 1, .needs = CPU_XSAVE),
     ROW(XSAVEC, "XSAVEC", 0xd, EAX, 1, HOST, .subleaf = 1, .needs = CPU_XSAVE),

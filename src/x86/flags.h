@@ -117,46 +117,47 @@ enum x86_vector_number {
     X86_XM = 19,
 };
 
-#define MSR_TSC             0x00000010u
-#define MSR_PLATFORM_ID     0x00000017u
-#define MSR_APIC_BASE       0x0000001bu
-#define MSR_FEATURE_CONTROL 0x0000003au
-#define MSR_TSC_ADJUST      0x0000003bu
-#define MSR_SPEC_CTRL       0x00000048u
-#define MSR_PRED_CMD        0x00000049u
-#define MSR_UCODE_REV       0x0000008bu
-#define MSR_PLATFORM_INFO   0x000000ceu
-#define MSR_MTRRCAP         0x000000feu
-#define MSR_SYSENTER_CS     0x00000174u
-#define MSR_SYSENTER_ESP    0x00000175u
-#define MSR_SYSENTER_EIP    0x00000176u
-#define MSR_MCG_CAP         0x00000179u
-#define MSR_MCG_STATUS      0x0000017au
-#define MSR_MISC_ENABLE     0x000001a0u
-#define MSR_DEBUGCTL        0x000001d9u
-#define DEBUGCTL_LBR        (1ull << 0)
-#define DEBUGCTL_BTF        (1ull << 1)
-#define MSR_MTRR_PHYSBASE0  0x00000200u /* base, mask pairs up to 0x20f */
-#define MSR_MTRR_FIX64K     0x00000250u
-#define MSR_MTRR_FIX16K_80  0x00000258u
-#define MSR_MTRR_FIX16K_A0  0x00000259u
-#define MSR_MTRR_FIX4K_C0   0x00000268u /* eight up to 0x26f */
-#define MSR_PAT             0x00000277u
-#define MSR_MTRR_DEF_TYPE   0x000002ffu
-#define MSR_MC0_CTL         0x00000400u
-#define MSR_TSC_DEADLINE    0x000006e0u
-#define MSR_X2APIC_FIRST    0x00000800u
-#define MSR_X2APIC_LAST     0x000008ffu
-#define MSR_XSS             0x00000da0u
-#define MSR_EFER            0xc0000080u
-#define MSR_STAR            0xc0000081u
-#define MSR_LSTAR           0xc0000082u
-#define MSR_CSTAR           0xc0000083u
-#define MSR_SFMASK          0xc0000084u
-#define MSR_FS_BASE         0xc0000100u
-#define MSR_GS_BASE         0xc0000101u
-#define MSR_KERNEL_GS_BASE  0xc0000102u
-#define MSR_TSC_AUX         0xc0000103u
+#define MSR_TSC               0x00000010u
+#define MSR_PLATFORM_ID       0x00000017u
+#define MSR_APIC_BASE         0x0000001bu
+#define MSR_ARCH_CAPABILITIES 0x0000010au
+#define MSR_FEATURE_CONTROL   0x0000003au
+#define MSR_TSC_ADJUST        0x0000003bu
+#define MSR_SPEC_CTRL         0x00000048u
+#define MSR_PRED_CMD          0x00000049u
+#define MSR_UCODE_REV         0x0000008bu
+#define MSR_PLATFORM_INFO     0x000000ceu
+#define MSR_MTRRCAP           0x000000feu
+#define MSR_SYSENTER_CS       0x00000174u
+#define MSR_SYSENTER_ESP      0x00000175u
+#define MSR_SYSENTER_EIP      0x00000176u
+#define MSR_MCG_CAP           0x00000179u
+#define MSR_MCG_STATUS        0x0000017au
+#define MSR_MISC_ENABLE       0x000001a0u
+#define MSR_DEBUGCTL          0x000001d9u
+#define DEBUGCTL_LBR          (1ull << 0)
+#define DEBUGCTL_BTF          (1ull << 1)
+#define MSR_MTRR_PHYSBASE0    0x00000200u /* base, mask pairs up to 0x20f */
+#define MSR_MTRR_FIX64K       0x00000250u
+#define MSR_MTRR_FIX16K_80    0x00000258u
+#define MSR_MTRR_FIX16K_A0    0x00000259u
+#define MSR_MTRR_FIX4K_C0     0x00000268u /* eight up to 0x26f */
+#define MSR_PAT               0x00000277u
+#define MSR_MTRR_DEF_TYPE     0x000002ffu
+#define MSR_MC0_CTL           0x00000400u
+#define MSR_TSC_DEADLINE      0x000006e0u
+#define MSR_X2APIC_FIRST      0x00000800u
+#define MSR_X2APIC_LAST       0x000008ffu
+#define MSR_XSS               0x00000da0u
+#define MSR_EFER              0xc0000080u
+#define MSR_STAR              0xc0000081u
+#define MSR_LSTAR             0xc0000082u
+#define MSR_CSTAR             0xc0000083u
+#define MSR_SFMASK            0xc0000084u
+#define MSR_FS_BASE           0xc0000100u
+#define MSR_GS_BASE           0xc0000101u
+#define MSR_KERNEL_GS_BASE    0xc0000102u
+#define MSR_TSC_AUX           0xc0000103u
 
 /* AMD's (PPR of family 19h, and APM 2 appendix A). */
 #define MSR_AMD_EVNTSEL0       0xc0010000u

@@ -167,6 +167,11 @@ static uint64_t read_misc_enable(const struct msr_access *access)
     return access->state->misc_enable | MISC_NO_BTS | MISC_NO_PEBS;
 }
 
+static uint64_t read_arch_capabilities(const struct msr_access *access)
+{
+    return access->policy->immunities;
+}
+
 #define FIELD(name) .is_field = true, .offset = offsetof(struct x86_state, name)
 #define ONE(index)  .first = (index), .last = (index)
 #define ALL         UINT64_MAX
@@ -175,7 +180,7 @@ static uint64_t read_misc_enable(const struct msr_access *access)
 /*
  * By number. The AMD rows without a field, and Intel's PLATFORM_ID, UCODE_REV and
  * MISC_ENABLE, are there because kernels read them without being ready for a #GP.
- * A few are absent for a reason: without SPEC_CTRL, PRED_CMD, ARCH_CAPABILITIES and AMD's
+ * A few are absent for a reason: without SPEC_CTRL, PRED_CMD and AMD's
  * LS_CFG a guest uses the mitigations that cost no MSR write; without counters it does
  * not try to profile; with no machine-check banks (MCG_CAP) there are no bank registers.
  */
@@ -193,6 +198,8 @@ static const struct msr_row rows[] = {
     {ONE(MSR_PLATFORM_INFO), .vendor = INTEL, .read = read_platform_info},
     {ONE(MSR_MTRRCAP), .feature = CPU_MTRR,
      .fixed = MTRR_COUNT | MTRR_CAP_FIXED | MTRR_CAP_WC},
+    {ONE(MSR_ARCH_CAPABILITIES), .feature = CPU_ARCH_CAPABILITIES,
+     .read = read_arch_capabilities},
     {ONE(MSR_SYSENTER_CS), .feature = CPU_SEP, FIELD(sysenter_cs), .writable = LOW32},
     {ONE(MSR_SYSENTER_ESP), .feature = CPU_SEP, FIELD(sysenter_esp), .writable = ALL,
      .valid = valid_canonical},
