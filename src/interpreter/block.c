@@ -64,28 +64,8 @@ struct block_cache *block_cache_new(const struct cpuid_policy *cpuid, struct err
         block_cache_free(cache);
         return NULL;
     }
-    ZydisDecoderInit(&cache->decoder[0], ZYDIS_MACHINE_MODE_LEGACY_16,
-                     ZYDIS_STACK_WIDTH_16);
-    ZydisDecoderInit(&cache->decoder[1], ZYDIS_MACHINE_MODE_LEGACY_32,
-                     ZYDIS_STACK_WIDTH_32);
-    ZydisDecoderInit(&cache->decoder[2], ZYDIS_MACHINE_MODE_LONG_64,
-                     ZYDIS_STACK_WIDTH_64);
-    /* Without MPX and CET their encodings are NOPs (SDM 2B "NOP", table A-3); without the
-     * others the F3 prefix is ignored: BSR, BSF and WBINVD (SDM 2A "LZCNT", 2B "TZCNT").
-     */
     for (unsigned i = 0; i < 3; i++) {
-        ZydisDecoder *decoder = &cache->decoder[i];
-        ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
-        ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
-        ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_WBNOINVD, ZYAN_FALSE);
-        ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_LZCNT,
-                               cpuid_has(cpuid, CPU_ABM));
-        ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_TZCNT,
-                               cpuid_has(cpuid, CPU_BMI1));
-    }
-    if (cpuid->vendor == CPU_VENDOR_AMD) {
-        ZydisDecoderEnableMode(&cache->decoder[2], ZYDIS_DECODER_MODE_AMD_BRANCHES,
-                               ZYAN_TRUE);
+        isa_decoder_init(&cache->decoder[i], 16u << i, cpuid);
     }
     return cache;
 }

@@ -131,3 +131,29 @@ bool native_isa_offered(const struct cpuid_policy *policy,
     return need->first != ISA_ABSENT && isa_has(policy, need->first) &&
            isa_has(policy, need->second);
 }
+
+void isa_decoder_init(ZydisDecoder *decoder, unsigned width,
+                      const struct cpuid_policy *cpuid)
+{
+    switch (width) {
+    case 16:
+        ZydisDecoderInit(decoder, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
+        break;
+    case 32:
+        ZydisDecoderInit(decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
+        break;
+    default:
+        ZydisDecoderInit(decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    }
+    /* Without MPX and CET their encodings are NOPs (SDM 2B "NOP", table A-3); without the
+     * others the F3 prefix is ignored: BSR, BSF and WBINVD (SDM 2A "LZCNT", 2B "TZCNT").
+     */
+    ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+    ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+    ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_WBNOINVD, ZYAN_FALSE);
+    ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_LZCNT, cpuid_has(cpuid, CPU_ABM));
+    ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_TZCNT, cpuid_has(cpuid, CPU_BMI1));
+    if (width == 64 && cpuid->vendor == CPU_VENDOR_AMD) {
+        ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
+    }
+}

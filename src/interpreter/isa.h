@@ -16,3 +16,7 @@
  */
 bool native_isa_offered(const struct cpuid_policy *policy,
                         const ZydisDecodedInstruction *decoded);
+
+/* A decoder of 16, 32 or 64-bit code as a processor of this model reads it. */
+void isa_decoder_init(ZydisDecoder *decoder, unsigned width,
+                      const struct cpuid_policy *cpuid);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/scope.h"
+#include "interpreter/isa.h"
 
 #define BLOCK_ROOM (48u << 10) /* more than the code of any block */
 
@@ -45,7 +46,8 @@ static int map_code(struct code_cache *cache, struct error *err)
     return 0;
 }
 
-struct code_cache *code_cache_new(struct memory *memory, bool counts, struct error *err)
+struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_policy *cpuid,
+                                  bool counts, struct error *err)
 {
     struct code_cache *cache = calloc(1, sizeof(*cache));
     if (!cache) {
@@ -55,6 +57,7 @@ struct code_cache *code_cache_new(struct memory *memory, bool counts, struct err
     pthread_mutex_init(&cache->lock, NULL);
     cache->memory = memory;
     cache->counts = counts;
+    isa_decoder_init(&cache->decoder, 64, cpuid);
     cache->metadata = reserve(METADATA_SIZE);
     cache->block = reserve(BLOCKS_MAX * sizeof(*cache->block));
     cache->link = reserve(LINKS_MAX * sizeof(*cache->link));

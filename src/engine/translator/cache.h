@@ -12,6 +12,7 @@
  * Threads: everything here is under `lock`, but code_find and the code itself.
  */
 
+#include <Zydis/Zydis.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -20,6 +21,7 @@
 #include "base/error.h"
 #include "engine/translator/frame.h"
 #include "engine/translator/host.h"
+#include "x86/cpuid.h"
 
 #define BLOCK_INSN_MAX 64
 
@@ -97,6 +99,7 @@ struct code_cache {
     struct block **by_frame;
     _Atomic uint64_t epoch;
     struct memory *memory;
+    ZydisDecoder decoder;
     bool counts; /* code counts the instructions that it executes in frame.budget */
 
     /* Trampolines, offsets. leave[reason][h]: h, the guest's flags are in the host's. */
@@ -111,7 +114,8 @@ struct code_cache {
     uint64_t invalidated_blocks;
 };
 
-struct code_cache *code_cache_new(struct memory *memory, bool counts, struct error *err);
+struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_policy *cpuid,
+                                  bool counts, struct error *err);
 void code_cache_free(struct code_cache *cache);
 
 /* The block at a place, or NULL. page counts for kernel code only. */

@@ -127,19 +127,6 @@ static bool ends_block(const struct guest_insn *insn)
     return false;
 }
 
-static const ZydisDecoder *decoder64(void)
-{
-    static ZydisDecoder decoder;
-    static bool is_ready;
-    if (!is_ready) {
-        ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-        ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
-        ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
-        is_ready = true;
-    }
-    return &decoder;
-}
-
 static bool needs_avx(const struct guest_insn *insn)
 {
     return insn->uses_vector && insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
@@ -154,7 +141,7 @@ static bool decode_one(struct translation *translation, struct guest_insn *insn,
     insn->offset = (uint16_t)offset;
     unsigned room = size < INSN_BYTES_MAX ? size : INSN_BYTES_MAX;
     memcpy(insn->bytes, bytes, room);
-    ZyanStatus status = ZydisDecoderDecodeFull(decoder64(), insn->bytes, room,
+    ZyanStatus status = ZydisDecoderDecodeFull(&emit->cache->decoder, insn->bytes, room,
                                                &insn->decoded, insn->operand);
     if (status == ZYDIS_STATUS_NO_MORE_DATA && room < INSN_BYTES_MAX) {
         return false;

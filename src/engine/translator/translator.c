@@ -23,8 +23,8 @@ static const struct memory_listener listener = {
 
 static int backend_open(struct engine *engine, struct error *err)
 {
-    struct code_cache *cache =
-        code_cache_new(engine->config.memory, engine->config.is_deterministic, err);
+    struct code_cache *cache = code_cache_new(engine->config.memory, engine->config.cpuid,
+                                              engine->config.is_deterministic, err);
     if (!cache) {
         return -ENOMEM;
     }
