@@ -68,7 +68,7 @@ struct tlb_entry {
         *frame; /* the frame's entry: a store looks at its watch bits afterwards */
 };
 
-#define TLB_BITS     10
+#define TLB_BITS     12
 #define TLB_SIZE     (1u << TLB_BITS)
 #define TLB_CONTEXTS 4 /* address spaces kept, by CR3 */
 
@@ -89,7 +89,7 @@ enum tlb_view {
 #define AREA_JUMP_COUNT     (1u << (AREA_JUMP_SLOT_BITS + AREA_JUMP_PAGE_BITS))
 
 /* How many fills are remembered, so that emptying costs what was filled. */
-#define AREA_FILLED_MAX 256
+#define AREA_FILLED_MAX 1024
 
 /* All that belongs to one view of one address space. */
 struct tlb_area {

@@ -31,8 +31,9 @@
 
 /* An instruction of a block. */
 struct block_insn {
-    uint16_t offset;     /* in its page */
-    uint8_t length;      /* guest bytes */
+    uint16_t offset; /* in its page */
+    uint8_t length;  /* guest bytes */
+#define STORED_TO_END 0
     uint8_t stored;      /* bytes it stores, by its last store */
     int32_t stack_bytes; /* what a RET pops, a CALL pushes (as negative) */
     uint8_t host_flags;  /* INSN_FLAGS_* */
@@ -107,7 +108,7 @@ struct code_cache {
     uint32_t leave[LEAVE_COUNT][2];
     uint32_t jump_user, jump_kernel; /* goes on at guest address r8 */
     uint32_t jump_miss;
-    uint32_t return_miss; /* lies at the bottom of return stacks */
+    uint32_t return_miss[2]; /* lies at the bottom of return stacks: kernel's, user's */
 
     /* Counters, for people. */
     uint64_t translated_blocks, translated_insns, translated_bytes, flushes;

@@ -120,6 +120,8 @@ void emit_address(struct emit *emit, const struct guest_insn *insn,
 /* Host r8 = host address of the size bytes at linear address r8, r9 = the entry's place;
  * overwrites flags, which have been spilled. Marks where the instruction may fault. */
 void emit_check(struct emit *emit, unsigned size, bool is_write);
+/* The same up to the offset in the page, in r8. */
+void emit_check_offset(struct emit *emit, unsigned size, bool is_write);
 /* Behind the store of size bytes to r8 (with r9 as emit_check left it). live: flags in
  * the host's that must stay. */
 void emit_watch(struct emit *emit, unsigned size, uint32_t live);
@@ -135,6 +137,10 @@ void emit_leave(struct emit *emit, unsigned reason);
 
 /* emit_copy.c */
 emit_fn emit_copy, emit_nothing, emit_lea;
+/* emit_string.c */
+emit_fn emit_stos, emit_movs;
+/* emit_system.c */
+emit_fn emit_cli, emit_sti, emit_cld, emit_swapgs, emit_pushf, emit_popf;
 /* emit_stack.c */
 emit_fn emit_push, emit_pop, emit_leave_frame;
 /* emit_branch.c */

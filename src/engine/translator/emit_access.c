@@ -131,20 +131,25 @@ void emit_address(struct emit *emit, const struct guest_insn *insn,
 #define ENTRY_SHIFT 5
 _Static_assert(sizeof(struct tlb_entry) == 1u << ENTRY_SHIFT, "index by one rotate");
 
-void emit_check(struct emit *emit, unsigned size, bool is_write)
+void emit_check_offset(struct emit *emit, unsigned size, bool is_write)
 {
     struct code *code = &emit->code;
     size_t tag =
         is_write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
     struct host_mem tag_mem = {HOST_R9, HOST_NONE, 0, (int32_t)tag};
-    struct host_mem host_mem = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
     host_rorx(code, HOST_R9, HOST_R8, FRAME_SHIFT - ENTRY_SHIFT);
     host_and(code, false, HOST_R9, (TLB_SIZE - 1) << ENTRY_SHIFT);
     host_gs(code, true, 0x2b, HOST_R8, &tag_mem); /* SUB */
     host_cmp(code, HOST_R8, (int32_t)(FRAME_SIZE - size));
     struct cold *cold = emit_cold(emit, COLD_MISS, host_jcc(code, HOST_A));
     cold->is_write = is_write;
-    host_gs(code, true, 0x03, HOST_R8, &host_mem); /* ADD */
+}
+
+void emit_check(struct emit *emit, unsigned size, bool is_write)
+{
+    struct host_mem page = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
+    emit_check_offset(emit, size, is_write);
+    host_gs(&emit->code, true, 0x03, HOST_R8, &page); /* ADD */
 }
 
 void emit_watch(struct emit *emit, unsigned size, uint32_t live)

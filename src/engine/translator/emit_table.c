@@ -44,6 +44,12 @@ static const struct emit_row rows[] = {
     NOTHING(NOP), NOTHING(PREFETCH), NOTHING(PREFETCHNTA), NOTHING(PREFETCHT0),
     NOTHING(PREFETCHT1), NOTHING(PREFETCHT2), NOTHING(PREFETCHW),
     {ZYDIS_MNEMONIC_LEA, emit_lea},
+    {ZYDIS_MNEMONIC_CLI, emit_cli}, {ZYDIS_MNEMONIC_STI, emit_sti},
+    {ZYDIS_MNEMONIC_CLD, emit_cld}, {ZYDIS_MNEMONIC_SWAPGS, emit_swapgs},
+    {ZYDIS_MNEMONIC_PUSHFQ, emit_pushf}, {ZYDIS_MNEMONIC_POPFQ, emit_popf},
+    {ZYDIS_MNEMONIC_STOSB, emit_stos}, {ZYDIS_MNEMONIC_STOSD, emit_stos},
+    {ZYDIS_MNEMONIC_STOSQ, emit_stos}, {ZYDIS_MNEMONIC_MOVSB, emit_movs},
+    {ZYDIS_MNEMONIC_MOVSQ, emit_movs},
     {ZYDIS_MNEMONIC_PUSH, emit_push}, {ZYDIS_MNEMONIC_POP, emit_pop},
     {ZYDIS_MNEMONIC_LEAVE, emit_leave_frame},
     {ZYDIS_MNEMONIC_CALL, emit_call}, {ZYDIS_MNEMONIC_RET, emit_ret},
@@ -193,7 +199,9 @@ enum engine_way emit_way(const struct insn_row *row)
     if (row->bind == native_bind || row->bind == native_bind_zero) {
         return WAY_COPIED;
     }
-    if (!emit || row->class != INSN_INNOCUOUS) {
+    bool is_copied = emit == emit_copy || emit == emit_jmp || emit == emit_call ||
+                     emit == emit_ret || emit == emit_push || emit == emit_pop;
+    if (!emit || (row->class != INSN_INNOCUOUS && is_copied)) {
         return WAY_ROUTINE;
     }
     return emit == emit_copy ? WAY_COPIED : WAY_TRANSLATED;
@@ -210,7 +218,7 @@ emit_fn *emit_find(struct cpu *cpu, struct guest_insn *insn)
     bool is_string = decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
                      decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
                      (decoded->meta.category == ZYDIS_CATEGORY_STRINGOP);
-    emit_fn *emit = is_string ? NULL : by_mnemonic[decoded->mnemonic];
+    emit_fn *emit = by_mnemonic[decoded->mnemonic];
     if (!emit && !is_string && is_native(decoded->mnemonic)) {
         emit = emit_copy;
     }

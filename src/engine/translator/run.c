@@ -56,7 +56,7 @@ int translator_cpu_init(struct translator_cpu *translator, struct code_cache *ca
     }
     for (unsigned i = 0; i < 2; i++) {
         uint64_t *bottom = (uint64_t *)stack_bottom(translator, i);
-        *bottom = (uint64_t)(uintptr_t)code_address(cache, cache->return_miss);
+        *bottom = (uint64_t)(uintptr_t)code_address(cache, cache->return_miss[i]);
     }
     return 0;
 }
@@ -487,8 +487,9 @@ static bool watched(struct translator_cpu *translator, const struct block *block
     const struct block_insn *insn = &block->insn[ordinal];
     uint64_t offset = frame->exit_value - (uint64_t)(uintptr_t)cpu->memory->base;
     unsigned in_page = offset % FRAME_SIZE;
-    bool hits_code = memory_written(cpu->memory, (frame_t)(offset >> FRAME_SHIFT),
-                                    in_page, insn->stored);
+    unsigned size = insn->stored == STORED_TO_END ? FRAME_SIZE - in_page : insn->stored;
+    bool hits_code =
+        memory_written(cpu->memory, (frame_t)(offset >> FRAME_SHIFT), in_page, size);
     if (hits_code && !(insn->host_flags & INSN_BRANCHES)) {
         copy_out(translator);
         cpu->rip = page_of(block) + insn->offset + insn->length;

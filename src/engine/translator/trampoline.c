@@ -185,8 +185,11 @@ void trampoline_write(struct code_cache *cache)
     cache->jump_user = write_jump(cache, &code, true);
     cache->jump_kernel = write_jump(cache, &code, false);
     /* A return that nobody called: its place on the stack stays. */
-    cache->return_miss = (uint32_t)(code.at - cache->write);
-    host_lea(&code, HOST_RSP, HOST_RSP, -8);
-    host_jmp_to(&code, cache->write + cache->jump_miss);
+    for (unsigned is_user = 0; is_user < 2; is_user++) {
+        cache->return_miss[is_user] = (uint32_t)(code.at - cache->write);
+        host_lea(&code, HOST_RSP, HOST_RSP, -8);
+        host_jmp_to(&code,
+                    cache->write + (is_user ? cache->jump_user : cache->jump_kernel));
+    }
     cache->reserved = cache->used = (uint32_t)(code.at - cache->write);
 }

@@ -1,0 +1,183 @@
+/*
+ * What kernels execute all the time and would otherwise leave translated code for: the
+ * common case of each, by the same reads and writes of struct cpu as the interpreter's
+ * routine. Whatever may fault, or lets an interrupt in, is left to that routine before
+ * anything has happened. Only code of CPL 0 comes here (SDM 3A 6.8.1, SDM 2B).
+ */
+#include "engine/translator/emit.h"
+
+#define CPU(field) ((int32_t)offsetof(struct cpu, field))
+
+/* Host r8 = struct cpu. */
+static void load_cpu(struct emit *emit)
+{
+    host_fs(&emit->code, true, HOST_MOV_LOAD, HOST_R8, FRAME(cpu));
+}
+
+static struct host_mem at_r8(int32_t offset)
+{
+    return (struct host_mem){HOST_R8, HOST_NONE, 0, offset};
+}
+
+static void op_constant(struct emit *emit, unsigned extension, int32_t offset,
+                        uint32_t value)
+{
+    struct host_mem mem = at_r8(offset);
+    host_op_mem(&emit->code, false, 0x81, extension, &mem);
+    code32(&emit->code, value);
+}
+#define OP_OR  1
+#define OP_AND 4
+
+static void leave_if(struct emit *emit, unsigned condition)
+{
+    struct cold *cold = emit_cold(emit, COLD_LEAVE, host_jcc(&emit->code, condition));
+    cold->reason = LEAVE_INTERPRET;
+    cold->from_host = false;
+}
+
+/* An interrupt waits for IF: the interpreter lets it in. */
+static void leave_if_wanted(struct emit *emit)
+{
+    struct host_mem wanted = at_r8(CPU(wants_window));
+    host_op_mem(&emit->code, false, 0x80, 7, &wanted); /* CMP byte, 0 */
+    code8(&emit->code, 0);
+    leave_if(emit, HOST_NE);
+}
+
+bool emit_cli(struct emit *emit, const struct guest_insn *insn)
+{
+    if (emit->mode & MODE_USER) {
+        return false;
+    }
+    emit_spill_flags(emit, insn->flags_live_before);
+    load_cpu(emit);
+    op_constant(emit, OP_AND, CPU(state.rflags), ~(uint32_t)X86_FLAG_IF);
+    return true;
+}
+
+/* The instruction behind is not interrupted: the shadow is noted as the routine does, if
+ * IF was clear. */
+bool emit_sti(struct emit *emit, const struct guest_insn *insn)
+{
+    struct code *code = &emit->code;
+    if (emit->mode & MODE_USER) {
+        return false;
+    }
+    emit_spill_flags(emit, insn->flags_live_before);
+    load_cpu(emit);
+    leave_if_wanted(emit);
+    struct host_mem flags = at_r8(CPU(state.rflags) + 1);
+    host_op_mem(code, false, 0xf6, 0, &flags); /* TEST byte, imm8 */
+    code8(code, X86_FLAG_IF >> 8);
+    uint8_t *done = host_jcc(code, HOST_NE);
+    op_constant(emit, OP_OR, CPU(state.rflags), X86_FLAG_IF);
+    emit_page_address(emit, HOST_R9, insn->offset + insn->decoded.length);
+    struct host_mem rip = at_r8(CPU(shadow_rip));
+    host_op_mem(code, true, HOST_MOV_STORE, HOST_R9, &rip);
+    struct host_mem shadow = at_r8(CPU(state.interrupt_shadow));
+    host_op_mem(code, false, 0xc6, 0, &shadow); /* MOV byte, 1 */
+    code8(code, 1);
+    host_patch(done, code->at);
+    return true;
+}
+
+bool emit_cld(struct emit *emit, const struct guest_insn *insn)
+{
+    emit_spill_flags(emit, insn->flags_live_before);
+    load_cpu(emit);
+    op_constant(emit, OP_AND, CPU(state.rflags), ~(uint32_t)X86_FLAG_DF);
+    return true;
+}
+
+bool emit_swapgs(struct emit *emit, const struct guest_insn *insn)
+{
+    struct code *code = &emit->code;
+    if (emit->mode & MODE_USER) {
+        return false;
+    }
+    load_cpu(emit);
+    struct host_mem base = at_r8(CPU(state.seg[X86_GS].base));
+    struct host_mem other = at_r8(CPU(state.kernel_gs_base));
+    host_op_mem(code, true, HOST_MOV_LOAD, HOST_R9, &base);
+    host_op_mem(code, true, HOST_MOV_LOAD, HOST_R10, &other);
+    host_op_mem(code, true, HOST_MOV_STORE, HOST_R9, &other);
+    host_op_mem(code, true, HOST_MOV_STORE, HOST_R10, &base);
+    host_fs(code, true, HOST_MOV_STORE, HOST_R10, FRAME(gs_base));
+    return true;
+}
+
+/* Host r9d = arithmetic flags as RFLAGS has them, from frame.arith; clobbers r10. */
+static void load_arith(struct emit *emit)
+{
+    struct code *code = &emit->code;
+    host_fs_load16(code, HOST_R10, FRAME(arith));
+    host_mov(code, HOST_R9, HOST_R10);
+    CODE(code, "\x41\xc1\xe9\x08"); /* SHR r9d, 8 */
+    host_and(code, false, HOST_R9, X86_FLAGS_ARITH & 0xff);
+    host_and(code, false, HOST_R10, 1);                /* OF */
+    CODE(code, "\x41\xc1\xe2\x0b");                    /* SHL r10d, 11 */
+    host_op_reg(code, false, 0x0b, HOST_R9, HOST_R10); /* OR */
+}
+
+bool emit_pushf(struct emit *emit, const struct guest_insn *insn)
+{
+    struct code *code = &emit->code;
+    if (insn->decoded.operand_width != 64) {
+        return false;
+    }
+    emit_spill_flags(emit, X86_FLAGS_ARITH);
+    load_arith(emit);
+    load_cpu(emit);
+    struct host_mem flags = at_r8(CPU(state.rflags));
+    host_op_mem(code, true, HOST_MOV_LOAD, HOST_R10, &flags);
+    host_op_reg(code, true, 0x0b, HOST_R10, HOST_R9);
+    host_and(code, true, HOST_R10, ~(uint32_t)(X86_FLAG_RF | X86_FLAG_VM));
+    host_fs(code, true, HOST_MOV_STORE, HOST_R10, FRAME(scratch));
+    host_lea(code, HOST_R8, HOST_GUEST_RSP, -8);
+    emit_check(emit, 8, true);
+    host_fs(code, true, HOST_MOV_LOAD, HOST_R10, FRAME(scratch));
+    struct host_mem top = at_r8(0);
+    host_op_mem(code, true, HOST_MOV_STORE, HOST_R10, &top);
+    host_lea(code, HOST_GUEST_RSP, HOST_GUEST_RSP, -8);
+    emit_watch(emit, 8, 0);
+    return true;
+}
+
+/* Only if nothing but IF and the arithmetic flags changes. */
+bool emit_popf(struct emit *emit, const struct guest_insn *insn)
+{
+    struct code *code = &emit->code;
+    if (insn->decoded.operand_width != 64 || emit->mode & MODE_USER) {
+        return false;
+    }
+    const uint32_t other = X86_FLAG_TF | X86_FLAG_DF | X86_FLAG_IOPL | X86_FLAG_NT |
+                           X86_FLAG_AC | X86_FLAG_ID;
+    emit_spill_flags(emit, insn->flags_live_before);
+    host_mov(code, HOST_R8, HOST_GUEST_RSP);
+    emit_check(emit, 8, false);
+    struct host_mem top = at_r8(0);
+    host_op_mem(code, true, HOST_MOV_LOAD, HOST_R10, &top);
+    load_cpu(emit);
+    leave_if_wanted(emit);
+    struct host_mem flags = at_r8(CPU(state.rflags));
+    host_op_mem(code, true, HOST_MOV_LOAD, HOST_R9, &flags);
+    host_op_reg(code, true, 0x33, HOST_R9, HOST_R10); /* XOR */
+    CODE(code, "\x41\xf7\xc1");                       /* TEST r9d, imm32 */
+    code32(code, other);
+    leave_if(emit, HOST_NE);
+    host_and(code, false, HOST_R9, X86_FLAG_IF);
+    host_op_mem(code, false, 0x31, HOST_R9, &flags); /* XOR */
+    host_lea(code, HOST_GUEST_RSP, HOST_GUEST_RSP, 8);
+    /* frame.arith: AH's byte and OF. */
+    host_mov(code, HOST_R9, HOST_R10);
+    host_and(code, false, HOST_R9, X86_FLAGS_ARITH & 0xff);
+    CODE(code, "\x41\x83\xc9\x02"); /* OR r9d, 2 */
+    CODE(code, "\x41\xc1\xe1\x08"); /* SHL r9d, 8 */
+    CODE(code, "\x41\xc1\xea\x0b"); /* SHR r10d, 11 */
+    host_and(code, false, HOST_R10, 1);
+    host_op_reg(code, false, 0x0b, HOST_R9, HOST_R10); /* OR */
+    host_fs(code, false, HOST_MOV_STORE, HOST_R9, FRAME(arith));
+    emit->flags_in_memory = true;
+    return true;
+}
