@@ -304,7 +304,7 @@ static void context_clear(struct cpu *cpu, struct tlb_context *context)
         area_clear(&context->view[view]);
     }
     memset(context->large_filter, 0, sizeof(context->large_filter));
-    context->giant_filter = 0;
+    memset(context->giant_filter, 0, sizeof(context->giant_filter));
     context->generation = ++cpu->generations;
 }
 
@@ -334,12 +334,12 @@ void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_s
         return; /* paging is off: nothing to invalidate by address */
     }
     if (page_size == 1ull << GIANT_SHIFT) {
-        context->giant_filter |= 1ull << giant_hash(gva);
+        context->giant_filter[gva >> 63] |= 1ull << giant_hash(gva);
         return;
     }
     for (uint64_t part = 0; part < page_size >> LARGE_SHIFT; part++) {
         unsigned hash = large_hash((gva & -page_size) + (part << LARGE_SHIFT));
-        context->large_filter[hash / 64] |= 1ull << hash % 64;
+        context->large_filter[gva >> 63][hash / 64] |= 1ull << hash % 64;
     }
 }
 
@@ -389,9 +389,10 @@ void cpu_flush_page(struct cpu *cpu, gva_t gva)
         if (!context->used || context->key == TLB_NO_KEY) {
             continue;
         }
-        if (context->giant_filter >> giant_hash(gva) & 1) {
+        if (context->giant_filter[gva >> 63] >> giant_hash(gva) & 1) {
             flush_region(cpu, context, gva, GIANT_SHIFT);
-        } else if (context->large_filter[large_hash(gva) / 64] >> large_hash(gva) % 64 &
+        } else if (context->large_filter[gva >> 63][large_hash(gva) / 64] >>
+                       large_hash(gva) % 64 &
                    1) {
             flush_region(cpu, context, gva,
                          LARGE_SHIFT + 1); /* a 4M page is two regions */

@@ -120,7 +120,7 @@ struct tlb_context {
     uint64_t generation; /* changes when the context is flushed; part of code_key */
     /* Which 2M (4M: two of them) and 1G regions have entries from large pages, hashed:
      * INVLPG drops a large page whole, though it is cached in 4K pieces. */
-    uint64_t large_filter[4], giant_filter;
+    uint64_t large_filter[2][4], giant_filter[2]; /* of each half of the addresses */
     struct tlb_area view[TLB_VIEWS];
 };
 

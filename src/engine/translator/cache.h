@@ -67,6 +67,7 @@ struct block {
     uint8_t count;     /* of instructions */
     uint8_t status[2]; /* what its head compares: STATUS_* that must be set */
     bool is_dead;
+    bool needs_flags;      /* its code reads them before it writes them */
     uint64_t page;         /* kernel code: linear address of its page */
     uint32_t entry;        /* with the guest's flags in the host's */
     uint32_t entry_memory; /* with the guest's flags in frame.arith */

@@ -589,58 +589,82 @@ static bool handle(struct translator_cpu *translator, uint32_t *target)
     }
 }
 
+static const uint8_t no_status[2];
+
+/* Where the view's jump entries lead for cpu->rip, as for a jump of translated code. */
+static bool find_jump(const struct translator_cpu *translator, uint32_t *target)
+{
+    const struct tlb_area *area = (const struct tlb_area *)translator->cpu->tlb;
+    uint64_t rip = translator->cpu->rip;
+    unsigned index = cpu_area_jump(rip);
+    if (rip == 0 || area->jump_tag[index] != rip || translator->cache->counts) {
+        return false;
+    }
+    *target = (uint32_t)((const uint8_t *)area->jump_target[index] -
+                         translator->cache->execute);
+    return true;
+}
+
+/* The block at cpu->rip, ready to be entered; NULL as for find_block. */
+static struct block *enter_block(struct translator_cpu *translator, bool links,
+                                 uint32_t link)
+{
+    struct cpu *cpu = translator->cpu;
+    uint64_t rip = cpu->rip;
+    struct block *block = find_block(translator);
+    if (!block || atomic_load(&translator->cache->epoch) != translator->epoch) {
+        return NULL;
+    }
+    if (!fits_limit(cpu, block, 0)) {
+        interpret_one(translator);
+        return NULL;
+    }
+    if ((block->status[1] && !vector_is_open(cpu)) ||
+        (block->status[0] && !fpu_is_open(cpu))) {
+        interpret_block(translator);
+        return NULL;
+    }
+    if (links) {
+        link_block(translator, link, block);
+    } else {
+        note_jump(translator, rip, block);
+    }
+    return block;
+}
+
 /* Translated code from cpu->rip on, until struct cpu has to be looked at. */
 static void run_code(struct translator_cpu *translator)
 {
     struct cpu *cpu = translator->cpu;
     struct frame *frame = &translator_frame;
-    bool links = false, jumps = false;
-    uint32_t link = 0;
+    unsigned left = LEAVE_HEAD;
     while (cpu->state.activity == X86_RUNNING && can_translate(cpu) &&
            !cpu_wants_look(cpu) && cpu->retired < cpu->limit) {
         prepare(translator);
-        uint64_t rip = cpu->rip;
-        struct block *block = find_block(translator);
-        if (!block) {
-            links = jumps = false;
-            continue;
-        }
-        if (atomic_load(&translator->cache->epoch) != translator->epoch) {
-            links = jumps = false;
-            continue;
-        }
-        if (!fits_limit(cpu, block, 0)) {
-            interpret_one(translator);
-            links = jumps = false;
-            continue;
-        }
-        if ((block->status[1] && !vector_is_open(cpu)) ||
-            (block->status[0] && !fpu_is_open(cpu))) {
-            interpret_block(translator);
-            links = jumps = false;
-            continue;
-        }
-        if (links) {
-            link_block(translator, link, block);
-        } else if (jumps) {
-            note_jump(translator, rip, block);
+        uint64_t page = cpu->rip & -(uint64_t)FRAME_SIZE;
+        const uint8_t *status = no_status;
+        uint32_t target;
+        /* A head that was left asks for more than a jump: state, or another block. */
+        bool is_known = left != LEAVE_HEAD && left != LEAVE_LINK && left != LEAVE_JUMP &&
+                        find_jump(translator, &target);
+        if (!is_known) {
+            struct block *block =
+                enter_block(translator, left == LEAVE_LINK, frame->exit_link);
+            if (!block) {
+                left = LEAVE_HEAD;
+                continue;
+            }
+            target = block->entry;
+            status = block->status;
         }
         copy_in(translator);
-        frame->code_base = rip & -(uint64_t)FRAME_SIZE;
-        uint32_t target = block->entry;
-        const uint8_t *status = block->status;
-        for (;;) {
+        frame->code_base = page;
+        do {
             enter(translator, target, status);
-            if (!handle(translator, &target)) {
-                break;
-            }
-            status = left_block(translator)->status;
-        }
-        links = frame->exit_reason == LEAVE_LINK;
-        link = frame->exit_link;
-        /* Jumps also lead to heads of blocks that have died since. */
-        jumps = frame->exit_reason == LEAVE_JUMP ||
-                (frame->exit_reason == LEAVE_HEAD && left_block(translator)->is_dead);
+            status = frame->exit_reason == LEAVE_JUMP ? no_status
+                                                      : left_block(translator)->status;
+        } while (handle(translator, &target));
+        left = frame->exit_reason;
     }
 }
 

@@ -280,6 +280,9 @@ static void compare_without_flags(struct emit *emit, const struct gate *gate)
 }
 
 /*
+ * Who comes to a head that does not need the flags leaves with those in memory: jumps and
+ * returns put them there, and a dead block is reached by no link.
+ *
  * The head: entry_memory, which fetches the flags if the block needs them; entry, which
  * becomes a jump when the block dies; the look at frame.status.
  */
@@ -317,7 +320,8 @@ static void emit_head(struct translation *translation)
     }
     struct cold *cold = emit_cold(emit, COLD_LEAVE, place);
     cold->reason = LEAVE_HEAD;
-    cold->from_host = true;
+    cold->from_host = live;
+    block->needs_flags = live;
 }
 
 /* The block must not be entered if it could go beyond the limit. */
@@ -392,7 +396,8 @@ static bool emit_block(struct translation *translation)
     emit_colds(emit);
     block->stale = (uint32_t)(emit->code.at - emit->cache->write);
     host_fs_constant(&emit->code, FRAME(exit_info), EXIT_INFO(block->number, 0));
-    host_jmp_to(&emit->code, emit->cache->write + emit->cache->leave[LEAVE_HEAD][1]);
+    host_jmp_to(&emit->code,
+                emit->cache->write + emit->cache->leave[LEAVE_HEAD][block->needs_flags]);
     block->end = (uint32_t)(emit->code.at - emit->cache->write);
     return true;
 }
