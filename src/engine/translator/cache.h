@@ -80,8 +80,8 @@ struct block {
     struct block_insn insn[];
 };
 
-#define CODE_SIZE     (32u << 20)
-#define METADATA_SIZE (32u << 20)
+#define CODE_SIZE     (64u << 20)
+#define METADATA_SIZE (64u << 20)
 #define BLOCKS_MAX    (1u << 18)
 #define LINKS_MAX     (1u << 19)
 #define BLOCK_HASH    (1u << 16)
