@@ -1,7 +1,7 @@
 /*
- * REP STOS and MOVS, as they fill and copy memory: whatever lies within one page is the
- * host's REP, on checked host addresses. Everything else (backwards, across pages, no
- * RAM) is the interpreter's, before anything has happened.
+ * REP STOS and MOVS, as they fill and copy memory: what lies within one page is done by
+ * the host's REP, on checked host addresses, page after page. Everything else (backwards,
+ * an element across two pages, no RAM) is the interpreter's, from where it has come to.
  */
 #include "engine/translator/emit.h"
 
@@ -38,23 +38,8 @@ static bool is_plain(const struct guest_insn *insn)
            !(decoded->attributes & ZYDIS_ATTRIB_HAS_SEGMENT);
 }
 
-/* Host r8 = host address of the RCX elements at guest register `guest`, which must lie
- * in one page; r9 as emit_check leaves it. */
-static void check_run(struct emit *emit, unsigned guest, unsigned shift, bool is_write)
-{
-    struct code *code = &emit->code;
-    struct host_mem host_page = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
-    struct host_mem end = {HOST_R8, HOST_RCX, (uint8_t)shift, 0};
-    host_mov(code, HOST_R8, guest);
-    emit_check_offset(emit, 1, is_write);
-    host_op_mem(code, true, HOST_LEA, HOST_R10, &end);
-    host_cmp(code, HOST_R10, FRAME_SIZE);
-    leave_if(emit, HOST_A);
-    host_gs(code, true, 0x03, HOST_R8, &host_page); /* ADD */
-}
-
-/* Forwards, and no more than a page. */
-static void check_count(struct emit *emit, unsigned shift)
+/* Forwards; returns where to go if RCX is 0, when nothing is accessed. */
+static uint8_t *emit_begin(struct emit *emit)
 {
     struct code *code = &emit->code;
     host_fs(code, true, HOST_MOV_LOAD, HOST_R8, FRAME(cpu));
@@ -63,8 +48,56 @@ static void check_count(struct emit *emit, unsigned shift)
     host_op_mem(code, false, 0xf6, 0, &flags); /* TEST byte, imm8 */
     code8(code, FLAG_DF_BYTE);
     leave_if(emit, HOST_NE);
-    host_cmp(code, HOST_RCX, (int32_t)(FRAME_SIZE >> shift));
-    leave_if(emit, HOST_A);
+    host_op_reg(code, true, 0x85, HOST_RCX, HOST_RCX); /* TEST */
+    return host_jcc(code, HOST_E);
+}
+
+/* r10 = the lesser of itself and the elements that fit behind offset r8 of a page. */
+static void limit_to_page(struct emit *emit, unsigned shift)
+{
+    struct code *code = &emit->code;
+    host_constant(code, HOST_R9, FRAME_SIZE);
+    host_op_reg(code, true, 0x2b, HOST_R9, HOST_R8); /* SUB */
+    if (shift) {
+        CODE(code, "\x49\xc1\xe9"); /* SHR r9, imm8 */
+        code8(code, shift);
+    }
+    host_op_reg(code, true, 0x3b, HOST_R10, HOST_R9); /* CMP */
+    CODE(code, "\x4d\x0f\x47\xd1");                   /* CMOVA r10, r9 */
+}
+
+/* The offset in the page that a guest register points to, and its place in the TLB. */
+static void check(struct emit *emit, unsigned guest, unsigned shift, bool is_write)
+{
+    host_mov(&emit->code, HOST_R8, guest);
+    emit_check_offset(emit, 1u << shift, is_write);
+}
+
+static void add_page(struct emit *emit)
+{
+    struct host_mem page = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
+    host_gs(&emit->code, true, 0x03, HOST_R8, &page); /* ADD */
+}
+
+static void advance(struct code *code, unsigned guest, unsigned shift)
+{
+    struct host_mem moved = {(uint8_t)guest, HOST_R10, (uint8_t)shift, 0};
+    host_op_mem(code, true, HOST_LEA, guest, &moved);
+}
+
+/* Behind a page's part: again, unless somebody wants a look. */
+static void emit_end(struct emit *emit, const uint8_t *again, uint8_t *done)
+{
+    struct code *code = &emit->code;
+    emit_watch(emit, STORED_TO_END, 0);
+    host_op_reg(code, true, 0x85, HOST_RCX, HOST_RCX); /* TEST */
+    uint8_t *finished = host_jcc(code, HOST_E);
+    host_fs(code, false, 0x80, 7, frame_status(STATUS_ATTENTION)); /* CMP byte, 0 */
+    code8(code, 0);
+    leave_if(emit, HOST_NE);
+    host_jmp_to(code, again);
+    host_patch(finished, code->at);
+    host_patch(done, code->at);
 }
 
 static void rep(struct code *code, unsigned shift, unsigned opcode)
@@ -84,14 +117,24 @@ bool emit_stos(struct emit *emit, const struct guest_insn *insn)
         return false;
     }
     emit_spill_flags(emit, insn->flags_live_before);
-    check_count(emit, shift);
-    check_run(emit, HOST_RDI, shift, true);
-    host_mov(code, HOST_R10, HOST_RDI);
+    uint8_t *done = emit_begin(emit);
+    const uint8_t *again = code->at;
+    check(emit, HOST_RDI, shift, true);
+    host_fs(code, true, HOST_MOV_STORE, HOST_R9, FRAME(scratch));
+    host_mov(code, HOST_R10, HOST_RCX);
+    limit_to_page(emit, shift);
+    host_fs(code, true, HOST_MOV_LOAD, HOST_R9, FRAME(scratch));
+    add_page(emit);
+    host_fs(code, true, HOST_MOV_STORE, HOST_RCX, FRAME(spill[0]));
+    host_fs(code, true, HOST_MOV_STORE, HOST_RDI, FRAME(spill[1]));
+    host_mov(code, HOST_RCX, HOST_R10);
     host_mov(code, HOST_RDI, HOST_R8);
     rep(code, shift, 0xaa);
-    host_op_reg(code, true, 0x2b, HOST_RDI, HOST_R8);  /* SUB: bytes stored */
-    host_op_reg(code, true, 0x03, HOST_RDI, HOST_R10); /* ADD */
-    emit_watch(emit, STORED_TO_END, 0);
+    host_fs(code, true, HOST_MOV_LOAD, HOST_RCX, FRAME(spill[0]));
+    host_fs(code, true, HOST_MOV_LOAD, HOST_RDI, FRAME(spill[1]));
+    host_op_reg(code, true, 0x2b, HOST_RCX, HOST_R10); /* SUB */
+    advance(code, HOST_RDI, shift);
+    emit_end(emit, again, done);
     return true;
 }
 
@@ -103,19 +146,33 @@ bool emit_movs(struct emit *emit, const struct guest_insn *insn)
         return false;
     }
     emit_spill_flags(emit, insn->flags_live_before);
-    check_count(emit, shift);
-    check_run(emit, HOST_RSI, shift, false);
-    host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(scratch));
-    check_run(emit, HOST_RDI, shift, true);
-    host_mov(code, HOST_R10, HOST_RDI);
+    uint8_t *done = emit_begin(emit);
+    const uint8_t *again = code->at;
+    check(emit, HOST_RSI, shift, false);
+    host_fs(code, true, HOST_MOV_STORE, HOST_R9, FRAME(scratch));
+    host_mov(code, HOST_R10, HOST_RCX);
+    limit_to_page(emit, shift);
+    host_fs(code, true, HOST_MOV_LOAD, HOST_R9, FRAME(scratch));
+    add_page(emit);
+    host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(spill[2]));
+    check(emit, HOST_RDI, shift, true);
+    host_fs(code, true, HOST_MOV_STORE, HOST_R9, FRAME(scratch));
+    limit_to_page(emit, shift);
+    host_fs(code, true, HOST_MOV_LOAD, HOST_R9, FRAME(scratch));
+    add_page(emit);
+    host_fs(code, true, HOST_MOV_STORE, HOST_RCX, FRAME(spill[0]));
+    host_fs(code, true, HOST_MOV_STORE, HOST_RDI, FRAME(spill[1]));
     host_fs(code, true, HOST_MOV_STORE, HOST_RSI, FRAME(exit_value));
+    host_mov(code, HOST_RCX, HOST_R10);
     host_mov(code, HOST_RDI, HOST_R8);
-    host_fs(code, true, HOST_MOV_LOAD, HOST_RSI, FRAME(scratch));
+    host_fs(code, true, HOST_MOV_LOAD, HOST_RSI, FRAME(spill[2]));
     rep(code, shift, 0xa4);
-    host_op_reg(code, true, 0x2b, HOST_RDI, HOST_R8); /* SUB: bytes copied */
+    host_fs(code, true, HOST_MOV_LOAD, HOST_RCX, FRAME(spill[0]));
+    host_fs(code, true, HOST_MOV_LOAD, HOST_RDI, FRAME(spill[1]));
     host_fs(code, true, HOST_MOV_LOAD, HOST_RSI, FRAME(exit_value));
-    host_op_reg(code, true, 0x03, HOST_RSI, HOST_RDI); /* ADD */
-    host_op_reg(code, true, 0x03, HOST_RDI, HOST_R10);
-    emit_watch(emit, STORED_TO_END, 0);
+    host_op_reg(code, true, 0x2b, HOST_RCX, HOST_R10); /* SUB */
+    advance(code, HOST_RDI, shift);
+    advance(code, HOST_RSI, shift);
+    emit_end(emit, again, done);
     return true;
 }

@@ -36,7 +36,7 @@ struct frame {
     uint64_t c_rsp;
     uint64_t target; /* where to enter */
     uint64_t exit_value, exit_resume;
-    uint64_t scratch;
+    uint64_t scratch, spill[3];
     uint32_t exit_reason;
     uint32_t exit_info;   /* EXIT_INFO of the place that left */
     uint32_t exit_link;   /* number of the link that was not linked */

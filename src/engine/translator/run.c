@@ -492,7 +492,9 @@ static bool watched(struct translator_cpu *translator, const struct block *block
         memory_written(cpu->memory, (frame_t)(offset >> FRAME_SHIFT), in_page, size);
     if (hits_code && !(insn->host_flags & INSN_BRANCHES)) {
         copy_out(translator);
-        cpu->rip = page_of(block) + insn->offset + insn->length;
+        /* A REP goes on, perhaps with nothing left to do. */
+        unsigned done = insn->stored == STORED_TO_END ? 0 : insn->length;
+        cpu->rip = page_of(block) + insn->offset + done;
         return false;
     }
     *target =
