@@ -11,8 +11,8 @@
 
 const struct engine_ops *const engine_table[] = {
     &engine_kvm,
-    &engine_interp,
     &engine_translator,
+    &engine_interp,
     NULL,
 };
 

@@ -4,7 +4,7 @@
  *
  *     isa_differential [--engine NAME] [--seed N] [--first N] [--cases N | --forever]
  *                      [--row MNEMONIC] [--failures N] [--coverage FILE] [--complete]
- *                      [--undefined]
+ *                      [--undefined] [--deterministic]
  *
  * Ends with 1 if anything differs, after printing each difference with its number (run it
  * again by --seed S --first N --cases 1), shrunk, and as an entry for regressions.c; and
@@ -35,7 +35,7 @@
 struct options {
     const char *engine, *coverage;
     uint64_t seed, first, cases;
-    bool is_endless, must_be_complete, wants_undefined;
+    bool is_endless, must_be_complete, wants_undefined, is_deterministic;
     ZydisMnemonic row; /* or ZYDIS_MNEMONIC_INVALID for all */
     unsigned failures_max;
 };
@@ -368,6 +368,8 @@ static bool parse(int argc, char **argv, struct options *options)
             options->is_endless = true;
         } else if (strcmp(argv[i], "--complete") == 0) {
             options->must_be_complete = true;
+        } else if (strcmp(argv[i], "--deterministic") == 0) {
+            options->is_deterministic = true;
         } else if (strcmp(argv[i], "--undefined") == 0) {
             options->wants_undefined = true;
         } else if (i + 1 == argc || !parse_value(options, argv[i], argv[i + 1])) {
@@ -404,7 +406,7 @@ static bool set_up(struct run *run, const struct engine_ops *engine)
 {
     isa_images_init();
     run->host = host_new(bare_path());
-    run->guest = run->host ? guest_new(engine) : NULL;
+    run->guest = run->host ? guest_new(engine, run->options.is_deterministic) : NULL;
     if (!run->guest) {
         return false;
     }

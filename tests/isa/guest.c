@@ -75,6 +75,7 @@ _Static_assert(INPUTS + ISA_BATCH * INPUT_SIZE <= RESULTS &&
                "the places of physical memory do not overlap");
 
 struct guest {
+    bool is_deterministic;
     const struct engine_ops *ops;
     struct memory *memory;
     struct clock clock;
@@ -279,7 +280,8 @@ static int make_processor(struct guest *guest, struct error *err)
     const struct engine_config config = {.memory = guest->memory,
                                          .clock = &guest->clock,
                                          .cpuid = &guest->policy,
-                                         .cpus = 1};
+                                         .cpus = 1,
+                                         .is_deterministic = guest->is_deterministic};
     const struct vcpu_config vcpu = {.is_bootstrap = true,
                                      .lapic = &guest->lapic,
                                      .sink = {answer_exit, guest},
@@ -292,7 +294,7 @@ static int make_processor(struct guest *guest, struct error *err)
     return guest->vcpu ? 0 : -1;
 }
 
-struct guest *guest_new(const struct engine_ops *engine)
+struct guest *guest_new(const struct engine_ops *engine, bool is_deterministic)
 {
     struct guest *guest = calloc(1, sizeof(*guest));
     struct error err = {0};
@@ -307,6 +309,7 @@ struct guest *guest_new(const struct engine_ops *engine)
         guest_free(guest);
         return NULL;
     }
+    guest->is_deterministic = is_deterministic;
     offer_host_only(&guest->policy);
     const struct cpuid_policy asked = guest->policy;
     const struct engine_config use = {.cpuid = &asked, .cpus = 1};

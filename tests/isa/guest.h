@@ -10,7 +10,7 @@
 struct guest;
 
 /* NULL with a message on stderr. */
-struct guest *guest_new(const struct engine_ops *engine);
+struct guest *guest_new(const struct engine_ops *engine, bool is_deterministic);
 void guest_free(struct guest *guest);
 
 /* Runs ISA_BATCH cases or fewer. One that does not stop by itself ends with ISA_HUNG, one

@@ -54,7 +54,12 @@ void emit_page_address(struct emit *emit, unsigned host, int64_t offset)
 {
     if (emit->mode & MODE_USER) {
         host_fs(&emit->code, true, HOST_MOV_LOAD, host, FRAME(code_base));
-        host_lea(&emit->code, host, host, (int32_t)offset);
+        /* An offset in the page and a 32-bit displacement may need one bit more. */
+        int64_t first = offset > INT32_MAX ? INT32_MAX : offset;
+        host_lea(&emit->code, host, host, (int32_t)first);
+        if (first != offset) {
+            host_lea(&emit->code, host, host, (int32_t)(offset - first));
+        }
     } else {
         host_constant(&emit->code, host, emit->page + (uint64_t)offset);
     }

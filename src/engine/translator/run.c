@@ -290,6 +290,10 @@ static void interpret_one(struct translator_cpu *translator)
 static void interpret_block(struct translator_cpu *translator)
 {
     struct cpu *cpu = translator->cpu;
+    if (translator->cache->counts) {
+        interpret_one(translator); /* a counting block would stop before its first */
+        return;
+    }
     cpu_set_single(cpu, false);
     cpu_run_block(cpu);
     cpu_set_single(cpu, true);
