@@ -63,26 +63,31 @@ static void accepts(uint32_t index, uint64_t value)
 static void test_unknown_and_foreign_registers(void **unused)
 {
     uint64_t value;
-    static const uint32_t unknown[] = {0,
-                                       1,
-                                       0x48,
-                                       0x10a,
-                                       0x400,
-                                       0x17b,
-                                       MSR_XSS,
-                                       MSR_APIC_BASE,
-                                       MSR_TSC_DEADLINE,
-                                       0x800,
-                                       0x8ff,
-                                       0x210,
-                                       0xc0000104,
-                                       0xc0011020,
-                                       0xffffffff};
+    static const uint32_t unknown[] = {
+        0,          1,         0x48,          0x400,
+        0x17b,      MSR_XSS,   MSR_APIC_BASE, MSR_TSC_DEADLINE,
+        0x800,      0x8ff,     0x210,         0xc0000104,
+        0xc0011020, 0xffffffff};
     for (unsigned i = 0; i < array_size(unknown); i++) {
         assert_int_equal(msr_read(&policy, &state, now, unknown[i], &value), MSR_UNKNOWN);
         assert_int_equal(set(unknown[i], 0), MSR_UNKNOWN);
         assert_int_equal(effects, 0);
     }
+}
+
+static void test_immunities_are_shown_where_the_model_has_them(void **unused)
+{
+    uint64_t value;
+    const struct cpuid_policy before = policy;
+    const unsigned feature = CPU_ARCH_CAPABILITIES;
+    policy.immunities = 0x21;
+    policy.features[feature / 64] &= ~(1ull << feature % 64);
+    assert_int_equal(msr_read(&policy, &state, now, MSR_ARCH_CAPABILITIES, &value),
+                     MSR_UNKNOWN);
+    policy.features[feature / 64] |= 1ull << feature % 64;
+    assert_int_equal(get(MSR_ARCH_CAPABILITIES), 0x21);
+    refuses(MSR_ARCH_CAPABILITIES, 0); /* it is read-only */
+    policy = before;
 }
 
 static void test_what_kernels_probe_for_is_absent_without_a_message(void **unused)
@@ -271,6 +276,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_unknown_and_foreign_registers),
+        TEST(test_immunities_are_shown_where_the_model_has_them),
         TEST(test_what_kernels_probe_for_is_absent_without_a_message),
         TEST(test_vendors_have_their_own),
         TEST(test_misc_enable_keeps_what_is_not_there),
