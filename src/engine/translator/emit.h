@@ -122,6 +122,10 @@ void emit_address(struct emit *emit, const struct guest_insn *insn,
 void emit_check(struct emit *emit, unsigned size, bool is_write);
 /* The same up to the offset in the page, in r8. */
 void emit_check_offset(struct emit *emit, unsigned size, bool is_write);
+/* What is missing then: r8 += the page's host address. */
+void emit_add_page(struct emit *emit);
+/* To the interpreter, on a condition; the flags have been spilled. */
+void emit_leave_if(struct emit *emit, unsigned condition);
 /* Behind the store of size bytes to r8 (with r9 as emit_check left it). live: flags in
  * the host's that must stay. */
 void emit_watch(struct emit *emit, unsigned size, uint32_t live);

@@ -150,11 +150,23 @@ void emit_check_offset(struct emit *emit, unsigned size, bool is_write)
     cold->is_write = is_write;
 }
 
-void emit_check(struct emit *emit, unsigned size, bool is_write)
+void emit_add_page(struct emit *emit)
 {
     struct host_mem page = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
-    emit_check_offset(emit, size, is_write);
     host_gs(&emit->code, true, 0x03, HOST_R8, &page); /* ADD */
+}
+
+void emit_check(struct emit *emit, unsigned size, bool is_write)
+{
+    emit_check_offset(emit, size, is_write);
+    emit_add_page(emit);
+}
+
+void emit_leave_if(struct emit *emit, unsigned condition)
+{
+    struct cold *cold = emit_cold(emit, COLD_LEAVE, host_jcc(&emit->code, condition));
+    cold->reason = LEAVE_INTERPRET;
+    cold->from_host = false;
 }
 
 void emit_watch(struct emit *emit, unsigned size, uint32_t live)

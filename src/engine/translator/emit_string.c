@@ -7,13 +7,6 @@
 
 #define FLAG_DF_BYTE 0x04 /* of RFLAGS' second byte */
 
-static void leave_if(struct emit *emit, unsigned condition)
-{
-    struct cold *cold = emit_cold(emit, COLD_LEAVE, host_jcc(&emit->code, condition));
-    cold->reason = LEAVE_INTERPRET;
-    cold->from_host = false;
-}
-
 static unsigned log2_size(ZydisMnemonic mnemonic)
 {
     switch (mnemonic) {
@@ -47,7 +40,7 @@ static uint8_t *emit_begin(struct emit *emit)
                              (int32_t)offsetof(struct cpu, state.rflags) + 1};
     host_op_mem(code, false, 0xf6, 0, &flags); /* TEST byte, imm8 */
     code8(code, FLAG_DF_BYTE);
-    leave_if(emit, HOST_NE);
+    emit_leave_if(emit, HOST_NE);
     host_op_reg(code, true, 0x85, HOST_RCX, HOST_RCX); /* TEST */
     return host_jcc(code, HOST_E);
 }
@@ -66,19 +59,6 @@ static void limit_to_page(struct emit *emit, unsigned shift)
     CODE(code, "\x4d\x0f\x47\xd1");                   /* CMOVA r10, r9 */
 }
 
-/* The offset in the page that a guest register points to, and its place in the TLB. */
-static void check(struct emit *emit, unsigned guest, unsigned shift, bool is_write)
-{
-    host_mov(&emit->code, HOST_R8, guest);
-    emit_check_offset(emit, 1u << shift, is_write);
-}
-
-static void add_page(struct emit *emit)
-{
-    struct host_mem page = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
-    host_gs(&emit->code, true, 0x03, HOST_R8, &page); /* ADD */
-}
-
 static void advance(struct code *code, unsigned guest, unsigned shift)
 {
     struct host_mem moved = {(uint8_t)guest, HOST_R10, (uint8_t)shift, 0};
@@ -94,7 +74,7 @@ static void emit_end(struct emit *emit, const uint8_t *again, uint8_t *done)
     uint8_t *finished = host_jcc(code, HOST_E);
     host_fs(code, false, 0x80, 7, frame_status(STATUS_ATTENTION)); /* CMP byte, 0 */
     code8(code, 0);
-    leave_if(emit, HOST_NE);
+    emit_leave_if(emit, HOST_NE);
     host_jmp_to(code, again);
     host_patch(finished, code->at);
     host_patch(done, code->at);
@@ -109,7 +89,22 @@ static void rep(struct code *code, unsigned shift, unsigned opcode)
     code8(code, opcode | (shift > 0));
 }
 
-bool emit_stos(struct emit *emit, const struct guest_insn *insn)
+/* Host r8 = host address that a guest register points to; r10 = at most the elements that
+ * fit behind it in its page; r9 as emit_check leaves it. */
+static void check_run(struct emit *emit, unsigned guest, unsigned shift, bool is_write)
+{
+    struct code *code = &emit->code;
+    host_mov(code, HOST_R8, guest);
+    emit_check_offset(emit, 1u << shift, is_write);
+    host_fs(code, true, HOST_MOV_STORE, HOST_R9, FRAME(scratch));
+    limit_to_page(emit, shift);
+    host_fs(code, true, HOST_MOV_LOAD, HOST_R9, FRAME(scratch));
+    emit_add_page(emit);
+}
+
+/* opcode: of the byte form. */
+static bool emit_string(struct emit *emit, const struct guest_insn *insn, unsigned opcode,
+                        bool has_source)
 {
     struct code *code = &emit->code;
     unsigned shift = log2_size(insn->decoded.mnemonic);
@@ -119,60 +114,39 @@ bool emit_stos(struct emit *emit, const struct guest_insn *insn)
     emit_spill_flags(emit, insn->flags_live_before);
     uint8_t *done = emit_begin(emit);
     const uint8_t *again = code->at;
-    check(emit, HOST_RDI, shift, true);
-    host_fs(code, true, HOST_MOV_STORE, HOST_R9, FRAME(scratch));
     host_mov(code, HOST_R10, HOST_RCX);
-    limit_to_page(emit, shift);
-    host_fs(code, true, HOST_MOV_LOAD, HOST_R9, FRAME(scratch));
-    add_page(emit);
+    if (has_source) {
+        check_run(emit, HOST_RSI, shift, false);
+        host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(spill[2]));
+    }
+    check_run(emit, HOST_RDI, shift, true);
     host_fs(code, true, HOST_MOV_STORE, HOST_RCX, FRAME(spill[0]));
     host_fs(code, true, HOST_MOV_STORE, HOST_RDI, FRAME(spill[1]));
     host_mov(code, HOST_RCX, HOST_R10);
     host_mov(code, HOST_RDI, HOST_R8);
-    rep(code, shift, 0xaa);
+    if (has_source) {
+        host_fs(code, true, HOST_MOV_STORE, HOST_RSI, FRAME(scratch));
+        host_fs(code, true, HOST_MOV_LOAD, HOST_RSI, FRAME(spill[2]));
+    }
+    rep(code, shift, opcode);
     host_fs(code, true, HOST_MOV_LOAD, HOST_RCX, FRAME(spill[0]));
     host_fs(code, true, HOST_MOV_LOAD, HOST_RDI, FRAME(spill[1]));
     host_op_reg(code, true, 0x2b, HOST_RCX, HOST_R10); /* SUB */
     advance(code, HOST_RDI, shift);
+    if (has_source) {
+        host_fs(code, true, HOST_MOV_LOAD, HOST_RSI, FRAME(scratch));
+        advance(code, HOST_RSI, shift);
+    }
     emit_end(emit, again, done);
     return true;
 }
 
+bool emit_stos(struct emit *emit, const struct guest_insn *insn)
+{
+    return emit_string(emit, insn, 0xaa, false);
+}
+
 bool emit_movs(struct emit *emit, const struct guest_insn *insn)
 {
-    struct code *code = &emit->code;
-    unsigned shift = log2_size(insn->decoded.mnemonic);
-    if (!is_plain(insn) || emit->cache->counts) {
-        return false;
-    }
-    emit_spill_flags(emit, insn->flags_live_before);
-    uint8_t *done = emit_begin(emit);
-    const uint8_t *again = code->at;
-    check(emit, HOST_RSI, shift, false);
-    host_fs(code, true, HOST_MOV_STORE, HOST_R9, FRAME(scratch));
-    host_mov(code, HOST_R10, HOST_RCX);
-    limit_to_page(emit, shift);
-    host_fs(code, true, HOST_MOV_LOAD, HOST_R9, FRAME(scratch));
-    add_page(emit);
-    host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(spill[2]));
-    check(emit, HOST_RDI, shift, true);
-    host_fs(code, true, HOST_MOV_STORE, HOST_R9, FRAME(scratch));
-    limit_to_page(emit, shift);
-    host_fs(code, true, HOST_MOV_LOAD, HOST_R9, FRAME(scratch));
-    add_page(emit);
-    host_fs(code, true, HOST_MOV_STORE, HOST_RCX, FRAME(spill[0]));
-    host_fs(code, true, HOST_MOV_STORE, HOST_RDI, FRAME(spill[1]));
-    host_fs(code, true, HOST_MOV_STORE, HOST_RSI, FRAME(exit_value));
-    host_mov(code, HOST_RCX, HOST_R10);
-    host_mov(code, HOST_RDI, HOST_R8);
-    host_fs(code, true, HOST_MOV_LOAD, HOST_RSI, FRAME(spill[2]));
-    rep(code, shift, 0xa4);
-    host_fs(code, true, HOST_MOV_LOAD, HOST_RCX, FRAME(spill[0]));
-    host_fs(code, true, HOST_MOV_LOAD, HOST_RDI, FRAME(spill[1]));
-    host_fs(code, true, HOST_MOV_LOAD, HOST_RSI, FRAME(exit_value));
-    host_op_reg(code, true, 0x2b, HOST_RCX, HOST_R10); /* SUB */
-    advance(code, HOST_RDI, shift);
-    advance(code, HOST_RSI, shift);
-    emit_end(emit, again, done);
-    return true;
+    return emit_string(emit, insn, 0xa4, true);
 }

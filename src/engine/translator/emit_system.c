@@ -29,20 +29,13 @@ static void op_constant(struct emit *emit, unsigned extension, int32_t offset,
 #define OP_OR  1
 #define OP_AND 4
 
-static void leave_if(struct emit *emit, unsigned condition)
-{
-    struct cold *cold = emit_cold(emit, COLD_LEAVE, host_jcc(&emit->code, condition));
-    cold->reason = LEAVE_INTERPRET;
-    cold->from_host = false;
-}
-
 /* An interrupt waits for IF: the interpreter lets it in. */
 static void leave_if_wanted(struct emit *emit)
 {
     struct host_mem wanted = at_r8(CPU(wants_window));
     host_op_mem(&emit->code, false, 0x80, 7, &wanted); /* CMP byte, 0 */
     code8(&emit->code, 0);
-    leave_if(emit, HOST_NE);
+    emit_leave_if(emit, HOST_NE);
 }
 
 bool emit_cli(struct emit *emit, const struct guest_insn *insn)
@@ -165,7 +158,7 @@ bool emit_popf(struct emit *emit, const struct guest_insn *insn)
     host_op_reg(code, true, 0x33, HOST_R9, HOST_R10); /* XOR */
     CODE(code, "\x41\xf7\xc1");                       /* TEST r9d, imm32 */
     code32(code, other);
-    leave_if(emit, HOST_NE);
+    emit_leave_if(emit, HOST_NE);
     host_and(code, false, HOST_R9, X86_FLAG_IF);
     host_op_mem(code, false, 0x31, HOST_R9, &flags); /* XOR */
     host_lea(code, HOST_GUEST_RSP, HOST_GUEST_RSP, 8);

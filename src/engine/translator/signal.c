@@ -32,7 +32,11 @@ static void forward(int number, siginfo_t *info, void *context)
         if (before->sa_flags & SA_SIGINFO) {
             before->sa_sigaction(number, info, context);
         } else if (before->sa_handler == SIG_DFL || before->sa_handler == SIG_IGN) {
-            sigaction(number, before, NULL); /* happens again, now without a handler */
+            /* A fault happens again, now without a handler. */
+            sigaction(number, before, NULL);
+            if (info->si_code <= 0) {
+                raise(number);
+            }
         } else {
             before->sa_handler(number);
         }
@@ -83,7 +87,9 @@ static bool recover(greg_t *registers, uintptr_t address, int number)
 static void on_fault(int number, siginfo_t *info, void *context)
 {
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
-    if (!recover(registers, (uintptr_t)info->si_addr, number)) {
+    /* What somebody sends is not a fault (sigaction(2): si_code). */
+    bool is_fault = info->si_code > 0;
+    if (!is_fault || !recover(registers, (uintptr_t)info->si_addr, number)) {
         forward(number, info, context);
     }
 }
