@@ -54,6 +54,7 @@ static struct machine *machine_of(enum mode mode)
         machine->start.gpr[X86_RSP] = FIXTURE_USER;
     }
     memcpy(machine->ram, fixture->ram, FIXTURE_RAM);
+    fixture->port_is_steady = true; /* how REP INS is divided is nobody's business */
     machine->fixture = fixture;
     return machine;
 }

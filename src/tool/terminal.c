@@ -6,6 +6,7 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "base/fatal.h"
 #include "base/scope.h"
 
 static struct {
@@ -43,9 +44,11 @@ static void leave_and_die(int number)
     raise(number);
 }
 
-/* Only where nobody else, a sanitizer or an engine, handles the signal already. */
+/* Only where nobody else, a sanitizer or an engine, handles the signal already; engines
+ * call the hook. */
 static void handlers_install(void)
 {
+    fatal_set_hook(terminal_leave);
     for (unsigned i = 0; i < array_size(fatal_signals); i++) {
         struct sigaction old;
         if (sigaction(fatal_signals[i], NULL, &old) == 0 && old.sa_handler == SIG_DFL &&

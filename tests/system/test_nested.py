@@ -22,7 +22,7 @@ def nested(doppel, source, model, program):
 
 
 def main():
-    doppel, source, program = sys.argv[1:]
+    doppel, source, program = [os.path.abspath(argument) for argument in sys.argv[1:]]
     report = Report()
     for model in ["host", "x86-64-v2"]:
         with report.case(f"a guest program at level 2, CPU model {model} at level 1"):

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <ucontext.h>
 
+#include "base/fatal.h"
 #include "base/scope.h"
 
 #define CACHES_MAX        16
@@ -32,6 +33,7 @@ static void forward(int number, siginfo_t *info, void *context)
         if (before->sa_flags & SA_SIGINFO) {
             before->sa_sigaction(number, info, context);
         } else if (before->sa_handler == SIG_DFL || before->sa_handler == SIG_IGN) {
+            fatal_run_hook();
             /* A fault happens again, now without a handler. */
             sigaction(number, before, NULL);
             if (info->si_code <= 0) {

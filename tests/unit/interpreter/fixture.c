@@ -25,7 +25,7 @@ static void hook_io(struct cpu *cpu, uint16_t port, unsigned size, bool is_write
         if (is_write) {
             fixture->port_data[i] = data[i];
         } else {
-            data[i] = (uint8_t)(i + 1);
+            data[i] = fixture->port_is_steady ? (uint8_t)port : (uint8_t)(i + 1);
         }
     }
 }

@@ -45,6 +45,7 @@ struct fixture {
     uint16_t port;
     uint32_t port_count;
     bool port_is_write;
+    bool port_is_steady; /* reads give the port's number, however they are divided */
     uint8_t port_data[4096];
     uint8_t device[4096]; /* memory behind the bus, at FIXTURE_DEVICE */
 };
