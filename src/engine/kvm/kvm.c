@@ -207,13 +207,11 @@ static int make_vcpu(struct engine_vcpu *vcpu, struct error *err)
         return fail(err, errno, "cannot map the state that KVM shares");
     }
     vcpu->run = run;
-    /* Now: once the VM is confined, its parts can no longer be had. */
+    /* Now: once the VM is confined, its memory for code can no longer be mapped. */
     int result = processor_cpu_open(&vcpu->processor, err);
     result = result < 0 ? result : kvm_ring_open(vcpu, err);
     result = result < 0 ? result : kvm_cpuid_set(vcpu, err);
     result = result < 0 ? result : kvm_tsc_set_rate(vcpu, err);
-    /* Now, for a jailed thread cannot map its memory for code. */
-    result = result < 0 ? result : processor_cpu_open(&vcpu->processor, err);
     if (result < 0) {
         return result;
     }
@@ -227,8 +225,7 @@ static int make_vcpu(struct engine_vcpu *vcpu, struct error *err)
         *err = vcpu->failure;
         return -err->code;
     }
-    /* Now, as it maps code, which later the jail does not let it. */
-    return processor_cpu_open(&vcpu->processor, err);
+    return 0;
 }
 
 static struct engine_vcpu *
