@@ -1,227 +1,11 @@
 #include "engine/translator/run.h"
 
-#include <assert.h>
-#include <asm/prctl.h>
-#include <errno.h>
-#include <sched.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/auxv.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include "engine/translator/emit.h"
+#include "engine/translator/exchange.h"
 #include "interpreter/access.h"
 #include "interpreter/event.h"
 #include "interpreter/run.h"
-#include "interpreter/x87.h"
 #include "x86/paging.h"
-
-__thread struct frame translator_frame;
-
-int32_t frame_offset(size_t field)
-{
-    return (int32_t)((intptr_t)&translator_frame - (intptr_t)__builtin_thread_pointer() +
-                     (intptr_t)field);
-}
-
-#define GUARD_SIZE  FRAME_SIZE
-#define STACKS_SIZE (2 * (GUARD_SIZE + RETURN_STACK_SIZE))
-
-static uint64_t stack_bottom(const struct translator_cpu *translator, bool is_user)
-{
-    uintptr_t end = (uintptr_t)translator->return_stack +
-                    (is_user ? 1 : 2) * (GUARD_SIZE + RETURN_STACK_SIZE);
-    return end - 64;
-}
-
-int translator_cpu_init(struct translator_cpu *translator, struct code_cache *cache,
-                        struct cpu *cpu, struct error *err)
-{
-    translator->cache = cache;
-    translator->cpu = cpu;
-    translator->epoch = UINT64_MAX;
-    uint8_t *stack =
-        mmap(NULL, STACKS_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (stack == MAP_FAILED) {
-        return fail(err, errno, "cannot make return stacks for translated code");
-    }
-    translator->return_stack = stack;
-    for (unsigned i = 0; i < 2; i++) {
-        uint8_t *usable = stack + i * (GUARD_SIZE + RETURN_STACK_SIZE) + GUARD_SIZE;
-        if (mprotect(usable, RETURN_STACK_SIZE, PROT_READ | PROT_WRITE) < 0) {
-            return fail(err, errno, "cannot make return stacks for translated code");
-        }
-    }
-    for (unsigned i = 0; i < 2; i++) {
-        uint64_t *bottom = (uint64_t *)stack_bottom(translator, i);
-        *bottom = (uint64_t)(uintptr_t)code_address(cache, cache->return_miss[i]);
-    }
-    return 0;
-}
-
-void translator_cpu_fini(struct translator_cpu *translator)
-{
-    if (translator->return_stack) {
-        munmap(translator->return_stack, STACKS_SIZE);
-    }
-    free(translator->signal_stack);
-}
-
-/* ---- the thread's frame ----------------------------------------------------------- */
-
-static bool has_fsgsbase(void)
-{
-    return getauxval(AT_HWCAP2) & 2;
-}
-
-static __attribute__((target("fsgsbase"))) void set_gs(const void *base)
-{
-    static _Thread_local const void *current;
-    if (current == base) {
-        return;
-    }
-    current = base;
-    static int is_fast = -1;
-    if (is_fast < 0) {
-        is_fast = has_fsgsbase();
-    }
-    if (is_fast) {
-        __builtin_ia32_wrgsbase64((uint64_t)(uintptr_t)base);
-    } else {
-        syscall(SYS_arch_prctl, ARCH_SET_GS, base);
-    }
-}
-
-static void attach_thread(struct translator_cpu *translator)
-{
-    struct frame *frame = &translator_frame;
-    if (frame->cpu != translator->cpu) {
-        memset(frame, 0, sizeof(*frame));
-        frame->cpu = translator->cpu;
-        frame->host_mxcsr = MXCSR_INIT;
-        translator->flushes = translator->cpu->flushes - 1;
-        signal_prepare_thread(translator);
-    }
-    atomic_store(&frame->status[STATUS_ATTENTION], 0);
-    atomic_store(&translator->frame, frame);
-}
-
-/* The thread may end after this, and its frame with it. */
-static void detach_thread(struct translator_cpu *translator)
-{
-    atomic_store(&translator->frame, NULL);
-    while (atomic_load(&translator->notifiers)) {
-        sched_yield();
-    }
-}
-
-void translator_notify(struct translator_cpu *translator)
-{
-    atomic_fetch_add(&translator->notifiers, 1);
-    struct frame *frame = atomic_load(&translator->frame);
-    if (frame) {
-        atomic_store(&frame->status[STATUS_ATTENTION], 1);
-    }
-    atomic_fetch_sub(&translator->notifiers, 1);
-}
-
-/* ---- the guest's state between the frame and struct cpu ---------------------------- */
-
-static void copy_in(struct translator_cpu *translator)
-{
-    struct frame *frame = &translator_frame;
-    const struct cpu *cpu = translator->cpu;
-    memcpy(frame->gpr, cpu->reg, sizeof(frame->gpr));
-    frame->arith = cpu->arith;
-    frame->fs_base = cpu->state.seg[X86_FS].base;
-    frame->gs_base = cpu->state.seg[X86_GS].base;
-}
-
-static void copy_out(struct translator_cpu *translator)
-{
-    const struct frame *frame = &translator_frame;
-    struct cpu *cpu = translator->cpu;
-    memcpy(cpu->reg, frame->gpr, sizeof(frame->gpr));
-    cpu->arith = frame->arith;
-}
-
-/* x87: XSAVE's legacy area (SDM 1 table 10-2) and the common form. */
-struct legacy_area {
-    uint16_t fcw, fsw;
-    uint8_t ftw, reserved;
-    uint16_t fop;
-    uint64_t fip, fdp;
-    uint32_t mxcsr, mxcsr_mask;
-    uint8_t st[8][16];
-};
-
-static void fpu_in(struct translator_cpu *translator)
-{
-    struct legacy_area *area = (struct legacy_area *)translator_frame.fpu;
-    const struct x86_fpu *fpu = &translator->cpu->state.fpu;
-    memset(translator_frame.fpu, 0, sizeof(translator_frame.fpu));
-    area->fcw = fpu->fcw;
-    area->fsw = fpu->fsw;
-    area->ftw = fpu->ftw;
-    area->fop = fpu->fop;
-    area->fip = fpu->fip;
-    area->fdp = fpu->fdp;
-    memcpy(area->st, fpu->st, sizeof(area->st));
-    uint64_t present = X86_XCR0_X87;
-    memcpy(translator_frame.fpu + 512, &present, sizeof(present)); /* XSTATE_BV */
-}
-
-/* The guest's address of an instruction that the host has at an address of the code
- * cache, as FXSAVE shows it. Of user code that is mapped twice perhaps the other one's.
- */
-static uint64_t guest_address(const struct translator_cpu *translator, uint64_t address)
-{
-    unsigned ordinal;
-    const struct block *block = code_at(translator->cache, address, &ordinal);
-    return block ? block->page + block->insn[ordinal].offset : address;
-}
-
-/* SDM 1 13.7: what XSAVE found in its initial state it did not write. */
-static void fpu_out(struct translator_cpu *translator)
-{
-    const struct legacy_area *area = (const struct legacy_area *)translator_frame.fpu;
-    struct x86_fpu *fpu = &translator->cpu->state.fpu;
-    uint64_t present;
-    memcpy(&present, translator_frame.fpu + 512, sizeof(present));
-    atomic_store_explicit(&translator_frame.status[STATUS_FPU], 0, memory_order_relaxed);
-    if (!(present & X86_XCR0_X87)) {
-        x87_init(fpu);
-        memset(fpu->st, 0, sizeof(fpu->st));
-        return;
-    }
-    fpu->fcw = area->fcw;
-    fpu->fsw = area->fsw;
-    fpu->ftw = area->ftw;
-    fpu->fop = area->fop;
-    fpu->fip = guest_address(translator, area->fip);
-    fpu->fdp = area->fdp;
-    memcpy(fpu->st, area->st, sizeof(fpu->st));
-}
-
-/* May the host's units hold the guest's state? An unmasked exception, and whatever would
- * fault, is the interpreter's. */
-static bool vector_is_open(const struct cpu *cpu)
-{
-    const struct x86_state *state = &cpu->state;
-    uint32_t masks = 0x1f80;
-    return !(state->cr0 & (X86_CR0_EM | X86_CR0_TS)) && state->cr4 & X86_CR4_OSFXSR &&
-           (state->fpu.mxcsr & masks) == masks && !(state->fpu.mxcsr & 1u << 17);
-}
-
-static bool fpu_is_open(const struct cpu *cpu)
-{
-    const struct x86_state *state = &cpu->state;
-    return !(state->cr0 & (X86_CR0_EM | X86_CR0_TS)) &&
-           (state->fpu.fcw & X87_FCW_MASKS) == X87_FCW_MASKS &&
-           !(state->fpu.fsw & X87_FSW_ES);
-}
 
 /* ---- mode ------------------------------------------------------------------------- */
 
@@ -258,8 +42,8 @@ static void prepare(struct translator_cpu *translator)
     /* A return site is right in the address space it was made in only. */
     if (unlikely(cpu->flushes != translator->flushes)) {
         translator->flushes = cpu->flushes;
-        translator->user_rsp = stack_bottom(translator, true);
-        frame->stack_base = frame->host_rsp = stack_bottom(translator, is_user);
+        translator->user_rsp = thread_stack_bottom(translator, true);
+        frame->stack_base = frame->host_rsp = thread_stack_bottom(translator, is_user);
         translator->was_user = is_user;
     } else if (is_user != translator->was_user) {
         /* The kernel begins anew each time, the user goes on. */
@@ -267,13 +51,13 @@ static void prepare(struct translator_cpu *translator)
             frame->host_rsp = translator->user_rsp;
         } else {
             translator->user_rsp = frame->host_rsp;
-            frame->host_rsp = stack_bottom(translator, false);
+            frame->host_rsp = thread_stack_bottom(translator, false);
         }
-        frame->stack_base = stack_bottom(translator, is_user);
+        frame->stack_base = thread_stack_bottom(translator, is_user);
         translator->was_user = is_user;
     }
     translator->mode = mode;
-    set_gs(cpu->tlb);
+    thread_set_gs(cpu->tlb);
 }
 
 /* ---- the interpreter's part ------------------------------------------------------- */
@@ -398,12 +182,12 @@ static void enter(struct translator_cpu *translator, uint32_t target,
 {
     struct frame *frame = &translator_frame;
     unsigned load = 0;
-    if (status[1] && vector_is_open(translator->cpu)) {
+    if (status[1] && exchange_vector_is_open(translator->cpu)) {
         load |= 1;
     }
-    if (status[0] && fpu_is_open(translator->cpu)) {
+    if (status[0] && exchange_fpu_is_open(translator->cpu)) {
         load |= 2;
-        fpu_in(translator);
+        exchange_fpu_in(translator);
     }
     struct cpu *cpu = translator->cpu;
     frame->target = (uint64_t)(uintptr_t)code_address(translator->cache, target);
@@ -418,7 +202,7 @@ static void enter(struct translator_cpu *translator, uint32_t target,
         count_retired(translator, budget);
     }
     if (frame->status[STATUS_FPU]) {
-        fpu_out(translator);
+        exchange_fpu_out(translator);
     }
 }
 
@@ -473,8 +257,9 @@ static bool resume_behind(struct translator_cpu *translator, const struct block 
         atomic_load(&translator->cache->epoch) != translator->epoch) {
         return false;
     }
-    if ((block->status[1] && !vector_is_open(cpu)) ||
-        (block->status[0] && !fpu_is_open(cpu)) || !fits_limit(cpu, block, next)) {
+    if ((block->status[1] && !exchange_vector_is_open(cpu)) ||
+        (block->status[0] && !exchange_fpu_is_open(cpu)) ||
+        !fits_limit(cpu, block, next)) {
         return false;
     }
     *target = block->insn[next].host;
@@ -495,7 +280,7 @@ static bool watched(struct translator_cpu *translator, const struct block *block
     bool hits_code =
         memory_written(cpu->memory, (frame_t)(offset >> FRAME_SHIFT), in_page, size);
     if (hits_code && !(insn->host_flags & INSN_BRANCHES)) {
-        copy_out(translator);
+        exchange_out(translator);
         /* A REP goes on, perhaps with nothing left to do. */
         unsigned done = insn->stored == STORED_TO_END ? 0 : insn->length;
         cpu->rip = page_of(block) + insn->offset + done;
@@ -565,11 +350,11 @@ static bool handle(struct translator_cpu *translator, uint32_t *target)
         /* fall through */
     case LEAVE_INTERPRET: {
         uint64_t page = page_of(block);
-        copy_out(translator);
+        exchange_out(translator);
         cpu->rip = page + block->insn[ordinal].offset;
         interpret_one(translator);
         if (resume_behind(translator, block, ordinal, page, target)) {
-            copy_in(translator);
+            exchange_in(translator);
             prepare(translator);
             return true;
         }
@@ -578,18 +363,18 @@ static bool handle(struct translator_cpu *translator, uint32_t *target)
     case LEAVE_WATCHED:
         return watched(translator, block, target);
     case LEAVE_JUMP:
-        copy_out(translator);
+        exchange_out(translator);
         cpu->rip = frame->exit_value;
         if (unlikely(!x86_canonical(cpu->rip))) {
             undo_branch(translator);
         }
         return false;
     case LEAVE_LINK:
-        copy_out(translator);
+        exchange_out(translator);
         cpu->rip = page_of(block) + translator->cache->link[frame->exit_link].target;
         return false;
     default: /* LEAVE_HEAD */
-        copy_out(translator);
+        exchange_out(translator);
         cpu->rip = page_of(block) + block->offset;
         return false;
     }
@@ -625,8 +410,8 @@ static struct block *enter_block(struct translator_cpu *translator, bool links,
         interpret_one(translator);
         return NULL;
     }
-    if ((block->status[1] && !vector_is_open(cpu)) ||
-        (block->status[0] && !fpu_is_open(cpu))) {
+    if ((block->status[1] && !exchange_vector_is_open(cpu)) ||
+        (block->status[0] && !exchange_fpu_is_open(cpu))) {
         interpret_block(translator);
         return NULL;
     }
@@ -663,7 +448,7 @@ static void run_code(struct translator_cpu *translator)
             target = block->entry;
             status = block->status;
         }
-        copy_in(translator);
+        exchange_in(translator);
         frame->code_base = page;
         do {
             enter(translator, target, status);
@@ -715,7 +500,7 @@ static void run(struct translator_cpu *translator)
 
 void translator_run(struct translator_cpu *translator)
 {
-    attach_thread(translator);
+    thread_attach(translator);
     run(translator);
-    detach_thread(translator);
+    thread_detach(translator);
 }

@@ -1,0 +1,99 @@
+#include "engine/translator/exchange.h"
+
+#include <string.h>
+
+#include "interpreter/x87.h"
+
+void exchange_in(struct translator_cpu *translator)
+{
+    struct frame *frame = &translator_frame;
+    const struct cpu *cpu = translator->cpu;
+    memcpy(frame->gpr, cpu->reg, sizeof(frame->gpr));
+    frame->arith = cpu->arith;
+    frame->fs_base = cpu->state.seg[X86_FS].base;
+    frame->gs_base = cpu->state.seg[X86_GS].base;
+}
+
+void exchange_out(struct translator_cpu *translator)
+{
+    const struct frame *frame = &translator_frame;
+    struct cpu *cpu = translator->cpu;
+    memcpy(cpu->reg, frame->gpr, sizeof(frame->gpr));
+    cpu->arith = frame->arith;
+}
+
+/* x87: XSAVE's legacy area (SDM 1 table 10-2) and the common form. */
+struct legacy_area {
+    uint16_t fcw, fsw;
+    uint8_t ftw, reserved;
+    uint16_t fop;
+    uint64_t fip, fdp;
+    uint32_t mxcsr, mxcsr_mask;
+    uint8_t st[8][16];
+};
+
+void exchange_fpu_in(struct translator_cpu *translator)
+{
+    struct legacy_area *area = (struct legacy_area *)translator_frame.fpu;
+    const struct x86_fpu *fpu = &translator->cpu->state.fpu;
+    memset(translator_frame.fpu, 0, sizeof(translator_frame.fpu));
+    area->fcw = fpu->fcw;
+    area->fsw = fpu->fsw;
+    area->ftw = fpu->ftw;
+    area->fop = fpu->fop;
+    area->fip = fpu->fip;
+    area->fdp = fpu->fdp;
+    memcpy(area->st, fpu->st, sizeof(area->st));
+    uint64_t present = X86_XCR0_X87;
+    memcpy(translator_frame.fpu + 512, &present, sizeof(present)); /* XSTATE_BV */
+}
+
+/* The guest's address of an instruction that the host has at an address of the code
+ * cache, as FXSAVE shows it. Of user code that is mapped twice perhaps the other one's.
+ */
+static uint64_t guest_address(const struct translator_cpu *translator, uint64_t address)
+{
+    unsigned ordinal;
+    const struct block *block = code_at(translator->cache, address, &ordinal);
+    return block ? block->page + block->insn[ordinal].offset : address;
+}
+
+/* SDM 1 13.7: what XSAVE found in its initial state it did not write. */
+void exchange_fpu_out(struct translator_cpu *translator)
+{
+    const struct legacy_area *area = (const struct legacy_area *)translator_frame.fpu;
+    struct x86_fpu *fpu = &translator->cpu->state.fpu;
+    uint64_t present;
+    memcpy(&present, translator_frame.fpu + 512, sizeof(present));
+    atomic_store_explicit(&translator_frame.status[STATUS_FPU], 0, memory_order_relaxed);
+    if (!(present & X86_XCR0_X87)) {
+        x87_init(fpu);
+        memset(fpu->st, 0, sizeof(fpu->st));
+        return;
+    }
+    fpu->fcw = area->fcw;
+    fpu->fsw = area->fsw;
+    fpu->ftw = area->ftw;
+    fpu->fop = area->fop;
+    fpu->fip = guest_address(translator, area->fip);
+    fpu->fdp = area->fdp;
+    memcpy(fpu->st, area->st, sizeof(fpu->st));
+}
+
+/* May the host's units hold the guest's state? An unmasked exception, and whatever would
+ * fault, is the interpreter's. */
+bool exchange_vector_is_open(const struct cpu *cpu)
+{
+    const struct x86_state *state = &cpu->state;
+    uint32_t masks = 0x1f80;
+    return !(state->cr0 & (X86_CR0_EM | X86_CR0_TS)) && state->cr4 & X86_CR4_OSFXSR &&
+           (state->fpu.mxcsr & masks) == masks && !(state->fpu.mxcsr & 1u << 17);
+}
+
+bool exchange_fpu_is_open(const struct cpu *cpu)
+{
+    const struct x86_state *state = &cpu->state;
+    return !(state->cr0 & (X86_CR0_EM | X86_CR0_TS)) &&
+           (state->fpu.fcw & X87_FCW_MASKS) == X87_FCW_MASKS &&
+           !(state->fpu.fsw & X87_FSW_ES);
+}

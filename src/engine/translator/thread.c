@@ -1,0 +1,121 @@
+/* What a vCPU's thread needs to run translated code: its frame, return stacks, gs. */
+#include "engine/translator/exchange.h"
+
+#include <asm/prctl.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "interpreter/x87.h"
+
+__thread struct frame translator_frame;
+
+int32_t frame_offset(size_t field)
+{
+    return (int32_t)((intptr_t)&translator_frame - (intptr_t)__builtin_thread_pointer() +
+                     (intptr_t)field);
+}
+
+#define GUARD_SIZE  FRAME_SIZE
+#define STACKS_SIZE (2 * (GUARD_SIZE + RETURN_STACK_SIZE))
+
+uint64_t thread_stack_bottom(const struct translator_cpu *translator, bool is_user)
+{
+    uintptr_t end = (uintptr_t)translator->return_stack +
+                    (is_user ? 1 : 2) * (GUARD_SIZE + RETURN_STACK_SIZE);
+    return end - 64;
+}
+
+int translator_cpu_init(struct translator_cpu *translator, struct code_cache *cache,
+                        struct cpu *cpu, struct error *err)
+{
+    translator->cache = cache;
+    translator->cpu = cpu;
+    translator->epoch = UINT64_MAX;
+    uint8_t *stack =
+        mmap(NULL, STACKS_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (stack == MAP_FAILED) {
+        return fail(err, errno, "cannot make return stacks for translated code");
+    }
+    translator->return_stack = stack;
+    for (unsigned i = 0; i < 2; i++) {
+        uint8_t *usable = stack + i * (GUARD_SIZE + RETURN_STACK_SIZE) + GUARD_SIZE;
+        if (mprotect(usable, RETURN_STACK_SIZE, PROT_READ | PROT_WRITE) < 0) {
+            return fail(err, errno, "cannot make return stacks for translated code");
+        }
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        uint64_t *bottom = (uint64_t *)thread_stack_bottom(translator, i);
+        *bottom = (uint64_t)(uintptr_t)code_address(cache, cache->return_miss[i]);
+    }
+    return 0;
+}
+
+void translator_cpu_fini(struct translator_cpu *translator)
+{
+    if (translator->return_stack) {
+        munmap(translator->return_stack, STACKS_SIZE);
+    }
+    free(translator->signal_stack);
+}
+
+static bool has_fsgsbase(void)
+{
+    return getauxval(AT_HWCAP2) & 2;
+}
+
+__attribute__((target("fsgsbase"))) void thread_set_gs(const void *base)
+{
+    static _Thread_local const void *current;
+    if (current == base) {
+        return;
+    }
+    current = base;
+    static int is_fast = -1;
+    if (is_fast < 0) {
+        is_fast = has_fsgsbase();
+    }
+    if (is_fast) {
+        __builtin_ia32_wrgsbase64((uint64_t)(uintptr_t)base);
+    } else {
+        syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+    }
+}
+
+void thread_attach(struct translator_cpu *translator)
+{
+    struct frame *frame = &translator_frame;
+    if (frame->cpu != translator->cpu) {
+        memset(frame, 0, sizeof(*frame));
+        frame->cpu = translator->cpu;
+        frame->host_mxcsr = MXCSR_INIT;
+        translator->flushes = translator->cpu->flushes - 1;
+        signal_prepare_thread(translator);
+    }
+    atomic_store(&frame->status[STATUS_ATTENTION], 0);
+    atomic_store(&translator->frame, frame);
+}
+
+/* The thread may end after this, and its frame with it. */
+void thread_detach(struct translator_cpu *translator)
+{
+    atomic_store(&translator->frame, NULL);
+    while (atomic_load(&translator->notifiers)) {
+        sched_yield();
+    }
+}
+
+void translator_notify(struct translator_cpu *translator)
+{
+    atomic_fetch_add(&translator->notifiers, 1);
+    struct frame *frame = atomic_load(&translator->frame);
+    if (frame) {
+        atomic_store(&frame->status[STATUS_ATTENTION], 1);
+    }
+    atomic_fetch_sub(&translator->notifiers, 1);
+}
