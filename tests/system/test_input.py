@@ -358,7 +358,9 @@ def guests(campaign):
                 except subprocess.TimeoutExpired:
                     machine.signal(signal.SIGTERM)
                 status = machine.wait(SECONDS)
-                assert status in (0, CRASH, status_of_signal("SIGTERM")), status
+                # On a busy host the signal may come before anybody handles it.
+                assert status in (0, CRASH, status_of_signal("SIGTERM"),
+                                  -signal.SIGTERM), status
     for name in ("triple_fault", "power_off", "idle", "talk", "reset"):
         with campaign.report.case(f"--exit-stats after {name}"):
             stats = campaign.path("stats.json")
