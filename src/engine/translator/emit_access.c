@@ -289,12 +289,10 @@ static void jump_r8(struct emit *emit)
 
 static void cold_jump(struct emit *emit, const struct cold *cold)
 {
-    struct code *code = &emit->code;
     emit->flags_in_memory = !cold->from_host;
     emit_spill_flags(emit, cold->from_host);
     emit_page_address(emit, HOST_R8, cold->target);
     jump_r8(emit);
-    (void)code;
 }
 
 static void cold_mismatch(struct emit *emit)
