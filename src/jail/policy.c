@@ -89,8 +89,10 @@ static const struct policy_rule every_thread[] = {
     /* The log, and the eventfds by which threads wake each other. */
     CALL(write),
     CALL(read),
-    /* A terminal is put back also by the thread that dies. */
+    /* A terminal is put back also by the thread that dies; the C library looks whether
+     * it was. */
     IOCTL(TCSETS),
+    IOCTL(TCGETS),
     END,
 };
 
@@ -262,7 +264,6 @@ static const struct policy_rule loop[] = {
     CALL(rt_sigaction),
     CALL(rt_sigpending),
     CALL(rt_sigtimedwait),
-    IOCTL(TCGETS),
     IOCTL(TCSETSW),
     IOCTL(TCSETSF),
     IOCTL(TIOCGPGRP),
