@@ -242,7 +242,9 @@ const struct operation machine_operations[] = {
         .description =
             "\"exits\" is what `--exit-stats` writes: for every virtual processor and "
             "in total, each reason with its count and the nanoseconds its handling "
-            "took. Memory is in bytes, the time of threads in nanoseconds.",
+            "took; \"inside\" is what the engine counts of its own "
+            "([translator.md](translator.md) explains the translator's). Memory is in "
+            "bytes, the time of threads in nanoseconds.",
         .response = "`{\"exits\": {...}, \"memory\": {\"configured\": 536870912, "
                     "\"resident\": 73400320, \"process\": 81788928}, \"threads\": "
                     "[{\"name\": \"cpu0\", \"ns\": 1200000000}, ...]}`",

@@ -158,6 +158,36 @@ static void print_timers(FILE *out, const struct vm *vm)
     }
 }
 
+struct inside {
+    FILE *out;
+    const char *vcpu; /* "" of the whole machine */
+};
+
+static void print_stat(void *opaque, const struct engine_stat *stat)
+{
+    const struct inside *inside = opaque;
+    fprintf(inside->out,
+            "doppel_engine{vcpu=\"%s\",group=\"%s\",name=\"%s\"} %" PRIu64 "\n",
+            inside->vcpu, stat->group, stat->name, stat->value);
+}
+
+static void print_inside(FILE *out, const struct vm *vm)
+{
+    if (!vm->engine_ops->stats) {
+        return;
+    }
+    print_family(out, "engine", "untyped",
+                 "What the engine counts of its own; no two engines count the same.");
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        char index[16];
+        snprintf(index, sizeof(index), "%u", i);
+        struct inside inside = {out, index};
+        vm->engine_ops->stats(vm->engine, vm->vcpu[i]->engine, print_stat, &inside);
+    }
+    struct inside inside = {out, ""};
+    vm->engine_ops->stats(vm->engine, NULL, print_stat, &inside);
+}
+
 static void print_metrics(FILE *out, struct control *control)
 {
     const struct vm *vm = control->vm;
@@ -174,6 +204,7 @@ static void print_metrics(FILE *out, struct control *control)
         }
     }
     print_timers(out, vm);
+    print_inside(out, vm);
     print_family(out, "memory_bytes", "gauge", "Memory, configured and resident.");
     fprintf(out, "doppel_memory_bytes{kind=\"configured\"} %" PRIu64 "\n",
             control->config.machine->memory);

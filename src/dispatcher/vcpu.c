@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/counter.h"
 #include "dispatcher/lifecycle.h"
 #include "dispatcher/steps.h"
 #include "jail/jail.h"
@@ -153,16 +154,10 @@ static const struct timespec *sleep_limit(struct vcpu *vcpu, struct timespec *un
 }
 
 /* Only the vCPU's own thread adds, so no locked instruction is needed. */
-static void add(_Atomic uint64_t *counter, uint64_t value)
-{
-    uint64_t before = atomic_load_explicit(counter, memory_order_relaxed);
-    atomic_store_explicit(counter, before + value, memory_order_relaxed);
-}
-
 void vcpu_count(struct vcpu *vcpu, enum exit_reason reason, uint64_t ns)
 {
-    add(&vcpu->stats.exit[reason].count, 1);
-    add(&vcpu->stats.exit[reason].ns, ns);
+    counter_add(&vcpu->stats.exit[reason].count, 1);
+    counter_add(&vcpu->stats.exit[reason].ns, ns);
 }
 
 /* Until a kick after the sequence was read (before run() looked for work), or the APIC
@@ -183,7 +178,7 @@ static void vcpu_sleep(struct vcpu *vcpu, uint32_t sequence)
         vcpu->vm->engine_ops->kick(vcpu->engine, false);
     }
     /* The engine has counted the HLT itself. */
-    add(&vcpu->stats.exit[EXIT_HLT].ns, clock_host_ns() - start_ns);
+    counter_add(&vcpu->stats.exit[EXIT_HLT].ns, clock_host_ns() - start_ns);
 }
 
 static void *vcpu_thread(void *opaque)
@@ -197,6 +192,9 @@ static void *vcpu_thread(void *opaque)
     bool is_deterministic = vcpu->vm->config.is_deterministic;
     if (!is_deterministic) {
         paravirt_attach(&vcpu->paravirt);
+    }
+    if (vcpu->vm->engine_ops->begin) {
+        vcpu->vm->engine_ops->begin(vcpu->engine);
     }
     /* Deterministic, it also does what the disks' workers would. */
     jail_enter(is_deterministic ? JAIL_VCPU_STEPS : vcpu->vm->engine_ops->role);

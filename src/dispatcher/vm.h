@@ -201,15 +201,17 @@ void vm_exit_totals(const struct vm *vm, enum exit_reason reason, uint64_t *coun
  *               "exits": {"io": {"count": 10, "ns": 2500}, ...},
  *               "timer": {"count": 100, "missed": 1, "worst_ns": 2000000,
  *                         "late": [{"within_ns": 10000, "count": 95}, ...
- *                                  {"within_ns": null, "count": 0}]}}],
- *    "totals": {"retired": 123456, "exits": {...}, "timer": {...}},
+ *                                  {"within_ns": null, "count": 0}]},
+ *               "inside": {"time": {"guest_ns": 4000000, ...}, ...}}],
+ *    "totals": {"retired": 123456, "exits": {...}, "timer": {...}, "inside": {...}},
  *    "device_timers": {...}}
  *
  * Every exit reason is present. ns is the time its handler took; for "hlt" the time
  * asleep. "timer" is how long after its deadline the APIC timer raised its interrupt, and
  * how many of its interrupts merged with others; "device_timers" the same of the other
  * timers, those included that wake a vCPU for its APIC timer. "retired" is null if the
- * engine does not count instructions.
+ * engine does not count instructions. "inside" is what the engine counts of its own, by
+ * group and name; {} if it counts nothing.
  */
 int vm_write_exit_stats(const struct vm *vm, int fd, struct error *err);
 /* The same as a jansson object; NULL when memory is short. The caller ends it with

@@ -121,6 +121,17 @@ struct insn_row;
 struct engine; /* each engine's own */
 struct engine_vcpu;
 
+/*
+ * A number that an engine counts for people who look inside: group and name as JSON has
+ * them, words with underscores; a name that ends in _ns, _bytes or _percent says its
+ * unit. No number means the same in two engines.
+ */
+struct engine_stat {
+    const char *group, *name;
+    uint64_t value;
+};
+typedef void engine_stat_fn(void *opaque, const struct engine_stat *stat);
+
 struct engine_ops {
     const char *name;    /* as --engine takes it */
     const char *summary; /* one line for help and doctor */
@@ -226,6 +237,14 @@ struct engine_ops {
 
     /* After RUN_DEBUG: why. */
     void (*debug_stop)(struct engine_vcpu *vcpu, struct debug_stop *stop);
+
+    /* The vCPU's thread begins, in front of its first run() and before its jail closes.
+     * NULL: nothing to do; nor need it be called. */
+    void (*begin)(struct engine_vcpu *vcpu);
+    /* Tells each number of a vCPU, which may be added up over all vCPUs, or, with NULL,
+     * of the whole VM. Any time, from any thread. NULL: there are none. */
+    void (*stats)(struct engine *engine, struct engine_vcpu *vcpu, engine_stat_fn *each,
+                  void *opaque);
 };
 
 /* NULL-terminated, fastest first; "script" (tests) is not in it. */

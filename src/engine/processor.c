@@ -3,21 +3,21 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "base/counter.h"
 #include "engine/exclusive.h"
+#include "engine/sampler.h"
 #include "x86/msr.h"
 
 void processor_exit(struct processor *processor, struct vcpu_exit *exit)
 {
+    enum where before = where_enter(WHERE_DEVICE);
     processor->config.sink.exit(processor->config.sink.opaque, exit);
+    where_enter(before);
 }
 
-/* Only the vCPU's own thread writes its counters: no read-modify-write across threads. */
 void processor_count(struct processor *processor, enum exit_reason reason)
 {
-    _Atomic uint64_t *counter = &processor->config.stats->exit[reason].count;
-    atomic_store_explicit(counter,
-                          atomic_load_explicit(counter, memory_order_relaxed) + 1,
-                          memory_order_relaxed);
+    counter_add(&processor->config.stats->exit[reason].count, 1);
 }
 
 uint64_t processor_now(const struct processor *processor)

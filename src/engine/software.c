@@ -1,8 +1,10 @@
 #include "engine/software.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
+#include "base/counter.h"
 #include "base/scope.h"
 
 static void interrupt_others(struct processor *processor)
@@ -28,9 +30,71 @@ static void notify(struct processor *processor)
     vcpu->engine->backend->notify(vcpu);
 }
 
+void software_begin(struct engine_vcpu *vcpu)
+{
+    sampler_begin(&vcpu->sampler);
+}
+
 enum run_result software_run(struct engine_vcpu *vcpu)
 {
-    return processor_cpu_run(&vcpu->processor);
+    /* Without host code of the backend all is the interpreter's. */
+    enum where before =
+        where_enter(vcpu->engine->backend->execute ? WHERE_ENGINE : WHERE_INTERPRETER);
+    enum run_result result = processor_cpu_run(&vcpu->processor);
+    where_enter(before);
+    return result;
+}
+
+static void tell(engine_stat_fn *each, void *opaque, const char *group, const char *name,
+                 uint64_t value)
+{
+    const struct engine_stat stat = {group, name, value};
+    each(opaque, &stat);
+}
+
+static void time_stats(struct engine_vcpu *vcpu, engine_stat_fn *each, void *opaque)
+{
+    for (unsigned i = 0; i < WHERE_COUNT; i++) {
+        char name[32];
+        snprintf(name, sizeof(name), "%s_ns", where_name(i));
+        tell(each, opaque, "time", name, sampler_ns(&vcpu->sampler, i));
+    }
+    /* The dispatcher's, whose thread sleeps then. */
+    tell(each, opaque, "time", "idle_ns",
+         counter_get(&vcpu->processor.config.stats->exit[EXIT_HLT].ns));
+}
+
+static void tlb_stats(const struct cpu *cpu, engine_stat_fn *each, void *opaque)
+{
+    const struct cpu_counters *counters = &cpu->counters;
+    const struct {
+        const char *name;
+        const _Atomic uint64_t *counter;
+    } rows[] = {
+        {"filled", &counters->tlb_filled},
+        {"replaced_by_another_page", &counters->tlb_replaced},
+        {"pages_dropped", &counters->pages_dropped},
+        {"large_pages_dropped", &counters->regions_dropped},
+        {"spaces_entered", &counters->spaces_entered},
+        {"spaces_kept", &counters->spaces_kept},
+        {"spaces_dropped", &counters->spaces_dropped},
+        {"spaces_replaced", &counters->spaces_replaced},
+    };
+    for (unsigned i = 0; i < array_size(rows); i++) {
+        tell(each, opaque, "tlb", rows[i].name, counter_get(rows[i].counter));
+    }
+}
+
+void software_stats(struct engine *engine, struct engine_vcpu *vcpu, engine_stat_fn *each,
+                    void *opaque)
+{
+    if (vcpu) {
+        time_stats(vcpu, each, opaque);
+        tlb_stats(vcpu->processor.cpu, each, opaque);
+    }
+    if (engine->backend->stats) {
+        engine->backend->stats(engine, vcpu, each, opaque);
+    }
 }
 
 void software_kick(struct engine_vcpu *vcpu, bool return_to_caller)
@@ -78,6 +142,7 @@ void software_vcpu_close(struct engine_vcpu *vcpu)
 {
     if (vcpu) {
         vcpu->engine->vcpu[vcpu->processor.config.index] = NULL;
+        sampler_end(&vcpu->sampler);
         if (vcpu->engine->backend->vcpu_close) {
             vcpu->engine->backend->vcpu_close(vcpu);
         }

@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "engine/exclusive.h"
 #include "engine/processor_cpu.h"
+#include "engine/sampler.h"
 
 /* How an engine executes guest code; functions that it does not need are NULL. */
 struct software_backend {
@@ -23,6 +24,9 @@ struct software_backend {
     void (*execute)(struct engine_vcpu *vcpu);
     /* Attention was set, by any thread; async-signal-safe. */
     void (*notify)(struct engine_vcpu *vcpu);
+    /* As engine_ops.stats, behind what all have: time and TLB. */
+    void (*stats)(struct engine *engine, struct engine_vcpu *vcpu, engine_stat_fn *each,
+                  void *opaque);
 };
 
 struct engine {
@@ -36,7 +40,8 @@ struct engine {
 struct engine_vcpu {
     struct engine *engine;
     struct processor processor;
-    void *opaque; /* the backend's */
+    struct sampler sampler; /* the backend sets where its host code lies */
+    void *opaque;           /* the backend's */
 };
 
 struct engine *software_open(const struct engine_config *config,
@@ -55,4 +60,7 @@ void software_get_state(struct engine_vcpu *vcpu, struct x86_state *state);
 void software_set_state(struct engine_vcpu *vcpu, const struct x86_state *state);
 int software_debug(struct engine_vcpu *vcpu, const struct debug_control *control,
                    struct error *err);
+void software_begin(struct engine_vcpu *vcpu);
+void software_stats(struct engine *engine, struct engine_vcpu *vcpu, engine_stat_fn *each,
+                    void *opaque);
 void software_debug_stop(struct engine_vcpu *vcpu, struct debug_stop *stop);

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/counter.h"
 #include "interpreter/block.h"
 #include "interpreter/breakpoint.h"
 #include "interpreter/debug.h"
@@ -104,6 +105,8 @@ static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
     }
     uint64_t never = (uint64_t)(index ^ 1) << FRAME_SHIFT;
     cpu_note_filled(area, index);
+    counter_add(&cpu->counters.tlb_filled, 1);
+    counter_add(&cpu->counters.tlb_replaced, entry->read != page && entry->read != never);
     entry->read = page;
     entry->write = is_writable && translation->writable ? page : never;
     entry->host = memory_host(cpu->memory, frame);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/counter.h"
 #include "interpreter/block.h"
 #include "interpreter/breakpoint.h"
 #include "interpreter/debug.h"
@@ -353,6 +354,7 @@ static void drop_jumps(struct tlb_area *area, unsigned first, unsigned count)
 static void flush_region(struct cpu *cpu, struct tlb_context *context, gva_t gva,
                          unsigned shift)
 {
+    counter_add(&cpu->counters.regions_dropped, 1);
     for (unsigned view = 0; view < TLB_VIEWS; view++) {
         struct tlb_area *area = &context->view[view];
         for (unsigned i = 0; i < TLB_SIZE; i++) {
@@ -384,6 +386,7 @@ void cpu_flush_page(struct cpu *cpu, gva_t gva)
 {
     uint64_t page = gva >> FRAME_SHIFT;
     cpu->flushes++;
+    counter_add(&cpu->counters.pages_dropped, 1);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
         struct tlb_context *context = &cpu->tlb_contexts[i];
         if (!context->used || context->key == TLB_NO_KEY) {
@@ -409,6 +412,8 @@ void cpu_flush_page(struct cpu *cpu, gva_t gva)
 
 static void context_drop(struct cpu *cpu, struct tlb_context *context)
 {
+    counter_add(&cpu->counters.spaces_dropped,
+                context->used && context->key != TLB_NO_KEY);
     if (context == cpu->tlb_context) {
         context_clear(cpu, context);
         update_key(cpu);
@@ -451,7 +456,13 @@ void cpu_switch_context(struct cpu *cpu, bool keep)
             oldest = candidate;
         }
     }
-    if (!context || !keep) {
+    counter_add(&cpu->counters.spaces_entered, 1);
+    if (context && keep) {
+        counter_add(&cpu->counters.spaces_kept, 1);
+    } else {
+        bool is_replaced = !context && oldest->used && oldest->key != TLB_NO_KEY;
+        counter_add(&cpu->counters.spaces_replaced, is_replaced);
+        counter_add(&cpu->counters.spaces_dropped, context != NULL);
         context = context ? context : oldest;
         context_clear(cpu, context);
     }

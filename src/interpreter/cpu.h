@@ -185,6 +185,19 @@ struct cpu_hooks {
     void (*exclusive_end)(struct cpu *cpu);
 };
 
+/* For people; each written by the vCPU's thread alone. */
+struct cpu_counters {
+    _Atomic uint64_t tlb_filled;
+    _Atomic uint64_t tlb_replaced;    /* an entry by another page's with its index */
+    _Atomic uint64_t pages_dropped;   /* INVLPG, INVPCID of an address */
+    _Atomic uint64_t regions_dropped; /* likewise, the page was a large one */
+    _Atomic uint64_t spaces_entered;  /* CR3 loads */
+    _Atomic uint64_t spaces_kept;     /* whose entries were there and stayed */
+    _Atomic uint64_t spaces_dropped; /* all entries of an address space, by CR3, CR0, CR4,
+                                        INVPCID, or because slots moved */
+    _Atomic uint64_t spaces_replaced; /* by one more than there is room for */
+};
+
 struct cpu {
     uint64_t reg[REG_COUNT];
     arith_t arith;
@@ -254,6 +267,7 @@ struct cpu {
     bool drops_blocks;     /* what is decoded is to be dropped before the next look-up */
     uint32_t debug_traps;  /* conditions, as in DR6, for a #DB behind this instruction */
     uint64_t resume_count; /* RFLAGS.RF holds while `retired` is this */
+    struct cpu_counters counters;
 
     /* Bounce buffer for operands wider than a register, and for MMIO and page-crossing
      * accesses. */

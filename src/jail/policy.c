@@ -242,6 +242,7 @@ static const struct policy_rule loop[] = {
     CALL(timerfd_create),
     CALL(timerfd_settime),
     CALL(timerfd_gettime),
+    CALL(timer_delete), /* by which a virtual processor's time was looked at */
     /* Sockets that exist, and those they accept. */
     CALL(accept4),
     CALL(recvfrom),

@@ -1,5 +1,6 @@
 /* doppel stats: what a machine has used. */
 
+#include <ctype.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
@@ -130,6 +131,130 @@ static void print_threads(const json_t *threads)
     }
 }
 
+/* --- What the engine counts of its own --- */
+
+#define INSIDE_ROWS 12 /* of a group with many: the largest */
+
+static bool ends_in(const char *name, const char *end)
+{
+    size_t length = strlen(name), tail = strlen(end);
+    return length >= tail && strcmp(name + length - tail, end) == 0;
+}
+
+/* "idle_ns": "idle", by its unit. */
+static void print_stat(const char *name, double value, double sum)
+{
+    static const char *const units[] = {"_ns", "_bytes", "_percent"};
+    char title[64], text[24];
+    snprintf(title, sizeof(title), "%s", name);
+    unsigned unit = 0;
+    while (unit < array_size(units) && !ends_in(name, units[unit])) {
+        unit++;
+    }
+    if (unit < array_size(units)) {
+        title[strlen(title) - strlen(units[unit])] = '\0';
+    }
+    for (char *at = title; (at = strchr(at, '_'));) {
+        *at = ' ';
+    }
+    printf("%-30s ", title);
+    switch (unit) {
+    case 0:
+        printf("%14s", format_ns(value, text));
+        break;
+    case 1:
+        printf("%12.1f M", value / (1 << 20));
+        break;
+    case 2:
+        printf("%12.0f %%", value);
+        break;
+    default:
+        printf("%14.0f", value);
+    }
+    if (sum > 0) {
+        printf(" %10.1f %%", 100 * value / sum);
+    }
+    puts("");
+}
+
+static double group_sum(const json_t *group)
+{
+    const char *name;
+    json_t *value;
+    double sum = 0;
+    json_object_foreach((json_t *)group, name, value)
+    {
+        sum += (double)json_integer_value(value);
+    }
+    return sum;
+}
+
+/* The rows of a group that is long are its largest, in order. */
+static void print_largest(const json_t *group, double sum)
+{
+    json_t *rest = json_deep_copy(group);
+    for (unsigned i = 0; i < INSIDE_ROWS && json_object_size(rest) > 0; i++) {
+        const char *name, *largest = NULL;
+        json_t *value;
+        json_object_foreach(rest, name, value)
+        {
+            if (!largest || number(rest, name) > number(rest, largest)) {
+                largest = name;
+            }
+        }
+        print_stat(largest, number(rest, largest), sum);
+        json_object_del(rest, largest);
+    }
+    if (json_object_size(rest) > 0) {
+        printf("%-30s %14.0f %10.1f %%\n", "(others)", group_sum(rest),
+               100 * group_sum(rest) / sum);
+    }
+    json_decref(rest);
+}
+
+/* Shares make sense where the rows are parts of one thing. */
+static bool has_shares(const char *group)
+{
+    static const char *const names[] = {"time", "left_translated_code",
+                                        "interpreted_instructions"};
+    for (size_t i = 0; i < array_size(names); i++) {
+        if (strcmp(group, names[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void print_group(const char *name, const json_t *group)
+{
+    double sum = has_shares(name) ? group_sum(group) : 0;
+    putchar('\n');
+    for (const char *at = name; *at; at++) {
+        putchar(*at == '_' ? ' ' : toupper((unsigned char)*at));
+    }
+    puts("");
+    if (json_object_size(group) > INSIDE_ROWS) {
+        print_largest(group, sum);
+        return;
+    }
+    const char *row;
+    json_t *value;
+    json_object_foreach((json_t *)group, row, value)
+    {
+        print_stat(row, (double)json_integer_value(value), sum);
+    }
+}
+
+static void print_inside(const json_t *inside)
+{
+    const char *name;
+    json_t *group;
+    json_object_foreach((json_t *)inside, name, group)
+    {
+        print_group(name, group);
+    }
+}
+
 static int stats_run(const struct command *command, int argc, char **argv)
 {
     struct stats_options options = {0};
@@ -152,6 +277,7 @@ static int stats_run(const struct command *command, int argc, char **argv)
     print_timers(exits);
     print_memory(json_object_get(object, "memory"));
     print_threads(json_object_get(object, "threads"));
+    print_inside(json_object_get(json_object_get(exits, "totals"), "inside"));
     json_decref(object);
     return STATUS_OK;
 }
@@ -170,7 +296,8 @@ const struct command stats_command = {
         "TIME is what handling took; what an engine does within guest code, "
         "without leaving it,\nis counted but not timed. TIMERS: how long after "
         "its deadline a timer was served; the\ncounts on the right are within "
-        "the times above them.",
+        "the times above them. What follows the processor time is the engine's "
+        "own;\ndocs/translator.md explains the translator's.",
     .examples = stats_examples,
     .options = stats_options,
     .run = stats_run,

@@ -39,4 +39,6 @@ const struct engine_ops engine_interp = {
     .set_state = software_set_state,
     .debug = software_debug,
     .debug_stop = software_debug_stop,
+    .begin = software_begin,
+    .stats = software_stats,
 };

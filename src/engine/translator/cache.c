@@ -137,9 +137,11 @@ void *code_metadata(struct code_cache *cache, size_t size)
 
 void code_publish(struct code_cache *cache, struct block *block)
 {
-    cache->translated_blocks++;
-    cache->translated_insns += block->count;
-    cache->translated_bytes += block->end - block->patch;
+    const struct block_insn *last = &block->insn[block->count - 1];
+    cache->counters.blocks++;
+    cache->counters.insns += block->count;
+    cache->counters.guest_bytes += last->offset + last->length - block->offset;
+    cache->counters.host_bytes += block->end - block->entry_memory;
     struct block **same_frame = &cache->by_frame[frame_place(block->frame)];
     block->frame_next = *same_frame;
     *same_frame = block;
@@ -170,7 +172,7 @@ void code_link(struct code_cache *cache, struct link *link, struct block *to)
 static void kill(struct code_cache *cache, struct block *block)
 {
     block->is_dead = true;
-    cache->invalidated_blocks++;
+    cache->counters.dead_now++;
     uint64_t code = 0xe9; /* JMP rel32, and what the NOP's place had behind it */
     int32_t distance = (int32_t)(block->stale - (block->patch + 5));
     uint64_t old;
@@ -192,7 +194,7 @@ static void kill(struct code_cache *cache, struct block *block)
     }
 }
 
-void code_invalidate_frame(struct code_cache *cache, frame_t frame)
+void code_invalidate_frame(struct code_cache *cache, frame_t frame, enum code_cause cause)
 {
     uint32_t version = FRAME_VERSION(cache->memory->frame[frame]);
     struct block **at = &cache->by_frame[frame_place(frame)];
@@ -200,6 +202,7 @@ void code_invalidate_frame(struct code_cache *cache, frame_t frame)
         struct block *block = *at;
         if (block->frame == frame && block->version != version) {
             kill(cache, block);
+            cache->counters.invalidated[cause]++;
             *at = block->frame_next;
         } else {
             at = &block->frame_next;
@@ -211,12 +214,23 @@ void code_drop_all(struct code_cache *cache)
 {
     memset((void *)cache->hash, 0, BLOCK_HASH * sizeof(*cache->hash));
     memset(cache->by_frame, 0, BLOCK_HASH * sizeof(*cache->by_frame));
+    cache->counters.invalidated[BY_OVERFLOW] +=
+        cache->block_count - cache->counters.dead_now;
+    cache->counters.dead_now = 0;
+    cache->counters.flushes++;
     cache->used = cache->reserved;
     cache->metadata_used = 0;
     cache->block_count = 0;
     cache->link_count = 0;
-    cache->flushes++;
     atomic_fetch_add(&cache->epoch, 1);
+}
+
+void code_note_stop(struct code_cache *cache, uint64_t ns)
+{
+    cache->counters.stopped_ns += ns;
+    if (ns > cache->counters.longest_stop_ns) {
+        cache->counters.longest_stop_ns = ns;
+    }
 }
 
 const struct block *code_at(const struct code_cache *cache, uintptr_t address,

@@ -37,6 +37,7 @@ struct block_insn {
     uint8_t stored;      /* bytes it stores, by its last store */
     int32_t stack_bytes; /* what a RET pops, a CALL pushes (as negative) */
     uint8_t host_flags;  /* INSN_FLAGS_* */
+    uint16_t mnemonic;   /* ZydisMnemonic */
     uint32_t host;       /* offset of its code in the cache */
 };
 
@@ -80,6 +81,22 @@ struct block {
     struct block_insn insn[];
 };
 
+/* Why blocks cease to be. */
+enum code_cause {
+    BY_STORE,    /* the guest stored to their code */
+    BY_DEVICE,   /* a device did, or somebody outside the guest */
+    BY_OVERFLOW, /* the cache was full */
+    CODE_CAUSES,
+};
+
+/* For people. */
+struct code_counters {
+    uint64_t blocks, insns, guest_bytes, host_bytes; /* translated */
+    uint64_t invalidated[CODE_CAUSES];
+    uint64_t dead_now; /* blocks whose memory has not come back */
+    uint64_t flushes, stopped_ns, longest_stop_ns;
+};
+
 #define CODE_SIZE     (64u << 20)
 #define METADATA_SIZE (64u << 20)
 #define BLOCKS_MAX    (1u << 18)
@@ -111,9 +128,7 @@ struct code_cache {
     uint32_t jump_miss;
     uint32_t return_miss[2]; /* lies at the bottom of return stacks: kernel's, user's */
 
-    /* Counters, for people. */
-    uint64_t translated_blocks, translated_insns, translated_bytes, flushes;
-    uint64_t invalidated_blocks;
+    struct code_counters counters;
 };
 
 struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_policy *cpuid,
@@ -134,7 +149,10 @@ void code_publish(struct code_cache *cache, struct block *block);
 /* Leads a direct exit to a block. */
 void code_link(struct code_cache *cache, struct link *link, struct block *to);
 /* The guest's code in this frame changed: blocks of older versions die. */
-void code_invalidate_frame(struct code_cache *cache, frame_t frame);
+void code_invalidate_frame(struct code_cache *cache, frame_t frame,
+                           enum code_cause cause);
+/* Every vCPU has stood still for so long. */
+void code_note_stop(struct code_cache *cache, uint64_t ns);
 /* Drops everything; no vCPU runs translated code. */
 void code_drop_all(struct code_cache *cache);
 

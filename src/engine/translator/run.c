@@ -1,5 +1,7 @@
 #include "engine/translator/run.h"
 
+#include "base/counter.h"
+#include "engine/sampler.h"
 #include "engine/translator/emit.h"
 #include "engine/translator/exchange.h"
 #include "interpreter/access.h"
@@ -34,6 +36,7 @@ static void prepare(struct translator_cpu *translator)
     bool is_user = mode & MODE_USER;
     bool is_other = (mode ^ translator->mode) & MODE_AVX;
     if (unlikely(epoch != translator->epoch || is_other)) {
+        counter_add(&translator->stats.jumps_emptied, 1);
         cpu_forget_jumps(cpu,
                          code_address(translator->cache, translator->cache->jump_miss));
         translator->epoch = epoch;
@@ -41,6 +44,7 @@ static void prepare(struct translator_cpu *translator)
     }
     /* A return site is right in the address space it was made in only. */
     if (unlikely(cpu->flushes != translator->flushes)) {
+        counter_add(&translator->stats.returns_emptied, 1);
         translator->flushes = cpu->flushes;
         translator->user_rsp = thread_stack_bottom(translator, true);
         frame->stack_base = frame->host_rsp = thread_stack_bottom(translator, is_user);
@@ -66,8 +70,10 @@ static void prepare(struct translator_cpu *translator)
  * interpreter stops behind it. */
 static void interpret_one(struct translator_cpu *translator)
 {
-    translator->stats.interpreted++;
+    enum where before = where_enter(WHERE_INTERPRETER);
+    counter_add(&translator->stats.interpreted, 1);
     cpu_run_block(translator->cpu);
+    where_enter(before);
 }
 
 /* One block of the interpreter's, where translated code may not run. */
@@ -78,9 +84,12 @@ static void interpret_block(struct translator_cpu *translator)
         interpret_one(translator); /* a counting block would stop before its first */
         return;
     }
+    enum where before = where_enter(WHERE_INTERPRETER);
+    counter_add(&translator->stats.interpreted_blocks, 1);
     cpu_set_single(cpu, false);
     cpu_run_block(cpu);
     cpu_set_single(cpu, true);
+    where_enter(before);
 }
 
 static bool set_stop(struct cpu *cpu)
@@ -102,13 +111,17 @@ static void drop_all(struct translator_cpu *translator)
 {
     struct cpu *cpu = translator->cpu;
     struct code_cache *cache = translator->cache;
+    enum where before = where_enter(WHERE_TRANSLATION);
+    uint64_t start_ns = clock_host_ns();
     cpu->hooks->exclusive_begin(cpu);
     pthread_mutex_lock(&cache->lock);
     if (!code_has_room(cache)) {
         code_drop_all(cache);
     }
+    code_note_stop(cache, clock_host_ns() - start_ns);
     pthread_mutex_unlock(&cache->lock);
     cpu->hooks->exclusive_end(cpu);
+    where_enter(before);
 }
 
 static struct block *make_block(struct translator_cpu *translator, frame_t frame,
@@ -116,13 +129,16 @@ static struct block *make_block(struct translator_cpu *translator, frame_t frame
 {
     struct code_cache *cache = translator->cache;
     unsigned mode = translator->mode;
+    enum where before = where_enter(WHERE_TRANSLATION);
     pthread_mutex_lock(&cache->lock);
     struct block *block =
         code_find(cache, frame, rip % FRAME_SIZE, mode, rip & -(uint64_t)FRAME_SIZE);
     if (!block) {
         block = translate(cache, translator->cpu, frame, rip, mode, is_full);
+        counter_add(&translator->stats.blocks_made, block != NULL);
     }
     pthread_mutex_unlock(&cache->lock);
+    where_enter(before);
     return block;
 }
 
@@ -142,7 +158,9 @@ static struct block *find_block(struct translator_cpu *translator)
         struct block *block = code_find(translator->cache, frame, rip % FRAME_SIZE,
                                         translator->mode, rip & -(uint64_t)FRAME_SIZE);
         bool is_full = false;
-        if (!block) {
+        if (block) {
+            counter_add(&translator->stats.blocks_found, 1);
+        } else {
             block = make_block(translator, frame, rip, &is_full);
         }
         if (block) {
@@ -197,7 +215,8 @@ static void enter(struct translator_cpu *translator, uint32_t target,
     void (*code)(unsigned) = (void (*)(unsigned))(uintptr_t)code_address(
         translator->cache, translator->cache->enter);
     code(load);
-    translator->stats.left[frame->exit_reason]++;
+    counter_add(&translator->stats.entered, 1);
+    counter_add(&translator->stats.left[frame->exit_reason], 1);
     if (translator->cache->counts) {
         count_retired(translator, budget);
     }
@@ -240,8 +259,17 @@ static bool fill(struct translator_cpu *translator, uint64_t ea, bool is_write)
         cpu->fault_noncanonical = false;
         return false;
     }
-    translator->stats.misses_filled++;
-    return ea - (is_write ? entry->write : entry->read) < FRAME_SIZE;
+    bool is_filled = ea - (is_write ? entry->write : entry->read) < FRAME_SIZE;
+    counter_add(&translator->stats.misses_filled, is_filled);
+    return is_filled;
+}
+
+static bool fill_timed(struct translator_cpu *translator, bool is_write)
+{
+    enum where before = where_enter(WHERE_MISS);
+    bool is_filled = fill(translator, translator_frame.exit_value, is_write);
+    where_enter(before);
+    return is_filled;
 }
 
 /* Goes on behind an instruction that was interpreted, in the same block if it can. */
@@ -310,6 +338,7 @@ static void note_jump(struct translator_cpu *translator, uint64_t rip,
     struct tlb_area *area = (struct tlb_area *)translator->cpu->tlb;
     unsigned index = cpu_area_jump(rip);
     if (rip != 0) {
+        counter_add(&translator->stats.jumps_noted, 1);
         cpu_note_filled(area, TLB_SIZE + index);
         area->jump_tag[index] = rip;
         area->jump_target[index] = code_address(translator->cache, block->entry_memory);
@@ -326,8 +355,25 @@ static void link_block(struct translator_cpu *translator, uint32_t number,
     if (atomic_load(&cache->epoch) == translator->epoch &&
         cache->block[link->from]->frame == to->frame) {
         code_link(cache, link, to);
+        counter_add(&translator->stats.links_made, 1);
     }
     pthread_mutex_unlock(&cache->lock);
+}
+
+/* The interpreter executes an instruction of a block; true: on behind it, at *target. */
+static bool interpret_within(struct translator_cpu *translator, const struct block *block,
+                             unsigned ordinal, uint32_t *target)
+{
+    uint64_t page = page_of(block);
+    exchange_out(translator);
+    translator->cpu->rip = page + block->insn[ordinal].offset;
+    interpret_one(translator);
+    if (!resume_behind(translator, block, ordinal, page, target)) {
+        return false;
+    }
+    exchange_in(translator);
+    prepare(translator);
+    return true;
 }
 
 /*
@@ -343,23 +389,15 @@ static bool handle(struct translator_cpu *translator, uint32_t *target)
     switch (frame->exit_reason) {
     case LEAVE_READ:
     case LEAVE_WRITE:
-        if (fill(translator, frame->exit_value, frame->exit_reason == LEAVE_WRITE)) {
+        if (fill_timed(translator, frame->exit_reason == LEAVE_WRITE)) {
             *target = block->insn[ordinal].host;
             return true;
         }
-        /* fall through */
-    case LEAVE_INTERPRET: {
-        uint64_t page = page_of(block);
-        exchange_out(translator);
-        cpu->rip = page + block->insn[ordinal].offset;
-        interpret_one(translator);
-        if (resume_behind(translator, block, ordinal, page, target)) {
-            exchange_in(translator);
-            prepare(translator);
-            return true;
-        }
-        return false;
-    }
+        counter_add(&translator->stats.misses_interpreted, 1);
+        return interpret_within(translator, block, ordinal, target);
+    case LEAVE_INTERPRET:
+        counter_add(&translator->stats.mnemonic[block->insn[ordinal].mnemonic], 1);
+        return interpret_within(translator, block, ordinal, target);
     case LEAVE_WATCHED:
         return watched(translator, block, target);
     case LEAVE_JUMP:
@@ -383,7 +421,7 @@ static bool handle(struct translator_cpu *translator, uint32_t *target)
 static const uint8_t no_status[2];
 
 /* Where the view's jump entries lead for cpu->rip, as for a jump of translated code. */
-static bool find_jump(const struct translator_cpu *translator, uint32_t *target)
+static bool find_jump(struct translator_cpu *translator, uint32_t *target)
 {
     const struct tlb_area *area = (const struct tlb_area *)translator->cpu->tlb;
     uint64_t rip = translator->cpu->rip;
@@ -393,6 +431,7 @@ static bool find_jump(const struct translator_cpu *translator, uint32_t *target)
     }
     *target = (uint32_t)((const uint8_t *)area->jump_target[index] -
                          translator->cache->execute);
+    counter_add(&translator->stats.jumps_found, 1);
     return true;
 }
 
@@ -463,6 +502,8 @@ static void run_code(struct translator_cpu *translator)
 static void interpret_elsewhere(struct translator_cpu *translator)
 {
     struct cpu *cpu = translator->cpu;
+    enum where before = where_enter(WHERE_INTERPRETER);
+    counter_add(&translator->stats.interpreted_elsewhere, 1);
     cpu_set_single(cpu, false);
     if (cpu->needs_interpreter || cpu->debug || cpu->debug_traps) {
         cpu_run(cpu);
@@ -471,6 +512,7 @@ static void interpret_elsewhere(struct translator_cpu *translator)
         cpu_run_block(cpu);
     }
     cpu_set_single(cpu, true);
+    where_enter(before);
 }
 
 static void run(struct translator_cpu *translator)

@@ -5,12 +5,18 @@
 #include "interpreter/cpu.h"
 
 #define RETURN_STACK_SIZE (64u << 10) /* of each privilege, behind a guard page */
+#define SIGNAL_STACK_SIZE (64u << 10)
 
-/* Counters of one vCPU, for people. */
+/* Counters of one vCPU, for people; written by its thread. */
 struct translator_stats {
-    uint64_t left[LEAVE_COUNT];
-    uint64_t misses_filled;
-    uint64_t interpreted;
+    _Atomic uint64_t entered, left[LEAVE_COUNT];
+    _Atomic uint64_t jumps_found, jumps_noted, jumps_emptied;
+    _Atomic uint64_t blocks_found, blocks_made, links_made;
+    _Atomic uint64_t returns_emptied;
+    _Atomic uint64_t misses_filled, misses_interpreted;
+    _Atomic uint64_t interpreted, interpreted_blocks, interpreted_elsewhere;
+    /* Instructions that translated code left for, because they have no code. */
+    _Atomic uint64_t mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
 
 struct translator_cpu {

@@ -15,8 +15,7 @@
 #include "base/fatal.h"
 #include "base/scope.h"
 
-#define CACHES_MAX        16
-#define SIGNAL_STACK_SIZE (64u << 10)
+#define CACHES_MAX 16
 
 static const struct code_cache *_Atomic caches[CACHES_MAX];
 
@@ -133,11 +132,6 @@ void signal_prepare_thread(struct translator_cpu *translator)
     if (sigaltstack(NULL, &now) == 0 && !(now.ss_flags & SS_DISABLE)) {
         return; /* a sanitizer's, or the thread's own */
     }
-    if (!translator->signal_stack) {
-        translator->signal_stack = malloc(SIGNAL_STACK_SIZE);
-    }
     stack_t stack = {.ss_sp = translator->signal_stack, .ss_size = SIGNAL_STACK_SIZE};
-    if (stack.ss_sp) {
-        sigaltstack(&stack, NULL);
-    }
+    sigaltstack(&stack, NULL);
 }

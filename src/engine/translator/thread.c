@@ -37,6 +37,10 @@ int translator_cpu_init(struct translator_cpu *translator, struct code_cache *ca
     translator->cache = cache;
     translator->cpu = cpu;
     translator->epoch = UINT64_MAX;
+    translator->signal_stack = malloc(SIGNAL_STACK_SIZE);
+    if (!translator->signal_stack) {
+        return fail(err, ENOMEM, "cannot make a stack for signals");
+    }
     uint8_t *stack =
         mmap(NULL, STACKS_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (stack == MAP_FAILED) {

@@ -349,6 +349,7 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
     struct block_insn *place = &emit->block->insn[emit->ordinal];
     place->offset = insn->offset;
     place->length = insn->decoded.length;
+    place->mnemonic = (uint16_t)insn->decoded.mnemonic;
     place->host = (uint32_t)(emit->code.at - emit->cache->write);
     place->host_flags = emit->flags_in_memory ? 0 : INSN_FLAGS_START | INSN_FLAGS_FAULT;
     if (insn->decoded.mnemonic == ZYDIS_MNEMONIC_CALL) {

@@ -6,14 +6,23 @@
 #include "engine/software.h"
 #include "engine/translator/emit.h"
 #include "engine/translator/run.h"
+#include "engine/translator/stats.h"
 
 /* ---- a VM's part ------------------------------------------------------------------ */
+
+/* On the thread that stored: a vCPU's own instruction, or a device's or a debugger's
+ * access to guest memory. */
+static enum code_cause cause_of_store(void)
+{
+    bool is_vcpu = translator_frame.cpu && sampler_where != WHERE_DEVICE;
+    return is_vcpu ? BY_STORE : BY_DEVICE;
+}
 
 static void on_code_changed(void *opaque, frame_t frame)
 {
     struct code_cache *cache = opaque;
     pthread_mutex_lock(&cache->lock);
-    code_invalidate_frame(cache, frame);
+    code_invalidate_frame(cache, frame, cause_of_store());
     pthread_mutex_unlock(&cache->lock);
 }
 
@@ -56,6 +65,9 @@ static int backend_vcpu_open(struct engine_vcpu *vcpu, struct error *err)
                     vcpu->processor.config.index);
     }
     vcpu->opaque = translator;
+    const struct code_cache *cache = vcpu->engine->opaque;
+    vcpu->sampler.code = (uintptr_t)cache->execute;
+    vcpu->sampler.code_size = CODE_SIZE;
     return translator_cpu_init(translator, vcpu->engine->opaque, vcpu->processor.cpu,
                                err);
 }
@@ -79,6 +91,16 @@ static void notify(struct engine_vcpu *vcpu)
     translator_notify(vcpu->opaque);
 }
 
+static void stats(struct engine *engine, struct engine_vcpu *vcpu, engine_stat_fn *each,
+                  void *opaque)
+{
+    if (vcpu) {
+        translator_stats_tell(vcpu->opaque, each, opaque);
+    } else {
+        code_stats_tell(engine->opaque, each, opaque);
+    }
+}
+
 static const struct software_backend backend = {
     .name = "translator",
     .open = backend_open,
@@ -87,6 +109,7 @@ static const struct software_backend backend = {
     .vcpu_close = backend_vcpu_close,
     .execute = execute,
     .notify = notify,
+    .stats = stats,
 };
 
 static int translator_probe(struct error *err)
@@ -128,4 +151,6 @@ const struct engine_ops engine_translator = {
     .set_state = software_set_state,
     .debug = software_debug,
     .debug_stop = software_debug_stop,
+    .begin = software_begin,
+    .stats = software_stats,
 };

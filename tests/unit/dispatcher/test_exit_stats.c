@@ -69,6 +69,53 @@ static void test_retired_where_the_engine_counts(void **state)
     vm_free(vm);
 }
 
+/* An engine that counts: 10 and 20 of its vCPUs, 5 of its own. */
+static void tell_some(struct engine *engine, struct engine_vcpu *vcpu,
+                      engine_stat_fn *each, void *opaque)
+{
+    static unsigned calls;
+    const struct engine_stat of_vcpu = {"things", "seen", 10 * (1 + calls++ % 2)};
+    const struct engine_stat of_all = {"things", "made", 5}, other = {"rest", "x", 1};
+    each(opaque, vcpu ? &of_vcpu : &of_all);
+    each(opaque, &other);
+}
+
+static json_int_t inside(json_t *object, const char *group, const char *name)
+{
+    json_t *groups = json_object_get(object, "inside");
+    return json_integer_value(json_object_get(json_object_get(groups, group), name));
+}
+
+static void test_what_the_engine_counts_of_its_own(void **state)
+{
+    struct engine_ops telling = engine_script;
+    telling.stats = tell_some;
+    struct vm_config config = script_config(2);
+    config.engine = &telling;
+    struct vm *vm = vm_made(&config);
+    json_t *root = stats_of(vm), *vcpus = json_object_get(root, "vcpus");
+    json_t *totals = json_object_get(root, "totals");
+    assert_int_equal(inside(json_array_get(vcpus, 0), "things", "seen"), 10);
+    assert_int_equal(inside(json_array_get(vcpus, 1), "things", "seen"), 20);
+    assert_int_equal(inside(totals, "things", "seen"), 30);
+    assert_int_equal(inside(totals, "things", "made"), 5);
+    assert_int_equal(inside(totals, "rest", "x"), 3);
+    json_decref(root);
+    vm_free(vm);
+}
+
+static void test_nothing_inside_of_an_engine_that_counts_nothing(void **state)
+{
+    struct vm_config config = script_config(1);
+    struct vm *vm = vm_made(&config);
+    json_t *root = stats_of(vm);
+    json_t *groups = json_object_get(json_object_get(root, "totals"), "inside");
+    assert_true(json_is_object(groups));
+    assert_int_equal(json_object_size(groups), 0);
+    json_decref(root);
+    vm_free(vm);
+}
+
 static void test_lateness_of_timers(void **state)
 {
     struct vm_config config = script_config(2);
@@ -115,6 +162,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts_by_vcpu_and_in_total),
         cmocka_unit_test(test_retired_where_the_engine_counts),
+        cmocka_unit_test(test_what_the_engine_counts_of_its_own),
+        cmocka_unit_test(test_nothing_inside_of_an_engine_that_counts_nothing),
         cmocka_unit_test(test_lateness_of_timers),
         cmocka_unit_test(test_says_why_it_cannot_write),
     };
