@@ -1,5 +1,6 @@
 /*
- * Linux bzImage by the 64-bit boot protocol (Documentation/arch/x86/boot.rst). Normally
+ * Linux bzImage by the 64-bit boot protocol or, for 32-bit kernels, the 32-bit one
+ * (Documentation/arch/x86/boot.rst). Normally
  * the compressed kernel inside is unpacked on the host and entered as if it were a
  * vmlinux; where that cannot be done, the image is loaded whole and its own decompressor
  * does it in the guest.
@@ -28,6 +29,7 @@
 struct bzimage {
     const struct image *image;
     const uint8_t *head;
+    bool is_64;
     uint64_t code, code_size;       /* protected-mode part */
     uint64_t payload, payload_size; /* inside of it; size 0: none */
     uint64_t preferred, init_size;  /* where the decompressor wants to be, and how much */
@@ -55,9 +57,6 @@ static int check_version(const struct boot_probe *probe, struct error *err)
     if (!(probe->head[ZP_LOAD_FLAGS] & ZP_LOADED_HIGH)) {
         return fail_plain(err, ENOEXEC, "a zImage; a bzImage is needed");
     }
-    if (!(zp_u16(probe->head, ZP_XLOAD_FLAGS) & ZP_XLF_KERNEL_64)) {
-        return fail_plain(err, ENOEXEC, "a 32-bit Linux kernel; a 64-bit one is needed");
-    }
     return 0;
 }
 
@@ -73,6 +72,7 @@ static int bzimage_open(struct bzimage *bz, const struct boot_probe *probe,
     *bz = (struct bzimage){
         .image = probe->image,
         .head = head,
+        .is_64 = zp_u16(head, ZP_XLOAD_FLAGS) & ZP_XLF_KERNEL_64,
         .code = ((sectors ? sectors : DEFAULT_SETUP_SECTORS) + 1) * SECTOR,
         .code_size = (uint64_t)zp_u32(head, ZP_SYSTEM_SIZE) * 16,
         .preferred = zp_u64(head, ZP_PREFERRED),
@@ -164,6 +164,18 @@ static int put_parameters(const struct bzimage *bz, const struct boot_target *ta
     return zero_page_put(&config, target, err);
 }
 
+/* Where boot_params is goes into RSI either way. */
+static int enter(const struct bzimage *bz, const struct boot_target *target, gpa_t rip,
+                 struct x86_state *entry, struct error *err)
+{
+    if (bz->is_64) {
+        return entry_long_mode(entry, target->memory, rip, MAP_BOOT_PARAMS, err);
+    }
+    int result = entry_protected_mode(entry, target->memory, (uint32_t)rip, 0, err);
+    entry->gpr[X86_RSI] = MAP_BOOT_PARAMS;
+    return result;
+}
+
 static int load_unpacked(const struct bzimage *bz, const struct elf *elf,
                          const struct image *unpacked, const struct boot_target *target,
                          struct x86_state *entry, struct error *err)
@@ -180,8 +192,7 @@ static int load_unpacked(const struct bzimage *bz, const struct elf *elf,
     if (result < 0) {
         return result;
     }
-    return entry_long_mode(entry, target->memory, elf_physical_entry(elf),
-                           MAP_BOOT_PARAMS, err);
+    return enter(bz, target, elf_physical_entry(elf), entry, err);
 }
 
 /* The kernel unpacks itself: into init_size bytes from its preferred address. */
@@ -205,16 +216,17 @@ static int load_packed(const struct bzimage *bz, const struct boot_target *targe
     if (result < 0) {
         return result;
     }
-    return entry_long_mode(entry, target->memory, base + ENTRY_64_OFFSET, MAP_BOOT_PARAMS,
-                           err);
+    return enter(bz, target, base + (bz->is_64 ? ENTRY_64_OFFSET : 0), entry, err);
 }
 
-/* A payload that is not a 64-bit executable is some other build's business. */
-static bool is_bootable(struct elf *elf, const struct image *unpacked)
+/* A payload that is not an executable as wide as its wrapping is some other build's
+ * business. */
+static bool is_bootable(const struct bzimage *bz, struct elf *elf,
+                        const struct image *unpacked)
 {
     uint64_t start, end;
-    return elf_open(elf, unpacked, NULL) == 0 && elf->is_64 && elf->is_x86_64 &&
-           elf_bounds(elf, &start, &end);
+    return elf_open(elf, unpacked, NULL) == 0 && elf->is_64 == bz->is_64 &&
+           elf->is_x86_64 == bz->is_64 && elf_bounds(elf, &start, &end);
 }
 
 static int load(const struct boot_probe *probe, const struct boot_target *target,
@@ -236,7 +248,7 @@ static int load(const struct boot_probe *probe, const struct boot_target *target
     } else if (result < 0) {
         return fail_plain(err, why.code, "%s", why.message);
     }
-    if (result == 0 && is_bootable(&elf, &unpacked)) {
+    if (result == 0 && is_bootable(&bz, &elf, &unpacked)) {
         result = load_unpacked(&bz, &elf, &unpacked, target, entry, err);
     } else {
         result = load_packed(&bz, target, entry, err);

@@ -14,6 +14,6 @@
 /* 64-bit mode, the first 4 GiB mapped to themselves; rsi as the protocol wants it. */
 int entry_long_mode(struct x86_state *entry, struct memory *memory, gpa_t rip,
                     uint64_t rsi, struct error *err);
-/* 32-bit protected mode without paging, flat segments. */
+/* 32-bit protected mode without paging, flat segments; ebx as the protocol wants it. */
 int entry_protected_mode(struct x86_state *entry, struct memory *memory, uint32_t eip,
                          uint32_t ebx, struct error *err);

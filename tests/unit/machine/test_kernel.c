@@ -433,6 +433,63 @@ static void test_bzimage_unpacks_itself_where_we_cannot(void **state)
     assert_memory_equal(ram_map(memory, 0x1000000, 16, false), "the decompressor", 16);
 }
 
+static void assert_protected_mode(uint64_t rip)
+{
+    assert_int_equal(x86_state_mode(&entry), X86_MODE_PROTECTED32);
+    assert_int_equal(entry.rip, rip);
+    assert_int_equal(entry.gpr[X86_RSI], MAP_BOOT_PARAMS);
+    assert_int_equal(entry.gpr[X86_RBX] | entry.gpr[X86_RBP] | entry.gpr[X86_RDI], 0);
+    assert_int_equal(entry.seg[X86_CS].selector, 0x10);
+    assert_int_equal(entry.seg[X86_DS].selector, 0x18);
+    assert_int_equal(entry.seg[X86_SS].selector, 0x18);
+    assert_false(entry.cr0 & X86_CR0_PG);
+}
+
+/* Its payload is no 32-bit executable, so that it has to unpack itself, too. */
+static void test_bzimage_of_32_bits_is_entered_at_its_beginning(void **state)
+{
+    make_bzimage();
+    put(0x236, 0, 2);
+    load();
+    assert_protected_mode(0x1000000);
+    assert_memory_equal(ram_map(memory, 0x1000000, 16, false), "the decompressor", 16);
+}
+
+static void test_bzimage_of_32_bits_is_unpacked(void **state)
+{
+    struct {
+        Elf32_Ehdr header;
+        Elf32_Phdr program;
+        char code[16];
+    } small = {
+        .header = {.e_ident = {0x7f, 'E', 'L', 'F', ELFCLASS32, ELFDATA2LSB, 1},
+                   .e_type = ET_EXEC,
+                   .e_machine = EM_386,
+                   .e_entry = 0x1000004,
+                   .e_phoff = sizeof(Elf32_Ehdr),
+                   .e_phentsize = sizeof(Elf32_Phdr),
+                   .e_phnum = 1},
+        .program = {.p_type = PT_LOAD,
+                    .p_offset = sizeof(Elf32_Ehdr) + sizeof(Elf32_Phdr),
+                    .p_paddr = 0x1000000,
+                    .p_vaddr = 0xc1000000,
+                    .p_filesz = 16,
+                    .p_memsz = 0x3000},
+        .code = "some machine co",
+    };
+    make_bzimage();
+    put(0x236, 0, 2);
+    put(0x24c, pack(&small, sizeof(small)), 4);
+    load();
+    assert_protected_mode(0x1000004);
+    assert_memory_equal(ram_map(memory, 0x1000000, 16, false), small.code, 16);
+    /* A 64-bit executable inside does not fit. */
+    make_bzimage();
+    put(0x236, 0, 2);
+    load();
+    assert_protected_mode(0x1000000);
+}
+
 /* Such as memtest86+: a program in a bzImage, whose length is no multiple of 16. */
 static void test_bzimage_need_not_be_compressed(void **state)
 {
@@ -465,9 +522,6 @@ static void test_bzimage_refusals(void **state)
     make_bzimage();
     put(0x206, 0x20b, 2);
     assert_refused("boot protocol 2.11");
-    make_bzimage();
-    put(0x236, 0, 2);
-    assert_refused("32-bit Linux kernel");
     make_bzimage();
     put(0x211, 0, 1);
     assert_refused("zImage");
@@ -534,6 +588,8 @@ int main(void)
         KERNEL_TEST(test_32_bit_elf_without_note_is_refused),
         KERNEL_TEST(test_bzimage_is_unpacked),
         KERNEL_TEST(test_bzimage_unpacks_itself_where_we_cannot),
+        KERNEL_TEST(test_bzimage_of_32_bits_is_entered_at_its_beginning),
+        KERNEL_TEST(test_bzimage_of_32_bits_is_unpacked),
         KERNEL_TEST(test_bzimage_need_not_be_compressed),
         KERNEL_TEST(test_bzimage_command_line_limit_is_its_own),
         KERNEL_TEST(test_bzimage_refusals),
