@@ -58,6 +58,7 @@ struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_poli
     cache->memory = memory;
     cache->counts = counts;
     isa_decoder_init(&cache->decoder, 64, cpuid);
+    isa_decoder_init(&cache->decoder_32, 32, cpuid);
     cache->metadata = reserve(METADATA_SIZE);
     cache->block = reserve(BLOCKS_MAX * sizeof(*cache->block));
     cache->link = reserve(LINKS_MAX * sizeof(*cache->link));

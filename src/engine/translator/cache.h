@@ -28,6 +28,8 @@
 /* What code depends on besides its bytes. */
 #define MODE_USER 1u /* CPL 3; position-independent */
 #define MODE_AVX  2u /* the guest has switched AVX on */
+#define MODE_32   4u /* 32-bit code on a 32-bit stack, CS being 4 GiB; else 64-bit mode */
+#define MODE_FLAT 8u /* MODE_32: bases of CS, DS, ES and SS are 0, and none is odd */
 
 /* An instruction of a block. */
 struct block_insn {
@@ -97,6 +99,24 @@ struct code_counters {
     uint64_t flushes, stopped_ns, longest_stop_ns;
 };
 
+/*
+ * Ways of remembering where jumps went. The view's entries are shared by all modes of its
+ * privilege, so tags tell them apart: those of 32-bit code are one entry off where the
+ * same address would be in 64-bit code, and have a bit more if segments have bases.
+ */
+#define JUMP_USER      1u
+#define JUMP_32        2u
+#define JUMP_BASED     4u /* with JUMP_32 */
+#define JUMP_KINDS     8u
+
+#define JUMP_BASED_TAG (1ull << 32)
+
+static inline unsigned code_jump_kind(unsigned mode)
+{
+    return (mode & MODE_USER ? JUMP_USER : 0) | (mode & MODE_32 ? JUMP_32 : 0) |
+           ((mode & (MODE_32 | MODE_FLAT)) == MODE_32 ? JUMP_BASED : 0);
+}
+
 #define CODE_SIZE     (64u << 20)
 #define METADATA_SIZE (64u << 20)
 #define BLOCKS_MAX    (1u << 18)
@@ -118,15 +138,16 @@ struct code_cache {
     struct block **by_frame;
     _Atomic uint64_t epoch;
     struct memory *memory;
-    ZydisDecoder decoder;
+    ZydisDecoder decoder, decoder_32;
     bool counts; /* code counts the instructions that it executes in frame.budget */
 
     /* Trampolines, offsets. leave[reason][h]: h, the guest's flags are in the host's. */
     uint32_t enter;
     uint32_t leave[LEAVE_COUNT][2];
-    uint32_t jump_user, jump_kernel; /* goes on at guest address r8 */
+    /* By code_jump_kind. */
+    uint32_t jump[JUMP_KINDS];        /* goes on at guest address r8 */
+    uint32_t return_miss[JUMP_KINDS]; /* lies at the bottom of return stacks */
     uint32_t jump_miss;
-    uint32_t return_miss[2]; /* lies at the bottom of return stacks: kernel's, user's */
 
     struct code_counters counters;
 };

@@ -62,6 +62,8 @@ struct emit {
     struct cpu *cpu;
     struct block *block;
     unsigned mode;
+    bool is_64;    /* else 32-bit code */
+    uint8_t width; /* of addresses, and of what is pushed: 8 or 4 bytes */
     uint64_t page; /* linear address of the page: kernel code */
     unsigned ordinal;
     bool flags_in_memory; /* the guest's flags are in frame.arith, not in the host's */
@@ -113,6 +115,18 @@ void emit_spill_flags(struct emit *emit, uint32_t live);
 /* Brings them back into the host's; clobbers r10. */
 void emit_restore_flags(struct emit *emit);
 
+/* Registers and memory as wide as addresses are: 32-bit results are zero-extended. */
+static inline void emit_mov(struct emit *emit, unsigned to, unsigned from)
+{
+    host_op_reg(&emit->code, emit->is_64, HOST_MOV_LOAD, to, from);
+}
+static inline void emit_lea_base(struct emit *emit, unsigned to, unsigned base,
+                                 int32_t disp)
+{
+    struct host_mem mem = {(uint8_t)base, HOST_NONE, 0, disp};
+    host_op_mem(&emit->code, emit->is_64, HOST_LEA, to, &mem);
+}
+
 /* Memory. Host r8 = linear address of the operand (the offset only: LEA); clobbers r9;
  * overwrites flags if the segment has a base. */
 void emit_address(struct emit *emit, const struct guest_insn *insn,
@@ -129,8 +143,17 @@ void emit_leave_if(struct emit *emit, unsigned condition);
 /* Behind the store of size bytes to r8 (with r9 as emit_check left it). live: flags in
  * the host's that must stay. */
 void emit_watch(struct emit *emit, unsigned size, uint32_t live);
+/* Host r8 = linear address of the stack disp behind where base points; overwrites flags.
+ */
+void emit_stack_address(struct emit *emit, unsigned base, int32_t disp);
 /* Host register = linear address of an offset relative to the page; flags stay. */
 void emit_page_address(struct emit *emit, unsigned host, int64_t offset);
+/* The same as the guest sees it; overwrites flags. */
+void emit_code_address(struct emit *emit, unsigned host, int64_t offset);
+
+/* Host r8 = linear address of the code that it holds the guest's address of; overwrites
+ * flags. */
+void emit_add_code_base(struct emit *emit);
 
 /* Control. Goes to guest code of an offset relative to the page; condition: a Jcc's, or
  * -1. The state of flags stays as it is for what follows. */

@@ -50,9 +50,47 @@ void emit_restore_flags(struct emit *emit)
 
 /* ---- addresses -------------------------------------------------------------------- */
 
-void emit_page_address(struct emit *emit, unsigned host, int64_t offset)
+static bool has_bases(const struct emit *emit)
+{
+    return !emit->is_64 && !(emit->mode & MODE_FLAT);
+}
+
+static int32_t segment_base(unsigned segment)
+{
+    return frame_offset(offsetof(struct frame, segment_base) + segment * 4u);
+}
+
+/* SDM 3A 3.4: 32-bit linear addresses wrap around. */
+static void emit_page_address_32(struct emit *emit, unsigned host, int64_t offset)
 {
     if (emit->mode & MODE_USER) {
+        host_fs(&emit->code, false, HOST_MOV_LOAD, host, FRAME(code_base));
+        emit_lea_base(emit, host, host, (int32_t)offset);
+    } else {
+        host_constant(&emit->code, host, (uint32_t)(emit->page + (uint64_t)offset));
+    }
+}
+
+void emit_code_address(struct emit *emit, unsigned host, int64_t offset)
+{
+    emit_page_address(emit, host, offset);
+    if (has_bases(emit)) {
+        host_fs(&emit->code, false, 0x2b, host, segment_base(X86_CS)); /* SUB */
+    }
+}
+
+void emit_add_code_base(struct emit *emit)
+{
+    if (has_bases(emit)) {
+        host_fs(&emit->code, false, 0x03, HOST_R8, segment_base(X86_CS)); /* ADD */
+    }
+}
+
+void emit_page_address(struct emit *emit, unsigned host, int64_t offset)
+{
+    if (!emit->is_64) {
+        emit_page_address_32(emit, host, offset);
+    } else if (emit->mode & MODE_USER) {
         host_fs(&emit->code, true, HOST_MOV_LOAD, host, FRAME(code_base));
         /* An offset in the page and a 32-bit displacement may need one bit more. */
         int64_t first = offset > INT32_MAX ? INT32_MAX : offset;
@@ -86,9 +124,36 @@ static bool has_no_base(const ZydisDecodedInstruction *decoded)
            decoded->raw.sib.base == 5;
 }
 
+/* Outside 64-bit mode; the flags have been spilled. */
+static void add_segment_32(struct emit *emit, unsigned segment)
+{
+    if (emit->mode & MODE_FLAT && segment != X86_FS && segment != X86_GS) {
+        return;
+    }
+    host_fs(&emit->code, false, 0x80, 7, /* CMP byte, 0 */
+            frame_offset(offsetof(struct frame, segment_odd) + segment));
+    code8(&emit->code, 0);
+    emit_leave_if(emit, HOST_NE);
+    host_fs(&emit->code, false, 0x03, HOST_R8, segment_base(segment)); /* ADD */
+}
+
+void emit_stack_address(struct emit *emit, unsigned base, int32_t disp)
+{
+    if (disp != 0) {
+        emit_lea_base(emit, HOST_R8, base, disp);
+    } else {
+        emit_mov(emit, HOST_R8, base);
+    }
+    if (!emit->is_64) {
+        add_segment_32(emit, X86_SS);
+    }
+}
+
 static void add_segment(struct emit *emit, ZydisRegister segment)
 {
-    if (segment == ZYDIS_REGISTER_FS) {
+    if (!emit->is_64) {
+        add_segment_32(emit, (unsigned)ZydisRegisterGetId(segment));
+    } else if (segment == ZYDIS_REGISTER_FS) {
         host_fs(&emit->code, true, 0x03, HOST_R8, FRAME(fs_base)); /* ADD */
     } else if (segment == ZYDIS_REGISTER_GS) {
         host_fs(&emit->code, true, 0x03, HOST_R8, FRAME(gs_base));
@@ -282,9 +347,7 @@ static void cold_link(struct emit *emit, const struct cold *cold)
 static void jump_r8(struct emit *emit)
 {
     const struct code_cache *cache = emit->cache;
-    host_jmp_to(&emit->code,
-                cache->write +
-                    (emit->mode & MODE_USER ? cache->jump_user : cache->jump_kernel));
+    host_jmp_to(&emit->code, cache->write + cache->jump[code_jump_kind(emit->mode)]);
 }
 
 static void cold_jump(struct emit *emit, const struct cold *cold)

@@ -8,9 +8,9 @@
  */
 #include "engine/translator/emit.h"
 
-static bool is_near64(const struct guest_insn *insn)
+static bool is_near(const struct guest_insn *insn)
 {
-    /* A 66 prefix shortens RIP on AMD's processors. */
+    /* A 66 prefix shortens RIP; in 64-bit mode on AMD's processors. */
     for (unsigned i = 0; i < insn->decoded.raw.prefix_count; i++) {
         if (insn->decoded.raw.prefixes[i].value == 0x66) {
             return false;
@@ -39,9 +39,7 @@ static void go_on(struct emit *emit, const uint8_t opcode)
     const struct code_cache *cache = emit->cache;
     code8(&emit->code, opcode);
     code32(&emit->code, 0);
-    host_patch(emit->code.at - 4,
-               cache->write +
-                   (emit->mode & MODE_USER ? cache->jump_user : cache->jump_kernel));
+    host_patch(emit->code.at - 4, cache->write + cache->jump[code_jump_kind(emit->mode)]);
 }
 
 /* What an indirect branch reports if it leads nowhere. */
@@ -57,12 +55,16 @@ static void load_target(struct emit *emit, const struct guest_insn *insn)
     const ZydisDecodedOperand *from = &insn->operand[0];
     if (from->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         emit_address(emit, insn, from, true);
-        emit_check(emit, 8, false);
+        emit_check(emit, emit->width, false);
         struct host_mem operand = {HOST_R8, HOST_NONE, 0, 0};
-        host_op_mem(&emit->code, true, HOST_MOV_LOAD, HOST_R8, &operand);
-    } else {
+        host_op_mem(&emit->code, emit->is_64, HOST_MOV_LOAD, HOST_R8, &operand);
+    } else if (emit->is_64) {
         emit_load_gpr(emit, HOST_R8, (unsigned)ZydisRegisterGetId(from->reg.value));
+    } else {
+        emit_mov(emit, HOST_R8,
+                 guest_host((unsigned)ZydisRegisterGetId(from->reg.value)));
     }
+    emit_add_code_base(emit);
 }
 
 /* Host r8 holds the guest's return address; the site is for this one. */
@@ -72,6 +74,9 @@ static void return_site(struct emit *emit, const struct guest_insn *insn)
     if (emit->mode & MODE_USER) {
         CODE(code, "\x4c\x3b\x04\x24");        /* CMP r8, [rsp] */
         host_lea(code, HOST_RSP, HOST_RSP, 8); /* flags stay */
+    } else if (!emit->is_64) {
+        CODE(code, "\x41\x81\xf8"); /* CMP r8d, imm32 */
+        code32(code, (uint32_t)(emit->page + (uint64_t)next_offset(insn)));
     } else {
         uint64_t expected = emit->page + (uint64_t)next_offset(insn);
         if (host_fits32(expected)) {
@@ -97,7 +102,7 @@ static void return_site(struct emit *emit, const struct guest_insn *insn)
 bool emit_call(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
-    if (!is_near64(insn)) {
+    if (!is_near(insn)) {
         return false;
     }
     emit_spill_flags(emit, insn->flags_live_before);
@@ -107,13 +112,14 @@ bool emit_call(struct emit *emit, const struct guest_insn *insn)
         load_target(emit, insn);
         host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(scratch));
     }
-    host_lea(code, HOST_R8, HOST_GUEST_RSP, -8);
-    emit_check(emit, 8, true);
-    emit_page_address(emit, HOST_R10, next_offset(insn));
+    int32_t width = emit->width;
+    emit_stack_address(emit, HOST_GUEST_RSP, -width);
+    emit_check(emit, emit->width, true);
+    emit_code_address(emit, HOST_R10, next_offset(insn));
     struct host_mem top = {HOST_R8, HOST_NONE, 0, 0};
-    host_op_mem(code, true, HOST_MOV_STORE, HOST_R10, &top);
-    host_lea(code, HOST_GUEST_RSP, HOST_GUEST_RSP, -8);
-    emit_watch(emit, 8, 0);
+    host_op_mem(code, emit->is_64, HOST_MOV_STORE, HOST_R10, &top);
+    emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, -width);
+    emit_watch(emit, emit->width, 0);
     if (emit->mode & MODE_USER) {
         emit_page_address(emit, HOST_R10,
                           next_offset(insn)); /* the watch may come back */
@@ -139,7 +145,7 @@ bool emit_call(struct emit *emit, const struct guest_insn *insn)
 bool emit_ret(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
-    if (!is_near64(insn)) {
+    if (!is_near(insn)) {
         return false;
     }
     int32_t extra = insn->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE
@@ -147,12 +153,13 @@ bool emit_ret(struct emit *emit, const struct guest_insn *insn)
                         : 0;
     emit_spill_flags(emit, insn->flags_live_before);
     emit->flags_in_memory = true;
-    host_mov(code, HOST_R8, HOST_GUEST_RSP);
-    emit_check(emit, 8, false);
+    emit_stack_address(emit, HOST_GUEST_RSP, 0);
+    emit_check(emit, emit->width, false);
     struct host_mem top = {HOST_R8, HOST_NONE, 0, 0};
-    host_op_mem(code, true, HOST_MOV_LOAD, HOST_R8, &top);
-    host_lea(code, HOST_GUEST_RSP, HOST_GUEST_RSP, 8 + extra);
-    emit->block->insn[emit->ordinal].stack_bytes = 8 + extra;
+    host_op_mem(code, emit->is_64, HOST_MOV_LOAD, HOST_R8, &top);
+    emit_add_code_base(emit);
+    emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, emit->width + extra);
+    emit->block->insn[emit->ordinal].stack_bytes = emit->width + extra;
     note_branch(emit);
     code8(code, 0xc3);
     emit->ended = true;
@@ -161,7 +168,7 @@ bool emit_ret(struct emit *emit, const struct guest_insn *insn)
 
 bool emit_jmp(struct emit *emit, const struct guest_insn *insn)
 {
-    if (!is_near64(insn)) {
+    if (!is_near(insn)) {
         return false;
     }
     emit->ended = true;
@@ -179,7 +186,7 @@ bool emit_jmp(struct emit *emit, const struct guest_insn *insn)
 /* SDM 2A "Jcc": the condition is the opcode's low four bits. */
 bool emit_jcc(struct emit *emit, const struct guest_insn *insn)
 {
-    if (!is_near64(insn)) {
+    if (!is_near(insn)) {
         return false;
     }
     emit_restore_flags(emit);
@@ -191,11 +198,16 @@ bool emit_jcc(struct emit *emit, const struct guest_insn *insn)
 static bool by_rcx(struct emit *emit, const struct guest_insn *insn, bool is_loop)
 {
     struct code *code = &emit->code;
-    if (!is_near64(insn) || insn->decoded.address_width != 64) {
+    if (!is_near(insn) || insn->decoded.address_width != emit->width * 8) {
         return false;
     }
     if (is_loop) {
-        host_lea(code, HOST_RCX, HOST_RCX, -1);
+        emit_lea_base(emit, HOST_RCX, HOST_RCX, -1);
+    }
+    if (!emit->is_64) {
+        code8(code, 0x67); /* JECXZ */
+    }
+    if (is_loop) {
         CODE(code, "\xe3\x00"); /* JRCXZ: not taken */
     } else {
         CODE(code, "\xe3\x02\xeb\x00"); /* JRCXZ over a JMP: not taken */

@@ -9,6 +9,7 @@
 /* The encoding of one instruction, taken apart. */
 struct form {
     uint8_t reg, rm, vvvv, opcode_reg; /* host registers, or what the guest had there */
+    uint8_t opcode;
     bool has_modrm, has_memory, has_opcode_reg;
     bool needs_rex;   /* byte registers SPL to DIL */
     bool forbids_rex; /* AH to BH */
@@ -121,6 +122,78 @@ static bool place_operand(struct copy *copy, const ZydisDecodedOperand *operand)
     return true;
 }
 
+static bool is_one_byte(const struct copy *copy)
+{
+    return copy->insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+           copy->insn->decoded.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT;
+}
+
+/* SDM 2B "MOV": A0 to A3, between the accumulator and an address. In 64-bit mode that has
+ * 64 bits. */
+static bool is_direct_move(const struct copy *copy)
+{
+    return !copy->emit->is_64 && is_one_byte(copy) &&
+           (copy->insn->decoded.opcode & 0xfc) == 0xa0;
+}
+
+/* 32-bit code's encodings that 64-bit code does not have become others. */
+static void change_encoding(struct copy *copy)
+{
+    struct form *form = &copy->form;
+    if (copy->emit->is_64 || !is_one_byte(copy)) {
+        return;
+    }
+    if (is_direct_move(copy)) {
+        static const uint8_t by_address[] = {0x8a, 0x8b, 0x88, 0x89};
+        form->opcode = by_address[form->opcode & 3];
+        form->has_modrm = true;
+        form->reg = HOST_RAX;
+    } else if ((form->opcode & 0xf0) == 0x40) {
+        /* INC and DEC */
+        form->reg = form->opcode >> 3 & 1;
+        form->opcode = 0xff;
+        form->rm = form->opcode_reg;
+        form->has_modrm = true;
+        form->has_opcode_reg = false;
+    } else if (form->opcode == 0x82) {
+        form->opcode = 0x80;
+    }
+}
+
+/* VEX.W counts for general registers in 64-bit mode only, and bit 3 of a vector register
+ * in an immediate (SDM 2A 2.3.5, 2.3.8). */
+static bool has_ignored_bits(const struct copy *copy)
+{
+    const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
+    if (copy->emit->is_64 || decoded->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) {
+        return false;
+    }
+    for (unsigned i = 0; i < decoded->operand_count; i++) {
+        const ZydisDecodedOperand *operand = &copy->insn->operand[i];
+        if (operand->encoding == ZYDIS_OPERAND_ENCODING_IS4 &&
+            copy->insn->bytes[decoded->length - 1] & 0x80) {
+            return true;
+        }
+        if (decoded->raw.vex.W && operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            is_gpr(ZydisRegisterGetClass(operand->reg.value))) {
+            return true;
+        }
+    }
+    switch (decoded->mnemonic) {
+    case ZYDIS_MNEMONIC_VCVTSI2SD:
+    case ZYDIS_MNEMONIC_VCVTSI2SS:
+    case ZYDIS_MNEMONIC_VMOVD:
+    case ZYDIS_MNEMONIC_VPEXTRD:
+    case ZYDIS_MNEMONIC_VPINSRD:
+        return decoded->raw.vex.W;
+    case ZYDIS_MNEMONIC_VZEROALL:
+    case ZYDIS_MNEMONIC_VZEROUPPER:
+        return true; /* eight registers only */
+    default:
+        return false;
+    }
+}
+
 static bool find_memory(struct copy *copy)
 {
     const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
@@ -129,8 +202,9 @@ static bool find_memory(struct copy *copy)
         if (operand->type != ZYDIS_OPERAND_TYPE_MEMORY) {
             continue;
         }
-        if (operand->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || copy->memory ||
-            operand->mem.type == ZYDIS_MEMOP_TYPE_AGEN ||
+        bool is_plain =
+            operand->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM || is_direct_move(copy);
+        if (!is_plain || copy->memory || operand->mem.type == ZYDIS_MEMOP_TYPE_AGEN ||
             operand->mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
             return false;
         }
@@ -148,6 +222,7 @@ static bool plan(struct copy *copy)
     form->reg = decoded->raw.modrm.reg; /* an opcode's extension, if no register */
     form->rm = decoded->raw.modrm.rm;
     form->vvvv = 0;
+    form->opcode = decoded->opcode;
     if (!find_memory(copy)) {
         return false;
     }
@@ -162,6 +237,7 @@ static bool plan(struct copy *copy)
             return false;
         }
     }
+    change_encoding(copy);
     bool has_rex = form->has_memory || form->needs_rex || form->reg >= 8 ||
                    form->rm >= 8 || form->opcode_reg >= 8;
     return !(form->forbids_rex && has_rex);
@@ -220,7 +296,7 @@ static void write_legacy(const struct copy *copy, struct code *code)
     default:
         break;
     }
-    unsigned opcode = decoded->opcode;
+    unsigned opcode = form->opcode;
     if (form->has_opcode_reg) {
         opcode = (opcode & ~7u) | (form->opcode_reg & 7u);
     }
@@ -278,7 +354,7 @@ static void mark_fault(struct emit *emit)
 bool emit_copy(struct emit *emit, const struct guest_insn *insn)
 {
     struct copy copy = {.emit = emit, .insn = insn};
-    if (!can_write(&insn->decoded) || !plan(&copy)) {
+    if (!can_write(&insn->decoded) || has_ignored_bits(&copy) || !plan(&copy)) {
         return false;
     }
     struct code *code = &emit->code;

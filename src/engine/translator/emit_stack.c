@@ -1,10 +1,15 @@
-/* PUSH, POP, LEAVE with 64-bit operands; the stack pointer moves when nothing can fault
- * any more. */
+/* PUSH, POP, LEAVE with operands as wide as addresses; the stack pointer moves when
+ * nothing can fault any more. */
 #include "engine/translator/emit.h"
 
 static bool is_register(const ZydisDecodedOperand *operand)
 {
     return operand->type == ZYDIS_OPERAND_TYPE_REGISTER;
+}
+
+static bool has_width(const struct emit *emit, const struct guest_insn *insn)
+{
+    return insn->decoded.operand_width == emit->width * 8;
 }
 
 static unsigned guest_of(const ZydisDecodedOperand *operand)
@@ -16,22 +21,23 @@ bool emit_push(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
     const ZydisDecodedOperand *from = &insn->operand[0];
-    if (insn->decoded.operand_width != 64) {
+    if (!has_width(emit, insn)) {
         return false;
     }
+    int32_t width = emit->width;
     emit_spill_flags(emit, insn->flags_live_before);
     unsigned value = HOST_R10;
     if (from->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         emit_address(emit, insn, from, true);
-        emit_check(emit, 8, false);
+        emit_check(emit, emit->width, false);
         struct host_mem operand = {HOST_R8, HOST_NONE, 0, 0};
-        host_op_mem(code, true, HOST_MOV_LOAD, HOST_R10, &operand);
+        host_op_mem(code, emit->is_64, HOST_MOV_LOAD, HOST_R10, &operand);
     }
-    host_lea(code, HOST_R8, HOST_GUEST_RSP, -8);
-    emit_check(emit, 8, true);
+    emit_stack_address(emit, HOST_GUEST_RSP, -width);
+    emit_check(emit, emit->width, true);
     struct host_mem top = {HOST_R8, HOST_NONE, 0, 0};
     if (from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        host_op_mem(code, true, 0xc7, 0, &top);
+        host_op_mem(code, emit->is_64, 0xc7, 0, &top);
         code32(code, (uint32_t)from->imm.value.u);
     } else {
         if (is_register(from) && guest_in_memory(guest_of(from))) {
@@ -39,10 +45,10 @@ bool emit_push(struct emit *emit, const struct guest_insn *insn)
         } else if (is_register(from)) {
             value = guest_host(guest_of(from));
         }
-        host_op_mem(code, true, HOST_MOV_STORE, value, &top);
+        host_op_mem(code, emit->is_64, HOST_MOV_STORE, value, &top);
     }
-    host_lea(code, HOST_GUEST_RSP, HOST_GUEST_RSP, -8);
-    emit_watch(emit, 8, insn->flags_live);
+    emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, -width);
+    emit_watch(emit, emit->width, insn->flags_live);
     return true;
 }
 
@@ -51,7 +57,7 @@ static void load_top(struct emit *emit, unsigned guest)
 {
     struct host_mem top = {HOST_R8, HOST_NONE, 0, 0};
     unsigned host = guest_in_memory(guest) ? HOST_R10 : guest_host(guest);
-    host_op_mem(&emit->code, true, HOST_MOV_LOAD, host, &top);
+    host_op_mem(&emit->code, emit->is_64, HOST_MOV_LOAD, host, &top);
     if (guest_in_memory(guest)) {
         host_fs(&emit->code, true, HOST_MOV_STORE, host, frame_gpr(guest));
     }
@@ -60,28 +66,28 @@ static void load_top(struct emit *emit, unsigned guest)
 bool emit_pop(struct emit *emit, const struct guest_insn *insn)
 {
     const ZydisDecodedOperand *to = &insn->operand[0];
-    if (insn->decoded.operand_width != 64 || !is_register(to)) {
+    if (!has_width(emit, insn) || !is_register(to)) {
         return false; /* to memory: the address is one of the moved stack pointer */
     }
     emit_spill_flags(emit, insn->flags_live_before);
-    host_mov(&emit->code, HOST_R8, HOST_GUEST_RSP);
-    emit_check(emit, 8, false);
+    emit_stack_address(emit, HOST_GUEST_RSP, 0);
+    emit_check(emit, emit->width, false);
     load_top(emit, guest_of(to));
     if (guest_of(to) != HOST_RSP) {
-        host_lea(&emit->code, HOST_GUEST_RSP, HOST_GUEST_RSP, 8);
+        emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, emit->width);
     }
     return true;
 }
 
 bool emit_leave_frame(struct emit *emit, const struct guest_insn *insn)
 {
-    if (insn->decoded.operand_width != 64) {
+    if (!has_width(emit, insn)) {
         return false;
     }
     emit_spill_flags(emit, insn->flags_live_before);
-    host_mov(&emit->code, HOST_R8, HOST_RBP);
-    emit_check(emit, 8, false);
-    host_lea(&emit->code, HOST_GUEST_RSP, HOST_RBP, 8);
+    emit_stack_address(emit, HOST_RBP, 0);
+    emit_check(emit, emit->width, false);
+    emit_lea_base(emit, HOST_GUEST_RSP, HOST_RBP, emit->width);
     load_top(emit, HOST_RBP);
     return true;
 }

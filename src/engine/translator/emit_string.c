@@ -21,13 +21,14 @@ static unsigned log2_size(ZydisMnemonic mnemonic)
     }
 }
 
-static bool is_plain(const struct guest_insn *insn)
+static bool is_plain(const struct emit *emit, const struct guest_insn *insn)
 {
     const ZydisDecodedInstruction *decoded = &insn->decoded;
     bool is_string = decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
                      decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT;
     return is_string && decoded->attributes & ZYDIS_ATTRIB_HAS_REP &&
-           decoded->address_width == 64 &&
+           decoded->address_width == emit->width * 8 &&
+           (emit->is_64 || emit->mode & MODE_FLAT) &&
            !(decoded->attributes & ZYDIS_ATTRIB_HAS_SEGMENT);
 }
 
@@ -41,7 +42,7 @@ static uint8_t *emit_begin(struct emit *emit)
     host_op_mem(code, false, 0xf6, 0, &flags); /* TEST byte, imm8 */
     code8(code, FLAG_DF_BYTE);
     emit_leave_if(emit, HOST_NE);
-    host_op_reg(code, true, 0x85, HOST_RCX, HOST_RCX); /* TEST */
+    host_op_reg(code, emit->is_64, 0x85, HOST_RCX, HOST_RCX); /* TEST */
     return host_jcc(code, HOST_E);
 }
 
@@ -59,10 +60,10 @@ static void limit_to_page(struct emit *emit, unsigned shift)
     CODE(code, "\x4d\x0f\x47\xd1");                   /* CMOVA r10, r9 */
 }
 
-static void advance(struct code *code, unsigned guest, unsigned shift)
+static void advance(struct emit *emit, unsigned guest, unsigned shift)
 {
     struct host_mem moved = {(uint8_t)guest, HOST_R10, (uint8_t)shift, 0};
-    host_op_mem(code, true, HOST_LEA, guest, &moved);
+    host_op_mem(&emit->code, emit->is_64, HOST_LEA, guest, &moved);
 }
 
 /* Behind a page's part: again, unless somebody wants a look. */
@@ -70,7 +71,7 @@ static void emit_end(struct emit *emit, const uint8_t *again, uint8_t *done)
 {
     struct code *code = &emit->code;
     emit_watch(emit, STORED_TO_END, 0);
-    host_op_reg(code, true, 0x85, HOST_RCX, HOST_RCX); /* TEST */
+    host_op_reg(code, emit->is_64, 0x85, HOST_RCX, HOST_RCX); /* TEST */
     uint8_t *finished = host_jcc(code, HOST_E);
     host_fs(code, false, 0x80, 7, frame_status(STATUS_ATTENTION)); /* CMP byte, 0 */
     code8(code, 0);
@@ -94,7 +95,7 @@ static void rep(struct code *code, unsigned shift, unsigned opcode)
 static void check_run(struct emit *emit, unsigned guest, unsigned shift, bool is_write)
 {
     struct code *code = &emit->code;
-    host_mov(code, HOST_R8, guest);
+    emit_mov(emit, HOST_R8, guest);
     emit_check_offset(emit, 1u << shift, is_write);
     host_fs(code, true, HOST_MOV_STORE, HOST_R9, FRAME(scratch));
     limit_to_page(emit, shift);
@@ -108,13 +109,13 @@ static bool emit_string(struct emit *emit, const struct guest_insn *insn, unsign
 {
     struct code *code = &emit->code;
     unsigned shift = log2_size(insn->decoded.mnemonic);
-    if (!is_plain(insn) || emit->cache->counts) {
+    if (!is_plain(emit, insn) || emit->cache->counts) {
         return false;
     }
     emit_spill_flags(emit, insn->flags_live_before);
     uint8_t *done = emit_begin(emit);
     const uint8_t *again = code->at;
-    host_mov(code, HOST_R10, HOST_RCX);
+    emit_mov(emit, HOST_R10, HOST_RCX);
     if (has_source) {
         check_run(emit, HOST_RSI, shift, false);
         host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(spill[2]));
@@ -131,11 +132,11 @@ static bool emit_string(struct emit *emit, const struct guest_insn *insn, unsign
     rep(code, shift, opcode);
     host_fs(code, true, HOST_MOV_LOAD, HOST_RCX, FRAME(spill[0]));
     host_fs(code, true, HOST_MOV_LOAD, HOST_RDI, FRAME(spill[1]));
-    host_op_reg(code, true, 0x2b, HOST_RCX, HOST_R10); /* SUB */
-    advance(code, HOST_RDI, shift);
+    host_op_reg(code, emit->is_64, 0x2b, HOST_RCX, HOST_R10); /* SUB */
+    advance(emit, HOST_RDI, shift);
     if (has_source) {
         host_fs(code, true, HOST_MOV_LOAD, HOST_RSI, FRAME(scratch));
-        advance(code, HOST_RSI, shift);
+        advance(emit, HOST_RSI, shift);
     }
     emit_end(emit, again, done);
     return true;

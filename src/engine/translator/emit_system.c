@@ -65,7 +65,7 @@ bool emit_sti(struct emit *emit, const struct guest_insn *insn)
     code8(code, X86_FLAG_IF >> 8);
     uint8_t *done = host_jcc(code, HOST_NE);
     op_constant(emit, OP_OR, CPU(state.rflags), X86_FLAG_IF);
-    emit_page_address(emit, HOST_R9, insn->offset + insn->decoded.length);
+    emit_code_address(emit, HOST_R9, insn->offset + insn->decoded.length);
     struct host_mem rip = at_r8(CPU(shadow_rip));
     host_op_mem(code, true, HOST_MOV_STORE, HOST_R9, &rip);
     struct host_mem shadow = at_r8(CPU(state.interrupt_shadow));
@@ -116,9 +116,10 @@ static void load_arith(struct emit *emit)
 bool emit_pushf(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
-    if (insn->decoded.operand_width != 64) {
+    if (insn->decoded.operand_width != emit->width * 8) {
         return false;
     }
+    int32_t width = emit->width;
     emit_spill_flags(emit, X86_FLAGS_ARITH);
     load_arith(emit);
     load_cpu(emit);
@@ -127,13 +128,13 @@ bool emit_pushf(struct emit *emit, const struct guest_insn *insn)
     host_op_reg(code, true, 0x0b, HOST_R10, HOST_R9);
     host_and(code, true, HOST_R10, ~(uint32_t)(X86_FLAG_RF | X86_FLAG_VM));
     host_fs(code, true, HOST_MOV_STORE, HOST_R10, FRAME(scratch));
-    host_lea(code, HOST_R8, HOST_GUEST_RSP, -8);
-    emit_check(emit, 8, true);
+    emit_stack_address(emit, HOST_GUEST_RSP, -width);
+    emit_check(emit, emit->width, true);
     host_fs(code, true, HOST_MOV_LOAD, HOST_R10, FRAME(scratch));
     struct host_mem top = at_r8(0);
-    host_op_mem(code, true, HOST_MOV_STORE, HOST_R10, &top);
-    host_lea(code, HOST_GUEST_RSP, HOST_GUEST_RSP, -8);
-    emit_watch(emit, 8, 0);
+    host_op_mem(code, emit->is_64, HOST_MOV_STORE, HOST_R10, &top);
+    emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, -width);
+    emit_watch(emit, emit->width, 0);
     return true;
 }
 
@@ -141,16 +142,16 @@ bool emit_pushf(struct emit *emit, const struct guest_insn *insn)
 bool emit_popf(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
-    if (insn->decoded.operand_width != 64 || emit->mode & MODE_USER) {
+    if (insn->decoded.operand_width != emit->width * 8 || emit->mode & MODE_USER) {
         return false;
     }
     const uint32_t other = X86_FLAG_TF | X86_FLAG_DF | X86_FLAG_IOPL | X86_FLAG_NT |
                            X86_FLAG_AC | X86_FLAG_ID;
     emit_spill_flags(emit, insn->flags_live_before);
-    host_mov(code, HOST_R8, HOST_GUEST_RSP);
-    emit_check(emit, 8, false);
+    emit_stack_address(emit, HOST_GUEST_RSP, 0);
+    emit_check(emit, emit->width, false);
     struct host_mem top = at_r8(0);
-    host_op_mem(code, true, HOST_MOV_LOAD, HOST_R10, &top);
+    host_op_mem(code, emit->is_64, HOST_MOV_LOAD, HOST_R10, &top);
     load_cpu(emit);
     leave_if_wanted(emit);
     struct host_mem flags = at_r8(CPU(state.rflags));
@@ -161,7 +162,7 @@ bool emit_popf(struct emit *emit, const struct guest_insn *insn)
     emit_leave_if(emit, HOST_NE);
     host_and(code, false, HOST_R9, X86_FLAG_IF);
     host_op_mem(code, false, 0x31, HOST_R9, &flags); /* XOR */
-    host_lea(code, HOST_GUEST_RSP, HOST_GUEST_RSP, 8);
+    emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, emit->width);
     /* frame.arith: AH's byte and OF. */
     host_mov(code, HOST_R9, HOST_R10);
     host_and(code, false, HOST_R9, X86_FLAGS_ARITH & 0xff);

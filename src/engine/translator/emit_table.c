@@ -47,6 +47,7 @@ static const struct emit_row rows[] = {
     {ZYDIS_MNEMONIC_CLI, emit_cli}, {ZYDIS_MNEMONIC_STI, emit_sti},
     {ZYDIS_MNEMONIC_CLD, emit_cld}, {ZYDIS_MNEMONIC_SWAPGS, emit_swapgs},
     {ZYDIS_MNEMONIC_PUSHFQ, emit_pushf}, {ZYDIS_MNEMONIC_POPFQ, emit_popf},
+    {ZYDIS_MNEMONIC_PUSHFD, emit_pushf}, {ZYDIS_MNEMONIC_POPFD, emit_popf},
     {ZYDIS_MNEMONIC_STOSB, emit_stos}, {ZYDIS_MNEMONIC_STOSD, emit_stos},
     {ZYDIS_MNEMONIC_STOSQ, emit_stos}, {ZYDIS_MNEMONIC_MOVSB, emit_movs},
     {ZYDIS_MNEMONIC_MOVSQ, emit_movs},
@@ -54,7 +55,7 @@ static const struct emit_row rows[] = {
     {ZYDIS_MNEMONIC_LEAVE, emit_leave_frame},
     {ZYDIS_MNEMONIC_CALL, emit_call}, {ZYDIS_MNEMONIC_RET, emit_ret},
     {ZYDIS_MNEMONIC_JMP, emit_jmp}, {ZYDIS_MNEMONIC_LOOP, emit_loop},
-    {ZYDIS_MNEMONIC_JRCXZ, emit_jrcxz},
+    {ZYDIS_MNEMONIC_JRCXZ, emit_jrcxz}, {ZYDIS_MNEMONIC_JECXZ, emit_jrcxz},
     JCC(JB), JCC(JBE), JCC(JL), JCC(JLE), JCC(JNB), JCC(JNBE), JCC(JNL), JCC(JNLE),
     JCC(JNO), JCC(JNP), JCC(JNS), JCC(JNZ), JCC(JO), JCC(JP), JCC(JS), JCC(JZ),
     /* x87, but for what loads or shows the environment */
@@ -207,6 +208,22 @@ enum engine_way emit_way(const struct insn_row *row)
     return emit == emit_copy ? WAY_COPIED : WAY_TRANSLATED;
 }
 
+/* Outside 64-bit mode 16-bit addresses wrap around otherwise, and of CS little is known:
+ * it may be execute-only. */
+static bool has_odd_address(const struct guest_insn *insn)
+{
+    if (insn->decoded.machine_mode == ZYDIS_MACHINE_MODE_LONG_64) {
+        return false;
+    }
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        if (insn->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+            insn->operand[i].mem.segment == ZYDIS_REGISTER_CS) {
+            return true;
+        }
+    }
+    return insn->decoded.address_width == 16;
+}
+
 emit_fn *emit_find(struct cpu *cpu, struct guest_insn *insn)
 {
     pthread_once(&once, index_rows);
@@ -219,6 +236,13 @@ emit_fn *emit_find(struct cpu *cpu, struct guest_insn *insn)
                      decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
                      (decoded->meta.category == ZYDIS_CATEGORY_STRINGOP);
     emit_fn *emit = by_mnemonic[decoded->mnemonic];
+    if (emit != emit_nothing && has_odd_address(insn)) {
+        return NULL;
+    }
+    if (is_string && decoded->mnemonic == ZYDIS_MNEMONIC_MOVSD &&
+        decoded->machine_mode != ZYDIS_MACHINE_MODE_LONG_64) {
+        emit = emit_movs; /* not the vector instruction of the same name */
+    }
     if (!emit && !is_string && is_native(decoded->mnemonic)) {
         emit = emit_copy;
     }

@@ -4,6 +4,36 @@
 
 #include "interpreter/x87.h"
 
+/* A writable data segment of 4 GiB: nothing in it but paging refuses an access. */
+static bool is_odd(const struct x86_segment *segment)
+{
+    const uint32_t wanted = X86_ACCESS_P | X86_ACCESS_S | X86_ACCESS_WRITABLE;
+    const uint32_t looked_at =
+        wanted | X86_ACCESS_CODE | X86_ACCESS_EXPAND | X86_ACCESS_UNUSABLE;
+    return (segment->access & looked_at) != wanted || segment->limit != UINT32_MAX;
+}
+
+bool exchange_is_flat(const struct cpu *cpu)
+{
+    static const uint8_t data[] = {X86_DS, X86_ES, X86_SS};
+    for (unsigned i = 0; i < sizeof(data); i++) {
+        const struct x86_segment *segment = &cpu->state.seg[data[i]];
+        if (segment->base != 0 || is_odd(segment)) {
+            return false;
+        }
+    }
+    return cpu->state.seg[X86_CS].base == 0;
+}
+
+static void segments_in(const struct cpu *cpu)
+{
+    struct frame *frame = &translator_frame;
+    for (unsigned i = 0; i < X86_SEGMENT_COUNT; i++) {
+        frame->segment_base[i] = (uint32_t)cpu->state.seg[i].base;
+        frame->segment_odd[i] = is_odd(&cpu->state.seg[i]);
+    }
+}
+
 void exchange_in(struct translator_cpu *translator)
 {
     struct frame *frame = &translator_frame;
@@ -12,6 +42,9 @@ void exchange_in(struct translator_cpu *translator)
     frame->arith = cpu->arith;
     frame->fs_base = cpu->state.seg[X86_FS].base;
     frame->gs_base = cpu->state.seg[X86_GS].base;
+    if (!cpu->is_long64) {
+        segments_in(cpu);
+    }
 }
 
 void exchange_out(struct translator_cpu *translator)
@@ -55,7 +88,13 @@ static uint64_t guest_address(const struct translator_cpu *translator, uint64_t 
 {
     unsigned ordinal;
     const struct block *block = code_at(translator->cache, address, &ordinal);
-    return block ? block->page + block->insn[ordinal].offset : address;
+    if (!block) {
+        return address;
+    }
+    uint64_t linear = block->page + block->insn[ordinal].offset;
+    return block->mode & MODE_32
+               ? (uint32_t)linear - translator_frame.segment_base[X86_CS]
+               : linear;
 }
 
 /* SDM 1 13.7: what XSAVE found in its initial state it did not write. */

@@ -10,6 +10,8 @@
  * (bases do not change there). */
 void exchange_in(struct translator_cpu *translator);
 void exchange_out(struct translator_cpu *translator);
+/* 32-bit code whose addresses are linear ones: MODE_FLAT. */
+bool exchange_is_flat(const struct cpu *cpu);
 /* x87 state, between struct cpu and the frame's image for XSAVE. */
 void exchange_fpu_in(struct translator_cpu *translator);
 void exchange_fpu_out(struct translator_cpu *translator);
@@ -23,5 +25,7 @@ void thread_attach(struct translator_cpu *translator);
 void thread_detach(struct translator_cpu *translator);
 /* Where the return stack of a privilege begins. */
 uint64_t thread_stack_bottom(const struct translator_cpu *translator, bool is_user);
+/* Where a return without a call goes on, by code_jump_kind. */
+void thread_set_bottom(const struct translator_cpu *translator, unsigned kind);
 /* gs = the view of memory in force. */
 void thread_set_gs(const void *base);

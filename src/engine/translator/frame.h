@@ -4,6 +4,9 @@
  * thread in static TLS, which code reaches through fs at constant offsets, without a
  * register. gs holds the base of the view of memory in force (struct tlb_area).
  *
+ * Addresses of code are linear ones here and in the code cache, RIP plus the base of CS,
+ * wherever the guest does not see them.
+ *
  * Registers while translated code runs: guest RAX, RCX, RDX, RBX, RBP, RSI, RDI and R12
  * to R15 are the host's, guest RSP is host r11, guest R8 to R11 are in gpr[]. Host r8, r9
  * and r10 are scratch between guest instructions, host rsp is the return stack.
@@ -43,6 +46,10 @@ struct frame {
     uint32_t last_branch; /* EXIT_INFO of the last indirect one */
     uint32_t host_mxcsr;
     struct cpu *cpu;
+    /* Outside 64-bit mode, by enum x86_segment_register. An odd one is not a writable
+     * data segment of 4 GiB: what accesses it is the interpreter's. */
+    uint32_t segment_base[6];
+    uint8_t segment_odd[6];
     uint8_t fpu[FRAME_XSAVE_SIZE] __attribute__((aligned(64)));
 };
 

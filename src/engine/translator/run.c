@@ -11,9 +11,17 @@
 
 /* ---- mode ------------------------------------------------------------------------- */
 
+/* 32-bit code that nothing but paging keeps from going on. */
+static bool is_code_32(const struct cpu *cpu)
+{
+    return cpu->is_protected && cpu->code_bits == 32 && cpu->stack_bits == 32 &&
+           cpu->state.seg[X86_CS].limit == UINT32_MAX;
+}
+
 static bool can_translate(const struct cpu *cpu)
 {
-    return cpu->is_long64 && !(cpu->needs_interpreter & ~NEEDS_STEP) &&
+    return (cpu->is_long64 || is_code_32(cpu)) &&
+           !(cpu->needs_interpreter & ~NEEDS_STEP) &&
            !(cpu->state.rflags & X86_FLAG_TF) && !cpu->debug && !cpu->debug_traps &&
            (cpu->cpl == 0 || cpu->cpl == 3);
 }
@@ -22,7 +30,21 @@ static unsigned current_mode(const struct cpu *cpu)
 {
     uint64_t avx = X86_XCR0_SSE | X86_XCR0_AVX;
     bool has_avx = cpu->state.cr4 & X86_CR4_OSXSAVE && (cpu->state.xcr0 & avx) == avx;
-    return (cpu->cpl == 3 ? MODE_USER : 0) | (has_avx ? MODE_AVX : 0);
+    unsigned mode = (cpu->cpl == 3 ? MODE_USER : 0) | (has_avx ? MODE_AVX : 0);
+    if (!cpu->is_long64) {
+        mode |= MODE_32 | (exchange_is_flat(cpu) ? MODE_FLAT : 0);
+    }
+    return mode;
+}
+
+/* RIP as the translator has addresses of code, and back. */
+static uint64_t linear_rip(const struct cpu *cpu)
+{
+    return cpu->is_long64 ? cpu->rip : (uint32_t)(cpu->rip + cpu->state.seg[X86_CS].base);
+}
+static void set_linear_rip(struct cpu *cpu, uint64_t linear)
+{
+    cpu->rip = cpu->is_long64 ? linear : (uint32_t)(linear - cpu->state.seg[X86_CS].base);
 }
 
 /* Return stacks, jump entries and gs are made to fit what happened since translated code
@@ -59,6 +81,13 @@ static void prepare(struct translator_cpu *translator)
         }
         frame->stack_base = thread_stack_bottom(translator, is_user);
         translator->was_user = is_user;
+    }
+    /* Nor is it in another mode. */
+    unsigned kind = code_jump_kind(mode);
+    if (unlikely(kind != translator->stack_kind[is_user])) {
+        translator->stack_kind[is_user] = kind;
+        thread_set_bottom(translator, kind);
+        frame->host_rsp = frame->stack_base;
     }
     translator->mode = mode;
     thread_set_gs(cpu->tlb);
@@ -147,9 +176,9 @@ static struct block *make_block(struct translator_cpu *translator, frame_t frame
 static struct block *find_block(struct translator_cpu *translator)
 {
     struct cpu *cpu = translator->cpu;
-    uint64_t rip = cpu->rip;
+    uint64_t rip = linear_rip(cpu);
     cpu->has_fault = false;
-    frame_t frame = access_fetch_frame(cpu, rip);
+    frame_t frame = access_fetch_frame(cpu, cpu->rip);
     if (cpu->has_fault) {
         event_deliver_fault(cpu);
         return NULL;
@@ -279,7 +308,7 @@ static bool resume_behind(struct translator_cpu *translator, const struct block 
     struct cpu *cpu = translator->cpu;
     unsigned next = ordinal + 1;
     if (next >= block->count || block->is_dead ||
-        cpu->rip != page + block->insn[next].offset || cpu_wants_look(cpu) ||
+        linear_rip(cpu) != page + block->insn[next].offset || cpu_wants_look(cpu) ||
         cpu->state.activity != X86_RUNNING || !can_translate(cpu) ||
         current_mode(cpu) != block->mode ||
         atomic_load(&translator->cache->epoch) != translator->epoch) {
@@ -311,7 +340,7 @@ static bool watched(struct translator_cpu *translator, const struct block *block
         exchange_out(translator);
         /* A REP goes on, perhaps with nothing left to do. */
         unsigned done = insn->stored == STORED_TO_END ? 0 : insn->length;
-        cpu->rip = page_of(block) + insn->offset + done;
+        set_linear_rip(cpu, page_of(block) + insn->offset + done);
         return false;
     }
     *target =
@@ -331,16 +360,27 @@ static void undo_branch(struct translator_cpu *translator)
     interpret_one(translator);
 }
 
+/* As write_jump has them. */
+static unsigned jump_index(unsigned kind, uint64_t rip)
+{
+    return cpu_area_jump(rip) ^ (kind & JUMP_32 ? 1 : 0);
+}
+static uint64_t jump_tag(unsigned kind)
+{
+    return kind & JUMP_BASED ? JUMP_BASED_TAG : 0;
+}
+
 /* Where a jump went is remembered in the view that it came from. */
 static void note_jump(struct translator_cpu *translator, uint64_t rip,
                       const struct block *block)
 {
     struct tlb_area *area = (struct tlb_area *)translator->cpu->tlb;
-    unsigned index = cpu_area_jump(rip);
+    unsigned kind = code_jump_kind(translator->mode);
+    unsigned index = jump_index(kind, rip);
     if (rip != 0) {
         counter_add(&translator->stats.jumps_noted, 1);
         cpu_note_filled(area, TLB_SIZE + index);
-        area->jump_tag[index] = rip;
+        area->jump_tag[index] = rip | jump_tag(kind);
         area->jump_target[index] = code_address(translator->cache, block->entry_memory);
     }
 }
@@ -366,7 +406,7 @@ static bool interpret_within(struct translator_cpu *translator, const struct blo
 {
     uint64_t page = page_of(block);
     exchange_out(translator);
-    translator->cpu->rip = page + block->insn[ordinal].offset;
+    set_linear_rip(translator->cpu, page + block->insn[ordinal].offset);
     interpret_one(translator);
     if (!resume_behind(translator, block, ordinal, page, target)) {
         return false;
@@ -402,18 +442,19 @@ static bool handle(struct translator_cpu *translator, uint32_t *target)
         return watched(translator, block, target);
     case LEAVE_JUMP:
         exchange_out(translator);
-        cpu->rip = frame->exit_value;
+        set_linear_rip(cpu, frame->exit_value);
         if (unlikely(!x86_canonical(cpu->rip))) {
             undo_branch(translator);
         }
         return false;
     case LEAVE_LINK:
         exchange_out(translator);
-        cpu->rip = page_of(block) + translator->cache->link[frame->exit_link].target;
+        set_linear_rip(cpu,
+                       page_of(block) + translator->cache->link[frame->exit_link].target);
         return false;
     default: /* LEAVE_HEAD */
         exchange_out(translator);
-        cpu->rip = page_of(block) + block->offset;
+        set_linear_rip(cpu, page_of(block) + block->offset);
         return false;
     }
 }
@@ -424,9 +465,11 @@ static const uint8_t no_status[2];
 static bool find_jump(struct translator_cpu *translator, uint32_t *target)
 {
     const struct tlb_area *area = (const struct tlb_area *)translator->cpu->tlb;
-    uint64_t rip = translator->cpu->rip;
-    unsigned index = cpu_area_jump(rip);
-    if (rip == 0 || area->jump_tag[index] != rip || translator->cache->counts) {
+    uint64_t rip = linear_rip(translator->cpu);
+    unsigned kind = code_jump_kind(translator->mode);
+    unsigned index = jump_index(kind, rip);
+    if (rip == 0 || area->jump_tag[index] != (rip | jump_tag(kind)) ||
+        translator->cache->counts) {
         return false;
     }
     *target = (uint32_t)((const uint8_t *)area->jump_target[index] -
@@ -440,7 +483,7 @@ static struct block *enter_block(struct translator_cpu *translator, bool links,
                                  uint32_t link)
 {
     struct cpu *cpu = translator->cpu;
-    uint64_t rip = cpu->rip;
+    uint64_t rip = linear_rip(cpu);
     struct block *block = find_block(translator);
     if (!block || atomic_load(&translator->cache->epoch) != translator->epoch) {
         return NULL;
@@ -471,7 +514,7 @@ static void run_code(struct translator_cpu *translator)
     while (cpu->state.activity == X86_RUNNING && can_translate(cpu) &&
            !cpu_wants_look(cpu) && cpu->retired < cpu->limit) {
         prepare(translator);
-        uint64_t page = cpu->rip & -(uint64_t)FRAME_SIZE;
+        uint64_t page = linear_rip(cpu) & -(uint64_t)FRAME_SIZE;
         const uint8_t *status = no_status;
         uint32_t target;
         /* A head that was left asks for more than a jump: state, or another block. */

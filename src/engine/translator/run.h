@@ -26,9 +26,11 @@ struct translator_cpu {
     atomic_uint notifiers;       /* who perhaps uses it just now */
     uint8_t *return_stack;       /* user's, kernel's, each above its guard page */
     uint64_t epoch;
-    uint64_t flushes;  /* of cpu->flushes, when the return stacks were last right */
-    bool was_user;     /* whose return stack is in frame.host_rsp */
-    uint64_t user_rsp; /* the user's, while the kernel runs */
+    uint64_t flushes;       /* of cpu->flushes, when the return stacks were last right */
+    unsigned stack_kind[2]; /* whose code's sites are on the kernel's, the user's return
+                               stack: code_jump_kind */
+    bool was_user;          /* whose return stack is in frame.host_rsp */
+    uint64_t user_rsp;      /* the user's, while the kernel runs */
     unsigned mode;
     uint32_t miss_info; /* the instruction that missed last */
     unsigned misses;    /* how often in a row */

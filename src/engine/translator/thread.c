@@ -31,6 +31,13 @@ uint64_t thread_stack_bottom(const struct translator_cpu *translator, bool is_us
     return end - 64;
 }
 
+void thread_set_bottom(const struct translator_cpu *translator, unsigned kind)
+{
+    uint64_t *bottom = (uint64_t *)thread_stack_bottom(translator, kind & JUMP_USER);
+    const struct code_cache *cache = translator->cache;
+    *bottom = (uint64_t)(uintptr_t)code_address(cache, cache->return_miss[kind]);
+}
+
 int translator_cpu_init(struct translator_cpu *translator, struct code_cache *cache,
                         struct cpu *cpu, struct error *err)
 {
@@ -54,8 +61,8 @@ int translator_cpu_init(struct translator_cpu *translator, struct code_cache *ca
         }
     }
     for (unsigned i = 0; i < 2; i++) {
-        uint64_t *bottom = (uint64_t *)thread_stack_bottom(translator, i);
-        *bottom = (uint64_t)(uintptr_t)code_address(cache, cache->return_miss[i]);
+        translator->stack_kind[i] = i ? JUMP_USER : 0;
+        thread_set_bottom(translator, translator->stack_kind[i]);
     }
     return 0;
 }

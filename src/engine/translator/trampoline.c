@@ -147,7 +147,7 @@ static void write_reason(struct code_cache *cache, struct code *code, unsigned r
     (((1u << AREA_JUMP_PAGE_BITS) - 1) << FRAME_SHIFT | ((1u << AREA_JUMP_SLOT_BITS) - 1))
 
 /* Goes on at guest address r8 by way of the view's jump entries. */
-static uint32_t write_jump(struct code_cache *cache, struct code *code, bool is_user)
+static uint32_t write_jump(struct code_cache *cache, struct code *code, unsigned kind)
 {
     uint32_t start = (uint32_t)(code->at - cache->write);
     fs_byte(code, 0x80, 7, status(STATUS_ATTENTION), 0);
@@ -156,12 +156,21 @@ static uint32_t write_jump(struct code_cache *cache, struct code *code, bool is_
     host_op_reg(code, true, 0x33, HOST_R9, HOST_R8); /* XOR */
     host_constant(code, HOST_R10, JUMP_MASK);
     CODE(code, "\xc4\x42\xb2\xf5\xca"); /* PEXT r9, r9, r10 */
+    unsigned wanted = HOST_R8;
+    if (kind & JUMP_32) {
+        CODE(code, "\x49\x83\xf1\x01"); /* XOR r9, 1 */
+    }
+    if (kind & JUMP_BASED) {
+        wanted = HOST_R10;
+        host_constant(code, HOST_R10, JUMP_BASED_TAG);
+        host_op_reg(code, true, 0x0b, HOST_R10, HOST_R8); /* OR */
+    }
     struct host_mem tag = {HOST_NONE, HOST_R9, 3, offsetof(struct tlb_area, jump_tag)};
     struct host_mem target = {HOST_NONE, HOST_R9, 3,
                               offsetof(struct tlb_area, jump_target)};
-    host_gs(code, true, 0x39, HOST_R8, &tag); /* CMP */
+    host_gs(code, true, 0x39, wanted, &tag); /* CMP */
     host_patch(host_jcc(code, HOST_NE), cache->write + cache->jump_miss);
-    if (is_user) {
+    if (kind & JUMP_USER) {
         host_and(code, true, HOST_R8, -FRAME_SIZE);
         host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(code_base));
     }
@@ -182,14 +191,12 @@ void trampoline_write(struct code_cache *cache)
     cache->jump_miss = (uint32_t)(code.at - cache->write);
     host_fs(&code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_value));
     host_jmp_to(&code, cache->write + cache->leave[LEAVE_JUMP][0]);
-    cache->jump_user = write_jump(cache, &code, true);
-    cache->jump_kernel = write_jump(cache, &code, false);
-    /* A return that nobody called: its place on the stack stays. */
-    for (unsigned is_user = 0; is_user < 2; is_user++) {
-        cache->return_miss[is_user] = (uint32_t)(code.at - cache->write);
+    for (unsigned kind = 0; kind < JUMP_KINDS; kind++) {
+        cache->jump[kind] = write_jump(cache, &code, kind);
+        /* A return that nobody called: its place on the stack stays. */
+        cache->return_miss[kind] = (uint32_t)(code.at - cache->write);
         host_lea(&code, HOST_RSP, HOST_RSP, -8);
-        host_jmp_to(&code,
-                    cache->write + (is_user ? cache->jump_user : cache->jump_kernel));
+        host_jmp_to(&code, cache->write + cache->jump[kind]);
     }
     cache->reserved = cache->used = (uint32_t)(code.at - cache->write);
 }

@@ -141,8 +141,10 @@ static bool decode_one(struct translation *translation, struct guest_insn *insn,
     insn->offset = (uint16_t)offset;
     unsigned room = size < INSN_BYTES_MAX ? size : INSN_BYTES_MAX;
     memcpy(insn->bytes, bytes, room);
-    ZyanStatus status = ZydisDecoderDecodeFull(&emit->cache->decoder, insn->bytes, room,
-                                               &insn->decoded, insn->operand);
+    const ZydisDecoder *decoder =
+        emit->is_64 ? &emit->cache->decoder : &emit->cache->decoder_32;
+    ZyanStatus status =
+        ZydisDecoderDecodeFull(decoder, insn->bytes, room, &insn->decoded, insn->operand);
     if (status == ZYDIS_STATUS_NO_MORE_DATA && room < INSN_BYTES_MAX) {
         return false;
     }
@@ -432,6 +434,8 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu, frame_t frame
     emit->cpu = cpu;
     emit->block = block;
     emit->mode = mode;
+    emit->is_64 = !(mode & MODE_32);
+    emit->width = emit->is_64 ? 8 : 4;
     emit->page = block->page;
     uint32_t link_mark = cache->link_count;
     decode_block(translation, offset);
