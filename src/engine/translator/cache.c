@@ -94,10 +94,21 @@ void code_cache_free(struct code_cache *cache)
     free(cache);
 }
 
-static unsigned hash_place(frame_t frame, unsigned offset)
+/* A guest may run one page of kernel code at addresses without number. */
+static unsigned hash_place(frame_t frame, unsigned offset, unsigned mode, uint64_t page)
 {
     uint64_t key = (uint64_t)frame << FRAME_SHIFT | offset;
+    if (!(mode & MODE_USER)) {
+        key ^= page * 0xd6e8feb86659fd93ull;
+    }
     return (unsigned)(key * 0x9e3779b97f4a7c15ull >> 48) & (BLOCK_HASH - 1);
+}
+
+static struct block *_Atomic *hash_head(struct code_cache *cache,
+                                        const struct block *block)
+{
+    return &cache
+                ->hash[hash_place(block->frame, block->offset, block->mode, block->page)];
 }
 
 static unsigned frame_place(frame_t frame)
@@ -108,8 +119,8 @@ static unsigned frame_place(frame_t frame)
 struct block *code_find(struct code_cache *cache, frame_t frame, unsigned offset,
                         unsigned mode, uint64_t page)
 {
-    struct block *block = atomic_load_explicit(&cache->hash[hash_place(frame, offset)],
-                                               memory_order_acquire);
+    struct block *block = atomic_load_explicit(
+        &cache->hash[hash_place(frame, offset, mode, page)], memory_order_acquire);
     while (block) {
         if (block->frame == frame && block->offset == offset && block->mode == mode &&
             !block->is_dead && (mode & MODE_USER || block->page == page)) {
@@ -146,7 +157,7 @@ void code_publish(struct code_cache *cache, struct block *block)
     struct block **same_frame = &cache->by_frame[frame_place(block->frame)];
     block->frame_next = *same_frame;
     *same_frame = block;
-    struct block *_Atomic *head = &cache->hash[hash_place(block->frame, block->offset)];
+    struct block *_Atomic *head = hash_head(cache, block);
     block->hash_next = *head;
     atomic_store_explicit(head, block, memory_order_release);
 }
@@ -186,7 +197,7 @@ static void kill(struct code_cache *cache, struct block *block)
         patch32(cache, link->place, link->stub);
     }
     block->in = NULL;
-    struct block *_Atomic *at = &cache->hash[hash_place(block->frame, block->offset)];
+    struct block *_Atomic *at = hash_head(cache, block);
     while (*at && *at != block) {
         at = &(*at)->hash_next;
     }
