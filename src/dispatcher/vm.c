@@ -18,6 +18,7 @@ static int make_engine(struct vm *vm, struct error *err)
         .cpus = vm->config.cpus,
         .is_deterministic = vm->config.is_deterministic,
         .is_debugged = vm->config.is_debugged,
+        .look = vm->config.look,
     };
     vm->engine_ops = vm->config.engine;
     vm->engine = vm->engine_ops->open(&config, err);

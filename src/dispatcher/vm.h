@@ -56,6 +56,7 @@ struct vm_config {
      * has set_limit. */
     bool is_deterministic;
     bool is_debugged; /* a debugger may come */
+    struct engine_look look;
 };
 
 /* Who is told of each exit after it was answered, on the vCPU's thread. */

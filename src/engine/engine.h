@@ -78,6 +78,14 @@ struct vcpu_stats {
     struct lateness timer;    /* of the APIC timer, from its deadline to the IRR */
 };
 
+/* What people want to see of the host code that an engine makes; paths are borrowed. */
+struct engine_look {
+    bool perf_map;     /* names for perf, in /tmp/perf-PID.map */
+    const char *trace; /* ranges of guest addresses whose code is listed; NULL: none */
+    const char *trace_file; /* where to; NULL: stderr */
+    const char *symbols;    /* ELF file that names guest addresses, or NULL */
+};
+
 /* What an engine is given for a whole VM. Everything is borrowed and outlives the engine.
  */
 struct engine_config {
@@ -85,8 +93,9 @@ struct engine_config {
     struct clock *clock;
     const struct cpuid_policy *cpuid;
     unsigned cpus;
-    bool is_debugged;      /* debug may be called: only then engines need be able to */
-    bool is_deterministic; /* see set_limit, which the engine has; cpus is 1 */
+    bool is_debugged;        /* debug may be called: only then engines need be able to */
+    bool is_deterministic;   /* see set_limit, which the engine has; cpus is 1 */
+    struct engine_look look; /* for an engine that shows_code */
 };
 
 /* What it is given for one vCPU. */
@@ -136,6 +145,7 @@ struct engine_ops {
     const char *name;    /* as --engine takes it */
     const char *summary; /* one line for help and doctor */
     bool counts_retired; /* vcpu_stats.retired is exact, not only in deterministic runs */
+    bool shows_code;     /* engine_config.look has an effect */
     enum jail_role role; /* of its vCPUs' threads: which system calls run() may make */
 
     /* Can it work on this host? 0, or an error that says why not. */

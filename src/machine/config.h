@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/engine.h"
 #include "machine/disk_config.h"
 
 struct cpuid_policy;
@@ -38,6 +39,7 @@ struct machine_config {
     bool deterministic;      /* see dispatcher/steps.h */
     const char *exit_stats;  /* path or NULL */
     const char *trace_exits; /* likewise */
+    struct engine_look look; /* at code that the engine makes */
     const char *gdb;         /* control/gdb.h: ADDRESS[,wait]; NULL: no debugger */
     /* A restored VM's, which then takes cpu_model's place; NULL otherwise. */
     const struct cpuid_policy *cpuid;

@@ -221,6 +221,37 @@ static int check_boot(const struct machine_type *type,
     return 0;
 }
 
+static int check_look(const struct engine_ops *engine, const struct engine_look *look,
+                      struct error *err)
+{
+    const char *option = look->perf_map     ? "--perf-map"
+                         : look->trace      ? "--trace"
+                         : look->trace_file ? "--trace-file"
+                         : look->symbols    ? "--symbols"
+                                            : NULL;
+    if (!option || engine->shows_code) {
+        return 0;
+    }
+    return fail_plain(err, EINVAL,
+                      "%s: the engine %s makes no code to look at; use --engine "
+                      "translator",
+                      option, engine->name);
+}
+
+static int resolve_engine(struct resolved *resolved, const struct machine_config *config,
+                          struct error *err)
+{
+    const char *engine = config->engine ? config->engine : "auto";
+    int result = 0;
+    if (config->deterministic) {
+        result = check_deterministic(config, engine, err);
+    }
+    if (result >= 0) {
+        result = find_engine(engine, config->deterministic, resolved, err);
+    }
+    return result < 0 ? result : check_look(resolved->engine, &config->look, err);
+}
+
 static int resolve(struct resolved *resolved, const struct machine_config *config,
                    struct error *err)
 {
@@ -242,13 +273,7 @@ static int resolve(struct resolved *resolved, const struct machine_config *confi
     if (result < 0) {
         return result;
     }
-    const char *engine = config->engine ? config->engine : "auto";
-    if (config->deterministic) {
-        result = check_deterministic(config, engine, err);
-    }
-    if (result >= 0) {
-        result = find_engine(engine, config->deterministic, resolved, err);
-    }
+    result = resolve_engine(resolved, config, err);
     if (result < 0) {
         return result;
     }
@@ -276,6 +301,7 @@ struct vm *machine_new(const struct machine_config *config,
         .no_reboot = config->no_reboot,
         .is_deterministic = config->deterministic,
         .is_debugged = config->gdb != NULL,
+        .look = config->look,
     };
     struct vm *vm = vm_new(&vm_config, err);
     if (vm && resolved.type->build(vm, config, console, err) < 0) {

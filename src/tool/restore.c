@@ -36,6 +36,7 @@ static const struct option_spec restore_options[] = {
     {"exit-stats", "FILE",
      "write exit counts, times and retired instructions there, as JSON", OPTION_FILE,
      FIELD(exit_stats)},
+    LOOK_OPTIONS(FIELD(look)),
     {"gdb", "ADDR[,wait]",
      "let gdb attach at PORT, HOST:PORT or a socket's path (with a slash); wait: run "
      "nothing before it has",
@@ -68,6 +69,7 @@ static struct machine_config combine(const struct snapshot *snapshot,
     config.deterministic = config.deterministic || given->deterministic;
     config.exit_stats = given->exit_stats;
     config.trace_exits = given->trace_exits;
+    config.look = given->look;
     config.gdb = given->gdb;
     return config;
 }

@@ -5,10 +5,12 @@ usage: test_inside.py DOPPEL GUEST-CODE GUEST-SMP      two of tests/guest's prog
 """
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 
+from doppel import Doppel
 from tap import Report, equal
 
 PASSED = 1  # --debug-exit of a guest that wrote 0
@@ -65,6 +67,108 @@ def counts_of_others(machine, smp):
     assert inside["tlb"]["filled"] > 0, inside
 
 
+BLOCK = re.compile(r"block \d+ ([0-9a-f]+) (\S+): frame 0x[0-9a-f]+, (kernel|user)(?:, 32 bits)?"
+                   r"(?:, AVX)?, (\d+) instructions, (\d+) guest bytes, (\d+) host bytes")
+
+
+def blocks(text):
+    """The blocks of a listing: address, name, instructions, and the two columns."""
+    for part in text.strip().split("\n\n"):
+        first, *rows = part.split("\n")
+        match = BLOCK.fullmatch(first)
+        assert match, first
+        columns = [row.split("|", 1) for row in rows]
+        yield int(match[1], 16), match[2], int(match[4]), \
+            [left.strip() for left, right in columns if left.strip()], \
+            [right.strip() for left, right in columns if right.strip()]
+
+
+def lists(machine, smp):
+    """Guest and host code of the chosen functions, whole, and of no other."""
+    path = os.path.join(machine.work, "trace")
+    done = machine.run(smp, "--symbols", smp, "--trace", "format_to,guest_main", "--trace-file", path)
+    equal(done.returncode, PASSED, done.stderr)
+    with open(path, encoding="utf-8") as file:
+        listed = list(blocks(file.read()))
+    equal({name.split("+")[0] for address, name, *_ in listed}, {"format_to", "guest_main"})
+    for address, name, count, guest, host in listed:
+        equal(guest[0], "(head)")
+        equal(guest[-1], "(behind)")
+        equal(len(guest), count + 2)
+        assert guest[1].startswith(f"{address:x} "), guest
+        places = [int(row.split()[0], 16) for row in host]
+        equal(places, sorted(set(places)))
+        assert not any("(undefined)" in row for row in guest + host), (guest, host)
+    pushes = [row for *_, guest, host in listed for row in guest if " push r" in row]
+    assert pushes, listed
+    # The same by addresses, on stderr.
+    address = listed[0][0]
+    done = machine.run(smp, "--trace", f"{address:#x}+1,{address:#x}-{address + 1:#x}")
+    equal(done.returncode, PASSED, done.stderr)
+    equal([block[0] for block in blocks(done.stderr)], [address])
+    done = machine.run(smp, "--trace", "0x1-0x2")
+    equal((done.returncode, done.stderr), (PASSED, ""))
+
+
+def maps(machine, smp):
+    """perf's map: every block of the cache, with names."""
+    stats = os.path.join(machine.work, "stats.json")
+    command = [machine.doppel, "run", "--engine", "translator", "--debug-exit", "--no-reboot",
+               "--kernel", smp, "--perf-map", "--symbols", smp, "--exit-stats", stats]
+    with Doppel(command, env=machine.environment) as vm:
+        path = f"/tmp/perf-{vm.process.pid}.map"
+        equal(vm.wait(100), PASSED, vm.messages)
+    try:
+        equal(os.stat(path).st_mode & 0o777, 0o600)
+        with open(path, encoding="utf-8") as file:
+            lines = [line.rstrip("\n").split(" ", 2) for line in file]
+    finally:
+        os.unlink(path)
+    with open(stats, encoding="utf-8") as file:
+        inside = json.load(file)["totals"]["inside"]
+    own = [line for line in lines if line[2].startswith("guest:(")]
+    equal([line[2] for line in own], ["guest:(enter and leave)", "guest:(look up a jump)"])
+    equal(len(lines) - len(own), inside["translated"]["blocks"])
+    assert any(re.fullmatch(r"guest:[0-9a-f]+ guest_main\+0x0", line[2]) for line in lines), lines
+    end = 0
+    for start, size, _ in lines:
+        assert int(start, 16) >= end and int(size, 16) > 0, (start, size)
+        end = int(start, 16) + int(size, 16)
+
+
+def refusals(machine, smp):
+    text = os.path.join(machine.work, "text")
+    with open(text, "w", encoding="utf-8") as file:
+        file.write("ffffffff81000000 T _text\n" * 100)
+    for options, words in (
+            (["--trace", ""], ("--trace", "0xSTART")),
+            (["--trace", "guest_main"], ("--trace", "'guest_main'", "--symbols")),
+            (["--trace", "1000-2000"], ("--trace", "0xSTART")),
+            (["--trace", "0x2000-0x1000"], ("--trace", "empty")),
+            (["--trace", "0x2000-0x2000"], ("--trace", "empty")),
+            (["--trace", "0x2000+0x0"], ("--trace", "empty")),
+            (["--trace", "0xffffffffffffffff+0x2"], ("--trace", "last address")),
+            (["--trace", "0x10000000000000000"], ("--trace", "0xSTART")),
+            (["--trace", "0x1-0x2-0x3"], ("--trace", "0xSTART")),
+            (["--trace", "0x1,,0x2"], ("--trace", "0xSTART")),
+            (["--trace", ",".join(["0x1"] * 33)], ("--trace", "more than 32")),
+            (["--trace", "nobody", "--symbols", smp], ("'nobody'", "--symbols")),
+            (["--trace", "0x1", "--trace-file", "/nonexistent/file"],
+             ("--trace-file", "/nonexistent/file", "No such file")),
+            (["--perf-map", "--symbols", "/nonexistent"], ("--symbols", "/nonexistent")),
+            (["--perf-map", "--symbols", text], ("--symbols", "no ELF", "kernel-symbols")),
+            (["--symbols", smp], ("--symbols does nothing", "--trace", "--perf-map")),
+            (["--trace-file", "x"], ("--trace-file does nothing", "--trace"))):
+        done = machine.run(smp, *options)
+        equal(done.returncode, 125, f"{options}: {done.stderr}")
+        for word in words:
+            assert word in done.stderr, f"{options}: no {word!r} in {done.stderr}"
+    for option in (["--perf-map"], ["--trace", "0x1"]):
+        done = machine.run(smp, *option, engine="interpreter")
+        equal(done.returncode, 125, done.stderr)
+        assert option[0] in done.stderr and "--engine translator" in done.stderr, done.stderr
+
+
 def main(doppel, code, smp):
     report = Report()
     with tempfile.TemporaryDirectory() as work:
@@ -73,6 +177,12 @@ def main(doppel, code, smp):
             counts(machine, code, smp)
         with report.case("the interpreter tells what it counts"):
             counts_of_others(machine, smp)
+        with report.case("--trace lists guest and host code side by side"):
+            lists(machine, smp)
+        with report.case("--perf-map names every block for perf"):
+            maps(machine, smp)
+        with report.case("what cannot be looked at is refused"):
+            refusals(machine, smp)
     report.end()
 
 

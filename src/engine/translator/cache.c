@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/scope.h"
+#include "engine/translator/look.h"
 #include "interpreter/isa.h"
 
 #define BLOCK_ROOM (48u << 10) /* more than the code of any block */
@@ -25,24 +26,26 @@ static void release(void *memory, size_t size)
     }
 }
 
+/* Of no file: only then perf asks its map for names. */
 static int map_code(struct code_cache *cache, struct error *err)
 {
-    SCOPE_FD int fd = memfd_create("doppel-code", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, CODE_SIZE) < 0) {
-        return fail(err, errno, "cannot make memory for translated code");
-    }
-    void *write = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *write = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE,
+                       MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (write == MAP_FAILED) {
         return fail(err, errno, "cannot map memory for translated code");
     }
     cache->write = write;
-    void *execute = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    /* mremap(2): with no old size the same pages get a second mapping. */
+    void *execute = mremap(write, 0, CODE_SIZE, MREMAP_MAYMOVE);
     if (execute == MAP_FAILED) {
+        return fail(err, errno, "cannot map memory for translated code a second time");
+    }
+    cache->execute = execute;
+    if (mprotect(execute, CODE_SIZE, PROT_READ | PROT_EXEC) < 0) {
         return fail(err, errno,
                     "cannot map memory for translated code as executable (a security "
                     "policy may forbid it); use --engine interpreter");
     }
-    cache->execute = execute;
     return 0;
 }
 
@@ -160,6 +163,9 @@ void code_publish(struct code_cache *cache, struct block *block)
     struct block *_Atomic *head = hash_head(cache, block);
     block->hash_next = *head;
     atomic_store_explicit(head, block, memory_order_release);
+    if (cache->look) {
+        look_block(cache->look, cache, block);
+    }
 }
 
 /* Other vCPUs execute what is patched: one aligned store each time. */
@@ -230,6 +236,9 @@ void code_drop_all(struct code_cache *cache)
         cache->block_count - cache->counters.dead_now;
     cache->counters.dead_now = 0;
     cache->counters.flushes++;
+    if (cache->look) {
+        look_evicted(cache->look);
+    }
     cache->used = cache->reserved;
     cache->metadata_used = 0;
     cache->block_count = 0;

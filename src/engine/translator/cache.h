@@ -76,6 +76,7 @@ struct block {
     uint32_t entry_memory; /* with the guest's flags in frame.arith */
     uint32_t patch;        /* 8 bytes, aligned: a NOP, until it is dead */
     uint32_t stale;        /* where the dead one leads */
+    uint32_t cold;         /* its code that is rarely run, behind the rest */
     uint32_t end;          /* of its code */
     struct block *_Atomic hash_next;
     struct block *frame_next; /* in the same hash bucket of frames */
@@ -150,6 +151,7 @@ struct code_cache {
     uint32_t jump_miss;
 
     struct code_counters counters;
+    struct look *look; /* translator/look.h; NULL: nobody looks at what is made */
 };
 
 struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_policy *cpuid,

@@ -396,6 +396,7 @@ static bool emit_block(struct translation *translation)
     if (!emit->ended) {
         emit_goto(emit, -1, translation->end, X86_FLAGS_ARITH);
     }
+    block->cold = (uint32_t)(emit->code.at - emit->cache->write);
     emit_colds(emit);
     block->stale = (uint32_t)(emit->code.at - emit->cache->write);
     host_fs_constant(&emit->code, FRAME(exit_info), EXIT_INFO(block->number, 0));

@@ -5,6 +5,7 @@
 
 #include "engine/software.h"
 #include "engine/translator/emit.h"
+#include "engine/translator/look.h"
 #include "engine/translator/run.h"
 #include "engine/translator/stats.h"
 
@@ -38,6 +39,10 @@ static int backend_open(struct engine *engine, struct error *err)
         return -ENOMEM;
     }
     engine->opaque = cache;
+    int result = look_open(&cache->look, cache, &engine->config.look, err);
+    if (result < 0) {
+        return result;
+    }
     if (signal_watch_cache(cache, err) < 0) {
         return -ENOSPC;
     }
@@ -51,6 +56,7 @@ static void backend_close(struct engine *engine)
     if (cache) {
         memory_set_engine(engine->config.memory, NULL, NULL);
         signal_forget_cache(cache);
+        look_close(cache->look, cache);
         code_cache_free(cache);
     }
 }
@@ -137,6 +143,7 @@ const struct engine_ops engine_translator = {
     .name = "translator",
     .summary = "translates guest code into host code; works on every host with AVX2",
     .counts_retired = false,
+    .shows_code = true,
     .role = JAIL_VCPU,
     .probe = translator_probe,
     .way = translator_way,
