@@ -148,6 +148,7 @@ struct memory *memory_new(uint64_t limit, struct error *err)
     memory->fd = -1;
     memory->frame_limit = (frame_t)((limit + FRAME_SIZE - 1) / FRAME_SIZE);
     memory->slots = slots;
+    memory->bus_mask = ~0ull;
     if (reserve(memory, err) < 0) {
         memory_free(memory);
         return NULL;

@@ -10,6 +10,7 @@
  */
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -51,7 +52,21 @@ struct slot {
     frame_t frame; /* first frame; the run is contiguous, in the memfd and in the host's
                       address space */
     enum slot_kind kind;
+    /* Where reads (low half) and writes (high half) go now: the first frame of a run, or
+     * FRAME_NONE. As frame and kind say until memory_switch changes it. */
+    _Atomic uint64_t target;
 };
+
+/* The first frame that reads and writes of a slot reach, from one look. */
+struct slot_target {
+    frame_t read, write;
+};
+
+static inline struct slot_target slot_target(const struct slot *slot)
+{
+    uint64_t target = slot->target;
+    return (struct slot_target){(frame_t)target, (frame_t)(target >> 32)};
+}
 
 #define SLOTS_MAX 64
 
@@ -80,6 +95,10 @@ struct memory {
     _Atomic uint64_t *dirty; /* one bit per frame; see memory_dirty_start */
     _Atomic bool dirty_logging;
     const struct slot_table *_Atomic slots;
+    /* Advances whenever another frame may be at an address of the guest's, or none. */
+    _Atomic uint64_t layout;
+    /* What processors put of an address on the bus: all of it, or not A20. */
+    _Atomic gpa_t bus_mask;
     /* Tables replaced but perhaps still read; freed with the memory. */
     struct slot_table *retired;
     /* Brings in a saved VM's pages as they are touched; NULL: all are there. */
@@ -89,9 +108,9 @@ struct memory {
 };
 
 /* What an engine hears of its VM's memory; functions that it does not need are NULL. No
- * lock is held. */
+ * lock of the memory's is held. */
 struct memory_listener {
-    /* The slot table changed. */
+    /* The layout changed. On any thread, perhaps with a device's lock held. */
     void (*changed)(void *opaque);
     /* For engines that do not look at frame entries when the guest stores: the dirty log
      * starts or stops; and before it is fetched, to mark what was stored to since. */
@@ -120,13 +139,30 @@ int64_t memory_add_frames(struct memory *memory, uint64_t size, struct error *er
 int memory_map(struct memory *memory, gpa_t gpa, uint64_t size, frame_t frame,
                enum slot_kind kind, struct error *err);
 int memory_unmap(struct memory *memory, gpa_t gpa, struct error *err);
+/*
+ * Changes what the slot that begins at gpa is, at any time and as often as the guest
+ * likes: the first frames of the runs that reads and writes reach from now on, or
+ * FRAME_NONE: nobody answers. Where they differ writes leave the engine, and the
+ * dispatcher stores them.
+ */
+void memory_switch(struct memory *memory, gpa_t gpa, frame_t read, frame_t write);
+/* The A20 gate, open at first: closed it keeps bit 20 of every address of the processors
+ * low (not of devices). */
+void memory_set_a20(struct memory *memory, bool is_open);
+
+/* What a processor's access to an address reaches the bus with. */
+static inline gpa_t memory_bus_address(const struct memory *memory, gpa_t gpa)
+{
+    return gpa & atomic_load_explicit(&memory->bus_mask, memory_order_relaxed);
+}
 
 /* The slot of that table that holds gpa, or NULL. */
 const struct slot *slot_find(const struct slot_table *table, gpa_t gpa);
 /* The slot that holds gpa, or NULL; valid as long as the memory lives, though another
  * table may have replaced it. */
 const struct slot *memory_find(const struct memory *memory, gpa_t gpa);
-/* The frame at gpa, or FRAME_NONE; *writable tells RAM from ROM (may be NULL). */
+/* The frame that reads at gpa reach, or FRAME_NONE; *writable: writes reach it, too (may
+ * be NULL). gpa is as on the bus. */
 frame_t memory_frame(const struct memory *memory, gpa_t gpa, bool *writable);
 
 static inline uint8_t *memory_host(const struct memory *memory, frame_t frame)

@@ -11,17 +11,25 @@
 #include "allocator/source.h"
 #include "base/barrier.h"
 
+/* The first frame of what reads or writes of the slot reach, or FRAME_NONE. */
+static frame_t reached(const struct slot *slot, bool is_write)
+{
+    struct slot_target target = slot_target(slot);
+    return is_write ? target.write : target.read;
+}
+
 void *ram_map(struct memory *memory, gpa_t gpa, uint64_t size, bool is_write)
 {
     const struct slot *slot = memory_find(memory, gpa);
-    if (!slot || size == 0 || (is_write && slot->kind != SLOT_RAM)) {
+    frame_t frame = slot ? reached(slot, is_write) : FRAME_NONE;
+    if (frame == FRAME_NONE || size == 0) {
         return NULL;
     }
     uint64_t offset = gpa - slot->gpa;
     if (size > slot->size - offset) {
         return NULL;
     }
-    uint8_t *host = memory_host(memory, slot->frame) + offset;
+    uint8_t *host = memory_host(memory, frame) + offset;
     if (memory->loader) {
         memory_load_range(memory, host, size);
     }
@@ -66,13 +74,13 @@ static uint64_t part_in(const struct slot *slot, gpa_t gpa, uint64_t size)
     return rest < size ? rest : size;
 }
 
-/* Is all of it RAM or, when it is only read, ROM? */
+/* Does all of it reach memory? */
 static bool range_exists(const struct slot_table *table, gpa_t gpa, uint64_t size,
                          bool is_write)
 {
     while (size > 0) {
         const struct slot *slot = slot_find(table, gpa);
-        if (!slot || (is_write && slot->kind != SLOT_RAM)) {
+        if (!slot || reached(slot, is_write) == FRAME_NONE) {
             return false;
         }
         uint64_t part = part_in(slot, gpa, size);
@@ -82,7 +90,8 @@ static bool range_exists(const struct slot_table *table, gpa_t gpa, uint64_t siz
     return true;
 }
 
-/* One table for the check and the copy: another may be published between them. */
+/* One table for the check and the copy: another may be published between them. A slot
+ * that is switched off between them ends the copy. */
 static bool ram_copy(struct memory *memory, gpa_t gpa, uint8_t *buffer, uint64_t size,
                      bool is_write)
 {
@@ -93,7 +102,11 @@ static bool ram_copy(struct memory *memory, gpa_t gpa, uint8_t *buffer, uint64_t
     while (size > 0) {
         const struct slot *slot = slot_find(table, gpa);
         uint64_t part = part_in(slot, gpa, size);
-        uint8_t *host = memory_host(memory, slot->frame) + (gpa - slot->gpa);
+        frame_t frame = reached(slot, is_write);
+        if (frame == FRAME_NONE) {
+            return false;
+        }
+        uint8_t *host = memory_host(memory, frame) + (gpa - slot->gpa);
         if (is_write) {
             memcpy(host, buffer, part);
             ram_unmap(memory, host, part);

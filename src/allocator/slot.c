@@ -1,6 +1,7 @@
 /* The slot table: guest-physical ranges to frames. */
 #include "allocator/memory.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -34,10 +35,16 @@ const struct slot *memory_find(const struct memory *memory, gpa_t gpa)
 frame_t memory_frame(const struct memory *memory, gpa_t gpa, bool *writable)
 {
     const struct slot *slot = memory_find(memory, gpa);
-    if (writable) {
-        *writable = slot && slot->kind == SLOT_RAM;
+    struct slot_target target = {FRAME_NONE, FRAME_NONE};
+    if (slot) {
+        target = slot_target(slot);
     }
-    return slot ? slot->frame + (frame_t)((gpa - slot->gpa) >> FRAME_SHIFT) : FRAME_NONE;
+    if (writable) {
+        *writable = target.read != FRAME_NONE && target.read == target.write;
+    }
+    return target.read == FRAME_NONE
+               ? FRAME_NONE
+               : target.read + (frame_t)((gpa - slot->gpa) >> FRAME_SHIFT);
 }
 
 static int check_slot(const struct memory *memory, const struct slot *slot,
@@ -103,6 +110,20 @@ static int remove_slot(struct slot_table *table, gpa_t gpa, struct error *err)
     return fail_plain(err, ENOENT, "no guest memory begins at 0x%" PRIx64, gpa);
 }
 
+static uint64_t target_of(frame_t read, frame_t write)
+{
+    return (uint64_t)write << 32 | read;
+}
+
+/* Whoever sees the new layout does not find the old one any more. */
+static void tell_changed(struct memory *memory)
+{
+    atomic_fetch_add(&memory->layout, 1);
+    if (memory->listener && memory->listener->changed) {
+        memory->listener->changed(memory->engine_opaque);
+    }
+}
+
 /* Publishes a copy of the table, changed: with the slot added, or without the one at gpa.
  * Readers take no lock, so the old table stays until the memory goes. */
 static int replace_table(struct memory *memory, const struct slot *added, gpa_t gpa,
@@ -129,8 +150,8 @@ static int replace_table(struct memory *memory, const struct slot *added, gpa_t 
     pthread_mutex_unlock(&memory->lock);
     if (result < 0) {
         free(table);
-    } else if (memory->listener && memory->listener->changed) {
-        memory->listener->changed(memory->engine_opaque);
+    } else {
+        tell_changed(memory);
     }
     return result;
 }
@@ -138,11 +159,47 @@ static int replace_table(struct memory *memory, const struct slot *added, gpa_t 
 int memory_map(struct memory *memory, gpa_t gpa, uint64_t size, frame_t frame,
                enum slot_kind kind, struct error *err)
 {
-    const struct slot slot = {.gpa = gpa, .size = size, .frame = frame, .kind = kind};
+    const struct slot slot = {
+        .gpa = gpa,
+        .size = size,
+        .frame = frame,
+        .kind = kind,
+        .target = target_of(frame, kind == SLOT_RAM ? frame : FRAME_NONE),
+    };
     return replace_table(memory, &slot, gpa, err);
 }
 
 int memory_unmap(struct memory *memory, gpa_t gpa, struct error *err)
 {
     return replace_table(memory, NULL, gpa, err);
+}
+
+static bool has_run(const struct memory *memory, frame_t first, uint64_t size)
+{
+    return first == FRAME_NONE || (first <= memory->frame_count &&
+                                   size / FRAME_SIZE <= memory->frame_count - first);
+}
+
+void memory_switch(struct memory *memory, gpa_t gpa, frame_t read, frame_t write)
+{
+    pthread_mutex_lock(&memory->lock);
+    struct slot *slot = (struct slot *)memory_find(memory, gpa);
+    assert(slot && slot->gpa == gpa && has_run(memory, read, slot->size) &&
+           has_run(memory, write, slot->size));
+    uint64_t target = target_of(read, write);
+    bool is_other = atomic_exchange(&slot->target, target) != target;
+    pthread_mutex_unlock(&memory->lock);
+    if (is_other) {
+        tell_changed(memory);
+    }
+}
+
+#define A20 (1ull << 20)
+
+void memory_set_a20(struct memory *memory, bool is_open)
+{
+    gpa_t mask = is_open ? ~0ull : ~A20;
+    if (atomic_exchange(&memory->bus_mask, mask) != mask) {
+        tell_changed(memory);
+    }
 }

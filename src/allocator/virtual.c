@@ -5,6 +5,7 @@
 static void *walk_entry(void *opaque, gpa_t gpa)
 {
     struct memory *memory = opaque;
+    gpa = memory_bus_address(memory, gpa);
     frame_t frame = memory_frame(memory, gpa, NULL);
     return frame == FRAME_NONE ? NULL : memory_host(memory, frame) + gpa % FRAME_SIZE;
 }
@@ -28,7 +29,7 @@ bool virtual_translate(const struct virtual_space *space, gva_t gva, gpa_t *gpa)
     if (!x86_canonical(gva) || !x86_walk_peek(&context, &memory, gva, &translation)) {
         return false;
     }
-    *gpa = translation.gpa;
+    *gpa = memory_bus_address(space->memory, translation.gpa);
     return true;
 }
 

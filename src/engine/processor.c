@@ -110,12 +110,24 @@ static void apic_access(struct processor *processor, struct x86_state *state, gp
     apic_end(processor);
 }
 
+/* Stores to RAM behind ROM, and whatever has become memory just now. */
+static bool access_memory(const struct processor *processor, gpa_t gpa, unsigned size,
+                          bool is_write, uint8_t *data)
+{
+    struct memory *memory = processor->engine->memory;
+    return is_write ? ram_write(memory, gpa, data, size)
+                    : ram_read(memory, gpa, data, size);
+}
+
 bool processor_mmio(struct processor *processor, struct x86_state *state, gpa_t gpa,
                     unsigned size, bool is_write, uint8_t *data)
 {
     if (is_apic_page(processor->config.lapic, gpa)) {
         apic_access(processor, state, gpa, size, is_write, data);
         return true;
+    }
+    if (access_memory(processor, gpa, size, is_write, data)) {
+        return false;
     }
     struct vcpu_exit exit = {
         .reason = EXIT_MMIO,

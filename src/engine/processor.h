@@ -51,7 +51,8 @@ uint64_t processor_tsc(const struct processor *processor, const struct x86_state
  * afterwards. They keep state->apic_base equal to the APIC's.
  */
 
-/* An access to what is not RAM: the APIC's page (true), or an exit. */
+/* An access that an engine does not make by itself: to the APIC's page (true), to memory
+ * that reads and writes reach differently, or an exit. gpa is as on the bus. */
 bool processor_mmio(struct processor *processor, struct x86_state *state, gpa_t gpa,
                     unsigned size, bool is_write, uint8_t *data);
 /* RDMSR and WRMSR: the APIC's, the policy's, or an exit. False: #GP. *effects gets

@@ -25,6 +25,23 @@ static struct processor *processor_of(struct cpu *cpu)
     return processor;
 }
 
+/*
+ * A device may have changed what memory is where: from the next instruction on everybody
+ * sees that. What changes it may hold its lock, so that nobody can be stopped then: here,
+ * where the access is over, all others are, and drop what they cached before they go on.
+ */
+static void follow_layout(struct processor *processor)
+{
+    struct cpu *cpu = processor->cpu;
+    if (likely(cpu->layout == cpu->memory->layout)) {
+        return;
+    }
+    processor_exclusive_begin(processor);
+    processor_exclusive_end(processor);
+    cpu_follow_layout(cpu);
+    cpu_set_attention(cpu);
+}
+
 /* Hooks of the interpreter. Whatever may change what the APIC would deliver asks for a
  * look at events. */
 
@@ -39,6 +56,7 @@ static void hook_io(struct cpu *cpu, uint16_t port, unsigned size, bool is_write
                                     .data = data}};
     struct processor *processor = processor_of(cpu);
     processor_exit(processor, &exit);
+    follow_layout(processor);
 }
 
 static void hook_mmio(struct cpu *cpu, gpa_t gpa, unsigned size, bool is_write,
@@ -48,6 +66,7 @@ static void hook_mmio(struct cpu *cpu, gpa_t gpa, unsigned size, bool is_write,
     if (processor_mmio(processor, &cpu->state, gpa, size, is_write, data)) {
         cpu_set_attention(cpu);
     }
+    follow_layout(processor);
 }
 
 static bool hook_msr_read(struct cpu *cpu, uint32_t index, uint64_t *value)
@@ -294,6 +313,7 @@ static enum run_result run(struct processor *processor)
             return RUN_LIMIT;
         }
         exclusive_yield(processor->exclusive);
+        cpu_follow_layout(cpu);
         if (!processor->step) {
             processor_take_events(processor);
         }

@@ -18,6 +18,30 @@ static void interrupt_others(struct processor *processor)
     }
 }
 
+/* Each drops what it cached when it looks at events. */
+static void layout_changed(void *opaque)
+{
+    struct engine *engine = opaque;
+    for (unsigned i = 0; i < engine->config.cpus; i++) {
+        if (engine->vcpu[i]) {
+            processor_cpu_kick(&engine->vcpu[i]->processor, false);
+        }
+    }
+}
+
+static void code_changed(void *opaque, frame_t frame)
+{
+    struct engine *engine = opaque;
+    if (engine->backend->code_changed) {
+        engine->backend->code_changed(engine, frame);
+    }
+}
+
+static const struct memory_listener listener = {
+    .changed = layout_changed,
+    .code_changed = code_changed,
+};
+
 static void execute(struct processor *processor)
 {
     struct engine_vcpu *vcpu = container_of(processor, struct engine_vcpu, processor);
@@ -124,12 +148,14 @@ struct engine *software_open(const struct engine_config *config,
         software_close(engine);
         return NULL;
     }
+    memory_set_engine(config->memory, &listener, engine);
     return engine;
 }
 
 void software_close(struct engine *engine)
 {
     if (engine) {
+        memory_set_engine(engine->config.memory, NULL, NULL);
         if (engine->backend->close) {
             engine->backend->close(engine);
         }

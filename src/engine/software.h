@@ -15,6 +15,8 @@
 /* How an engine executes guest code; functions that it does not need are NULL. */
 struct software_backend {
     const char *name;
+    /* As struct memory_listener's. */
+    void (*code_changed)(struct engine *engine, frame_t frame);
     /* The engine's own part of a VM and of a vCPU: opaque below. */
     int (*open)(struct engine *engine, struct error *err);
     void (*close)(struct engine *engine);

@@ -10,7 +10,8 @@
 
 /* Where one piece of an access, within one page, goes. */
 struct place {
-    uint8_t *host; /* NULL: not RAM, or a write to ROM; ask the bus at gpa */
+    uint8_t *host; /* NULL: not memory that this access reaches by itself (nothing, a
+                      write to ROM); ask the bus at gpa */
     frame_t frame;
     gpa_t gpa;
 };
@@ -18,6 +19,7 @@ struct place {
 static void *walk_entry(void *opaque, gpa_t gpa)
 {
     struct cpu *cpu = opaque;
+    gpa = memory_bus_address(cpu->memory, gpa);
     frame_t frame = memory_frame(cpu->memory, gpa, NULL);
     if (frame == FRAME_NONE) {
         return NULL;
@@ -28,6 +30,7 @@ static void *walk_entry(void *opaque, gpa_t gpa)
 static void walk_entry_written(void *opaque, gpa_t gpa)
 {
     struct cpu *cpu = opaque;
+    gpa = memory_bus_address(cpu->memory, gpa);
     frame_t frame = memory_frame(cpu->memory, gpa, NULL);
     if (frame != FRAME_NONE && cpu->memory->frame[frame] & FRAME_WATCH_ANY) {
         memory_written(cpu->memory, frame, gpa % FRAME_SIZE, 8);
@@ -134,8 +137,8 @@ static bool find_place(struct cpu *cpu, enum tlb_view view, gva_t gva,
         return false;
     }
     bool is_writable;
-    frame_t frame = memory_frame(cpu->memory, translation.gpa, &is_writable);
-    place->gpa = translation.gpa;
+    place->gpa = memory_bus_address(cpu->memory, translation.gpa);
+    frame_t frame = memory_frame(cpu->memory, place->gpa, &is_writable);
     place->frame = frame;
     place->host = NULL;
     if (frame != FRAME_NONE) {
@@ -401,8 +404,8 @@ static frame_t fetch_frame(struct cpu *cpu, gva_t gva, gpa_t *gpa)
     if (!check_canonical(cpu, gva) || !walk(cpu, view, gva, X86_FETCH, &translation)) {
         return FRAME_NONE;
     }
-    frame_t frame = memory_frame(cpu->memory, translation.gpa, NULL);
-    *gpa = translation.gpa;
+    *gpa = memory_bus_address(cpu->memory, translation.gpa);
+    frame_t frame = memory_frame(cpu->memory, *gpa, NULL);
     if (frame != FRAME_NONE) {
         *entry = (struct fetch_entry){page, cpu->code_key, frame};
         if (translation.page_size > FRAME_SIZE) {

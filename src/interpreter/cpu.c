@@ -130,6 +130,7 @@ void cpu_sync_in(struct cpu *cpu, const struct x86_state *state)
     cpu->shadow_rip = state->rip;
     cpu->has_fault = false;
     cpu->wants_window = false;
+    cpu->layout = cpu->memory->layout;
     cpu_flush_all(cpu);
     cpu_switch_context(cpu, false);
     breakpoint_update(cpu);
@@ -436,6 +437,15 @@ void cpu_flush_all(struct cpu *cpu)
 {
     for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
         context_drop(cpu, &cpu->tlb_contexts[i]);
+    }
+}
+
+void cpu_follow_layout(struct cpu *cpu)
+{
+    uint64_t layout = cpu->memory->layout;
+    if (unlikely(layout != cpu->layout)) {
+        cpu->layout = layout; /* before anything is looked up anew */
+        cpu_flush_all(cpu);
     }
 }
 

@@ -263,6 +263,7 @@ struct cpu {
      * interpreter/breakpoint.h. */
     uint8_t break_execute, break_data, break_port;
     const void *jump_miss; /* what an empty jump entry leads to */
+    uint64_t layout;       /* of memory, that everything cached was made for */
     uint64_t flushes;      /* advances when any translation may have ceased to hold */
     bool drops_blocks;     /* what is decoded is to be dropped before the next look-up */
     uint32_t debug_traps;  /* conditions, as in DR6, for a #DB behind this instruction */
@@ -341,6 +342,8 @@ void cpu_clear_page(struct cpu *cpu, gva_t gva);
 void cpu_flush_page(struct cpu *cpu, gva_t gva);
 void cpu_flush_pcid(struct cpu *cpu, unsigned pcid);
 void cpu_flush_all(struct cpu *cpu);
+/* Drops them all if something else is at an address of the guest's than was. */
+void cpu_follow_layout(struct cpu *cpu);
 /* Notes that an entry being filled is part of a larger page. */
 void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_size);
 /* Notes that an entry of a view, or a jump, is about to be filled. */

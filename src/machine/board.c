@@ -8,6 +8,7 @@
 #include "machine/firmware.h"
 #include "machine/kernel.h"
 #include "machine/memory_map.h"
+#include "machine/shadow.h"
 
 static void board_reset(struct device *device)
 {
@@ -119,6 +120,21 @@ static int add_ram(struct vm *vm, gpa_t start, gpa_t end, struct error *err)
     return memory_map(vm->memory, start, end - start, (frame_t)frame, SLOT_RAM, err);
 }
 
+/* The firmware's ROM ends at 4G, and its last part shows below 1M. */
+static int add_shadowed(struct board *board, struct error *err)
+{
+    if (!board->firmware_path) {
+        return shadow_map(board, FRAME_NONE, 0, err);
+    }
+    int64_t first = firmware_map(&board->firmware, board->vm->memory, err);
+    if (first < 0) {
+        return (int)first;
+    }
+    uint64_t size = board->firmware.size, low = firmware_low_size(&board->firmware);
+    return shadow_map(board, (frame_t)first + (frame_t)((size - low) / FRAME_SIZE), low,
+                      err);
+}
+
 static int add_memory(struct board *board, struct error *err)
 {
     struct vm *vm = board->vm;
@@ -127,8 +143,8 @@ static int add_memory(struct board *board, struct error *err)
     if (result >= 0 && board->plan->has_adapter_memory) {
         result = add_ram(vm, MAP_VGA, MAP_ADAPTER_ROMS, err);
     }
-    if (result >= 0 && board->firmware_path) {
-        result = firmware_map(&board->firmware, vm->memory, err);
+    if (result >= 0 && board->plan->has_shadow) {
+        result = add_shadowed(board, err);
     } else if (result >= 0) {
         result = add_ram(vm, MAP_BIOS_AREA, MAP_BIOS_AREA + MAP_BIOS_AREA_SIZE, err);
     }

@@ -15,6 +15,7 @@ struct board;
 struct board_plan {
     uint16_t debug_console;  /* its port */
     bool has_adapter_memory; /* RAM where a display adapter would have its own */
+    bool has_shadow;         /* PAM registers: machine/shadow.h */
     bool has_bios;           /* kernels find what a BIOS leaves: machine/bios.h */
     /* Adds the machine's own devices to the board's; NULL: none. */
     int (*add_devices)(struct board *board, const struct machine_config *config,

@@ -8,6 +8,7 @@
 #include "machine/bios.h"
 #include "machine/kernel.h"
 #include "machine/memory_map.h"
+#include "machine/shadow.h"
 
 /* What firmware leaves in the MTRRs: write-back but for the hole below 4G (SDM 3A 12.11).
  * All processors alike, or Linux complains. */
@@ -66,6 +67,9 @@ int board_boot(void *opaque, struct vm *vm, struct error *err)
     int result = board->pci ? pci_host_assign(board->pci, err) : 0;
     if (result < 0) {
         return result;
+    }
+    if (board->plan->has_shadow) {
+        shadow_open(board);
     }
     result = put_acpi_tables(board, err);
     if (result < 0) {

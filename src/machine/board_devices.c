@@ -47,6 +47,12 @@ static void debug_exit_request(void *opaque, uint32_t value)
     vm_request_end(board->vm, VM_END_DEBUG_EXIT, (int)value, NULL);
 }
 
+static void set_a20(void *opaque, bool is_open)
+{
+    struct board *board = opaque;
+    memory_set_a20(board->vm->memory, is_open);
+}
+
 static unsigned serial_write(void *opaque, const uint8_t *data, unsigned size)
 {
     struct board *board = opaque;
@@ -186,7 +192,7 @@ static int add_timers(struct board *board, struct error *err)
 static int add_keyboard_controller(struct board *board, struct error *err)
 {
     struct vm *vm = board->vm;
-    const struct i8042_actions actions = {.reset = request_reset, .opaque = board};
+    const struct i8042_actions actions = {request_reset, set_a20, board};
     struct i8042 *i8042 = i8042_new("i8042", vm_gsi(vm, GSI_KEYBOARD), &actions, err);
     if (!i8042) {
         return -err->code;

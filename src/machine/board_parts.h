@@ -30,8 +30,10 @@ struct board {
     struct pic8259 *pic;
     struct ioapic *ioapic;
     struct acpi_pm *pm;
-    struct pci_host *pci; /* NULL: there is no PCI bus */
-    struct region reset;  /* acpi_pm's port, inside of PCI's configuration address */
+    struct pci_host *pci;           /* NULL: there is no PCI bus */
+    frame_t shadow_ram, shadow_rom; /* of machines with PAM registers: shadow.h */
+    uint64_t shadow_rom_size;
+    struct region reset; /* acpi_pm's port, inside of PCI's configuration address */
 };
 
 /* Adds the devices and wires them up; nothing is undone on failure, for the VM owns them.

@@ -1,6 +1,5 @@
 #include "machine/board_parts.h"
 
-#include "machine/firmware.h"
 #include "machine/memory_map.h"
 
 /*
@@ -78,9 +77,7 @@ int board_add_quiet_ranges(struct board *board, struct error *err)
 {
     /* Where adapters would have their memory and ROMs; operating systems search it. */
     const uint64_t base = board->plan->has_adapter_memory ? MAP_ADAPTER_ROMS : MAP_VGA;
-    const uint64_t end = board->firmware_path
-                             ? MAP_KERNEL - firmware_low_size(&board->firmware)
-                             : MAP_BIOS_AREA;
+    const uint64_t end = board->plan->has_shadow ? MAP_KERNEL : MAP_BIOS_AREA;
     const struct region adapters = {&board->device, base,       end - base, 1, 8,
                                     quiet_read,     quiet_write};
     int result = vm_add_mmio(board->vm, &adapters, err);

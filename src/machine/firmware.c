@@ -29,21 +29,18 @@ uint64_t firmware_low_size(const struct image *image)
     return image->size < MAP_BIOS_AREA_SIZE ? image->size : MAP_BIOS_AREA_SIZE;
 }
 
-int firmware_map(const struct image *image, struct memory *memory, struct error *err)
+int64_t firmware_map(const struct image *image, struct memory *memory, struct error *err)
 {
-    uint64_t size = image->size, low = firmware_low_size(image);
-    int64_t added = memory_add_frames(memory, size, err);
-    if (added < 0) {
-        return (int)added;
+    uint64_t size = image->size;
+    int64_t first = memory_add_frames(memory, size, err);
+    if (first < 0) {
+        return first;
     }
-    frame_t first = (frame_t)added;
-    int result = image_read(image, 0, memory_host(memory, first), size, "it", err);
+    int result =
+        image_read(image, 0, memory_host(memory, (frame_t)first), size, "it", err);
     if (result == 0) {
-        result = memory_map(memory, MAP_HIGH_RAM - size, size, first, SLOT_ROM, err);
+        result =
+            memory_map(memory, MAP_HIGH_RAM - size, size, (frame_t)first, SLOT_ROM, err);
     }
-    if (result == 0) {
-        frame_t low_first = first + (frame_t)((size - low) >> FRAME_SHIFT);
-        result = memory_map(memory, MAP_KERNEL - low, low, low_first, SLOT_ROM, err);
-    }
-    return result;
+    return result < 0 ? result : first;
 }

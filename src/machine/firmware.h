@@ -15,5 +15,6 @@
 int firmware_open(struct image *image, const char *path, struct error *err);
 /* The part of the image that appears below 1M. */
 uint64_t firmware_low_size(const struct image *image);
-/* Adds its frames and maps them; reads the file. */
-int firmware_map(const struct image *image, struct memory *memory, struct error *err);
+/* Adds its frames, maps them below 4G and reads the file; returns the first one. What
+ * appears below 1M is shadow.h's. */
+int64_t firmware_map(const struct image *image, struct memory *memory, struct error *err);

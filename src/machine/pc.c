@@ -10,6 +10,7 @@
 #include "device/pci/pci_testdev.h"
 #include "machine/board_parts.h"
 #include "machine/memory_map.h"
+#include "machine/shadow.h"
 
 #define PORT_FIRMWARE_CONSOLE 0x402 /* where firmware for emulated machines writes */
 #define PORT_POST_CODE_PS2    0x190 /* IBM's PS/2 machines have it there */
@@ -39,6 +40,8 @@ static int add_pci_bus(struct board *board, struct error *err)
         .memory_base = MAP_PCI_MEMORY,
         .memory_size = MAP_PCI_MEMORY_END - MAP_PCI_MEMORY,
         .reset = board->reset,
+        .pam_changed = shadow_changed,
+        .opaque = board,
     };
     board->pci = pci_host_new("pci", &config, err);
     if (!board->pci) {
@@ -174,6 +177,7 @@ static const struct board_plan plan = {
     .debug_console = PORT_FIRMWARE_CONSOLE,
     .has_adapter_memory = true,
     .has_bios = true,
+    .has_shadow = true,
     .add_devices = add_devices,
 };
 

@@ -12,10 +12,11 @@ import tempfile
 
 from doppel import Doppel
 from guestfiles import Files, code
-from tap import Report, equal
+from tap import Report, Skip, equal
 
 MULTIBOOT = 0x1badb002
 LOAD = 0x100000
+SEABIOS = "/usr/share/seabios/bios-256k.bin"
 
 
 def multiboot(program):
@@ -56,11 +57,23 @@ RESET_ONCE = code(
     "b005 e6f4 f4")      # mov al, 5; out 0xf4, al; hlt
 
 
-# Tells that it is there, waits for a letter, and ends with it as the value.
+# Closes the A20 gate, switches shadow RAM on at c0000, tells that it is there, and waits for a
+# letter. Ends with it as the value, if 0x100500 still shows 0x500, and c0000 what was stored.
 WAIT_FOR_LETTER = code(
+    "31c0 e692 8ed8"       # xor ax, ax; out 0x92, al; mov ds, ax
+    "c606000577"           # mov byte [0x500], 0x77
+    "48 8ec0"              # dec ax; mov es, ax
+    "66b858000080"         # mov eax, 0x80000058
+    "baf80c 66ef"          # mov dx, 0xcf8; out dx, eax
+    "bafe0c b003 ee"       # mov dx, 0xcfe; mov al, 3; out dx, al
+    "b800c0 8ee0"          # mov ax, 0xc000; mov fs, ax
+    "64c606000001"         # mov byte [fs:0], 1
     "baf803 b057 ee"       # mov dx, 0x3f8; mov al, 'W'; out dx, al
     "bafd03 ec a801 74fb"  # wait: mov dx, 0x3fd; in al, dx; test al, 1; jz wait
-    "baf803 ec e6f4 f4")   # mov dx, 0x3f8; in al, dx; out 0xf4, al; hlt
+    "baf803 ec"            # mov dx, 0x3f8; in al, dx
+    "268a261005"           # mov ah, [es:0x510]
+    "642a260000 80ec76"    # sub ah, [fs:0]; sub ah, 0x76
+    "00e0 e6f4 f4")        # add al, ah; out 0xf4, al; hlt
 
 
 def write(work, name, content):
@@ -127,7 +140,8 @@ def test_saved_firmware(report, doppel, work):
     image = write(work, "waiting", firmware(WAIT_FOR_LETTER))
     saved = os.path.join(work, "saved")
     environment = dict(os.environ, XDG_RUNTIME_DIR=work)
-    with report.case("a machine with firmware is saved, and goes on without the file"):
+    with report.case("a machine with firmware is saved, and goes on without the file, its "
+                     "shadow RAM and A20 gate as they were"):
         with Doppel([doppel, "run", "--name", "rom", "--machine", "pc", "--debug-exit", "--memory",
                      "2M", "--firmware", image],
                     stdin=subprocess.PIPE, env=environment) as first:
@@ -143,12 +157,25 @@ def test_saved_firmware(report, doppel, work):
             equal(second.wait(), (ord("A") << 1 | 1) & 0xff, "exit status")
 
 
+def test_seabios(report, doppel):
+    with report.case("SeaBIOS runs from shadow RAM until it finds nothing to boot from"):
+        if not os.path.exists(SEABIOS):
+            raise Skip("the package seabios is not installed")
+        with Doppel([doppel, "run", "--machine", "pc", "--cpus", "2", "--memory", "64M",
+                     "--firmware", SEABIOS]) as machine:
+            # What it shows on the serial console comes between what it tells by port 402h.
+            machine.expect(r"(?s)All threads complete.*enter handle_19.*"
+                           r"enter handle_18.*enter handle_18", 60)
+            assert "Found 2 cpu(s)" in machine.text, machine.tail()
+
+
 def main(doppel, source):
     report = Report()
     with tempfile.TemporaryDirectory() as work:
         test_multiboot(report, doppel, work)
         test_firmware(report, doppel, work)
         test_saved_firmware(report, doppel, work)
+        test_seabios(report, doppel)
         test_linux(report, doppel, source, work)
     report.end()
 

@@ -47,12 +47,17 @@ void pci_host_pam_range(unsigned range, uint64_t *base, uint64_t *size)
 
 /* The high half of PAM0 is f0000h; then each register has two ranges of 16 KiB, the lower
  * in its low half. */
+static unsigned register_of(unsigned range, unsigned *shift)
+{
+    bool is_last = range == PCI_PAM_RANGES - 1;
+    *shift = is_last || range % 2 ? 4 : 0;
+    return is_last ? PAM : PAM + 1 + range / 2;
+}
+
 static unsigned attributes_of(const struct pci_host *host, unsigned range)
 {
-    if (range == PCI_PAM_RANGES - 1) {
-        return host->function.config[PAM] >> 4 & 3;
-    }
-    return host->function.config[PAM + 1 + range / 2] >> (range % 2 ? 4 : 0) & 3;
+    unsigned shift, offset = register_of(range, &shift);
+    return host->function.config[offset] >> shift & 3;
 }
 
 unsigned pci_host_pam(struct pci_host *host, unsigned range)
@@ -61,6 +66,15 @@ unsigned pci_host_pam(struct pci_host *host, unsigned range)
     unsigned attributes = attributes_of(host, range);
     pthread_mutex_unlock(&host->device.lock);
     return attributes;
+}
+
+void pci_host_set_pam(struct pci_host *host, unsigned range, unsigned attributes)
+{
+    unsigned shift, offset = register_of(range, &shift);
+    pthread_mutex_lock(&host->device.lock);
+    unsigned value = host->function.config[offset] & ~(3u << shift);
+    pci_config_write(&host->function, offset, 1, value | (attributes & 3) << shift);
+    pthread_mutex_unlock(&host->device.lock);
 }
 
 static void update_pam(struct pci_host *host)

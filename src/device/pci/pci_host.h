@@ -48,3 +48,5 @@ int pci_host_assign(struct pci_host *host, struct error *err);
 /* Base and size of the ith PAM range; its attributes now. */
 void pci_host_pam_range(unsigned range, uint64_t *base, uint64_t *size);
 unsigned pci_host_pam(struct pci_host *host, unsigned range);
+/* Sets them, as a write of the register does. */
+void pci_host_set_pam(struct pci_host *host, unsigned range, unsigned attributes);

@@ -22,26 +22,14 @@ static void exit_io(struct engine_vcpu *vcpu)
     processor_exit(&vcpu->processor, &exit);
 }
 
-/* RAM shows up here only while the slot table is being replaced under the guest. */
-static bool access_memory(struct engine_vcpu *vcpu)
-{
-    struct kvm_run *run = vcpu->run;
-    struct memory *memory = vcpu->engine->config.memory;
-    gpa_t gpa = run->mmio.phys_addr;
-    return run->mmio.is_write ? ram_write(memory, gpa, run->mmio.data, run->mmio.len)
-                              : ram_read(memory, gpa, run->mmio.data, run->mmio.len);
-}
-
 static void exit_mmio(struct engine_vcpu *vcpu)
 {
     struct kvm_run *run = vcpu->run;
     vcpu->must_settle = true;
-    if (access_memory(vcpu)) {
-        return;
-    }
     uint64_t base = vcpu->state.apic_base;
-    processor_mmio(&vcpu->processor, &vcpu->state, run->mmio.phys_addr, run->mmio.len,
-                   run->mmio.is_write, run->mmio.data);
+    gpa_t gpa = kvm_memory_bus_address(vcpu->engine, run->mmio.phys_addr);
+    processor_mmio(&vcpu->processor, &vcpu->state, gpa, run->mmio.len, run->mmio.is_write,
+                   run->mmio.data);
     vcpu->must_set_base |= vcpu->state.apic_base != base;
 }
 

@@ -53,10 +53,10 @@ void kvm_ring_close(struct engine_vcpu *vcpu)
 static void mark(struct engine *engine, const struct kvm_dirty_gfn *entry)
 {
     uint32_t index = entry->slot & 0xffff; /* above it: the address space, always 0 */
-    if (index >= SLOTS_MAX || !engine->slot[index].is_used) {
+    if (index >= KVM_SLOTS_MAX || !engine->slot[index].is_used) {
         return;
     }
-    const struct slot *slot = &engine->slot[index].slot;
+    const struct kvm_slot *slot = &engine->slot[index];
     if (entry->offset < slot->size / FRAME_SIZE) {
         memory_dirty_mark(engine->config.memory, slot->frame + (frame_t)entry->offset, 1,
                           NULL);

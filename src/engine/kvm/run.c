@@ -247,7 +247,8 @@ static enum run_result run(struct engine_vcpu *vcpu)
             return vcpu->failure.code ? RUN_FAILED : RUN_KICKED;
         }
         exclusive_yield(&vcpu->engine->exclusive);
-        if (!take_events(vcpu)) {
+        kvm_memory_follow(vcpu);
+        if (!take_events(vcpu) && !vcpu->failure.code) {
             continue;
         }
         if (vcpu->failure.code) {
@@ -268,6 +269,7 @@ static enum run_result run(struct engine_vcpu *vcpu)
 enum run_result kvm_run(struct engine_vcpu *vcpu)
 {
     adopt_thread(vcpu);
+    vcpu->engine->has_run = true;
     kvm_tsc_sync(vcpu);
     if (has_failed(vcpu)) {
         return RUN_FAILED;

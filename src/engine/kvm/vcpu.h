@@ -15,8 +15,14 @@
 /* A slot as KVM has it. */
 struct kvm_slot {
     bool is_used;
-    struct slot slot;
+    bool is_rom;
+    gpa_t gpa;
+    uint64_t size;
+    frame_t frame;
 };
+
+/* Those of the table, and what the A20 gate adds. */
+#define KVM_SLOTS_MAX (2 * SLOTS_MAX + 1)
 
 struct engine {
     struct engine_config config;
@@ -28,8 +34,10 @@ struct engine {
     struct exclusive exclusive; /* for what the interpreter executes here */
 
     pthread_mutex_t memory_lock; /* the slots below, and whether they are logged */
-    struct kvm_slot slot[SLOTS_MAX];
+    struct kvm_slot slot[KVM_SLOTS_MAX];
     bool is_logging;
+    _Atomic uint64_t layout;     /* of the memory, that the slots were made for */
+    _Atomic bool has_run;        /* vCPUs have */
     struct error memory_failure; /* code 0: none */
     bool has_ring; /* the dirty log is a ring for each vCPU, not a bitmap: ring.c */
 
@@ -82,8 +90,13 @@ struct engine_vcpu {
 
 /* memory.c: slots and dirty log. */
 void kvm_memory_changed(void *opaque);
+/* Between two stretches of guest code: has the slots changed if memory was. Nobody may
+ * execute meanwhile, for KVM cannot exchange one slot for another at once. */
+void kvm_memory_follow(struct engine_vcpu *vcpu);
 void kvm_memory_log(void *opaque, bool is_on);
 void kvm_memory_collect(void *opaque);
+/* What an access that KVM left for reaches the bus with. */
+gpa_t kvm_memory_bus_address(const struct engine *engine, gpa_t gpa);
 
 /* ring.c */
 int kvm_ring_init(struct engine *engine, struct error *err);

@@ -19,17 +19,13 @@ static enum code_cause cause_of_store(void)
     return is_vcpu ? BY_STORE : BY_DEVICE;
 }
 
-static void on_code_changed(void *opaque, frame_t frame)
+static void code_changed(struct engine *engine, frame_t frame)
 {
-    struct code_cache *cache = opaque;
+    struct code_cache *cache = engine->opaque;
     pthread_mutex_lock(&cache->lock);
     code_invalidate_frame(cache, frame, cause_of_store());
     pthread_mutex_unlock(&cache->lock);
 }
-
-static const struct memory_listener listener = {
-    .code_changed = on_code_changed,
-};
 
 static int backend_open(struct engine *engine, struct error *err)
 {
@@ -46,7 +42,6 @@ static int backend_open(struct engine *engine, struct error *err)
     if (signal_watch_cache(cache, err) < 0) {
         return -ENOSPC;
     }
-    memory_set_engine(engine->config.memory, &listener, cache);
     return 0;
 }
 
@@ -54,7 +49,6 @@ static void backend_close(struct engine *engine)
 {
     struct code_cache *cache = engine->opaque;
     if (cache) {
-        memory_set_engine(engine->config.memory, NULL, NULL);
         signal_forget_cache(cache);
         look_close(cache->look, cache);
         code_cache_free(cache);
@@ -109,6 +103,7 @@ static void stats(struct engine *engine, struct engine_vcpu *vcpu, engine_stat_f
 
 static const struct software_backend backend = {
     .name = "translator",
+    .code_changed = code_changed,
     .open = backend_open,
     .close = backend_close,
     .vcpu_open = backend_vcpu_open,

@@ -86,6 +86,66 @@ static void test_slots_come_and_go_and_are_told(void **unused)
     assert_int_equal(calls, 2);
 }
 
+static void expect_reached(frame_t read, frame_t write)
+{
+    bool is_writable;
+    assert_int_equal(memory_frame(memory, FRAME_SIZE, &is_writable),
+                     read == FRAME_NONE ? FRAME_NONE : read + 1);
+    assert_int_equal(is_writable, read != FRAME_NONE && read == write);
+    const uint8_t *reads = ram_map(memory, FRAME_SIZE, 1, false);
+    const uint8_t *writes = ram_map(memory, FRAME_SIZE, 1, true);
+    assert_ptr_equal(reads, read == FRAME_NONE ? NULL : memory_host(memory, read + 1));
+    assert_ptr_equal(writes, write == FRAME_NONE ? NULL : memory_host(memory, write + 1));
+    uint8_t byte = 0x5a;
+    assert_int_equal(ram_read(memory, FRAME_SIZE, &byte, 1), read != FRAME_NONE);
+    assert_int_equal(ram_write(memory, FRAME_SIZE, &byte, 1), write != FRAME_NONE);
+}
+
+static void test_a_slot_can_be_switched(void **unused)
+{
+    int calls = 0;
+    static const struct memory_listener listener = {.changed = count_call};
+    memory_set_engine(memory, &listener, &calls);
+    const frame_t other = (frame_t)memory_add_frames(memory, RAM_SIZE, NULL);
+    const struct slot_table *table = memory->slots;
+    uint64_t layout = memory->layout;
+    expect_reached(0, 0);
+    memory_switch(memory, 0, 0, FRAME_NONE);
+    expect_reached(0, FRAME_NONE);
+    memory_switch(memory, 0, other, 0);
+    expect_reached(other, 0);
+    memory_switch(memory, 0, FRAME_NONE, FRAME_NONE);
+    expect_reached(FRAME_NONE, FRAME_NONE);
+    memory_switch(memory, 0, FRAME_NONE, 0);
+    expect_reached(FRAME_NONE, 0);
+    assert_int_equal(calls, 4);
+    assert_int_equal(memory->layout, layout + 4);
+    memory_switch(memory, 0, FRAME_NONE, 0); /* nothing new */
+    assert_int_equal(calls, 4);
+    assert_ptr_equal(memory->slots, table); /* as often as the guest likes, for free */
+    /* What it has become stays when others come and go. */
+    assert_int_equal(memory_map(memory, RAM_SIZE, FRAME_SIZE, 3, SLOT_RAM, NULL), 0);
+    expect_reached(FRAME_NONE, 0);
+}
+
+static void test_the_gate_masks_what_processors_send(void **unused)
+{
+    int calls = 0;
+    static const struct memory_listener listener = {.changed = count_call};
+    memory_set_engine(memory, &listener, &calls);
+    assert_int_equal(memory_bus_address(memory, 0x345678), 0x345678);
+    memory_set_a20(memory, true);
+    assert_int_equal(calls, 0);
+    memory_set_a20(memory, false);
+    assert_int_equal(calls, 1);
+    assert_int_equal(memory_bus_address(memory, 0x345678), 0x245678);
+    assert_int_equal(memory_bus_address(memory, 0xfffffffff0), 0xffffeffff0);
+    assert_int_equal(memory_frame(memory, FRAME_SIZE, NULL), 1); /* not devices' */
+    memory_set_a20(memory, true);
+    assert_int_equal(calls, 2);
+    assert_int_equal(memory_bus_address(memory, 0x345678), 0x345678);
+}
+
 static void test_the_table_has_an_end(void **unused)
 {
     struct error err;
@@ -133,8 +193,12 @@ static void test_readers_see_one_table_or_the_next(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_addresses_lead_to_frames),          TEST(test_bad_slots_are_refused),
-        TEST(test_slots_come_and_go_and_are_told),    TEST(test_the_table_has_an_end),
+        TEST(test_addresses_lead_to_frames),
+        TEST(test_bad_slots_are_refused),
+        TEST(test_slots_come_and_go_and_are_told),
+        TEST(test_the_table_has_an_end),
+        TEST(test_a_slot_can_be_switched),
+        TEST(test_the_gate_masks_what_processors_send),
         TEST(test_readers_see_one_table_or_the_next),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

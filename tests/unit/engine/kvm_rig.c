@@ -64,7 +64,7 @@ struct fixture *fixture_new(void)
     assert_int_equal(cpuid_policy_init(&f->cpuid, &cpuid, NULL), 0);
     clock_init(&f->clock);
     lapic_reset(&f->lapic, 0, f->cpuid.tsc_khz);
-    f->memory = memory_new(1 << 20, NULL);
+    f->memory = memory_new(4 << 20, NULL);
     assert_non_null(f->memory);
     int64_t frame = memory_add_frames(f->memory, RAM_SIZE, NULL);
     assert_int_equal(memory_map(f->memory, 0, RAM_SIZE, (frame_t)frame, SLOT_RAM, NULL),

@@ -541,34 +541,6 @@ static void test_measures_nothing_when_kvm_fails(void **state)
 
 /* --- memory --- */
 
-static void test_slots_follow_the_table(void **state)
-{
-    struct fixture *f = *state;
-    assert_int_equal(fake_kvm.region[0].memory_size, RAM_SIZE);
-    int64_t frame = memory_add_frames(f->memory, 0x2000, NULL);
-    assert_int_equal(
-        memory_map(f->memory, 0xf0000, 0x2000, (frame_t)frame, SLOT_ROM, NULL), 0);
-    assert_int_equal(fake_kvm.region[1].guest_phys_addr, 0xf0000);
-    assert_int_equal(fake_kvm.region[1].flags, KVM_MEM_READONLY);
-    assert_int_equal(memory_unmap(f->memory, 0xf0000, NULL), 0);
-    assert_int_equal(fake_kvm.region[1].memory_size, 0);
-}
-
-static void test_dirty_log_reaches_the_frames(void **state)
-{
-    struct fixture *f = *state;
-    uint64_t bitmap;
-    memory_dirty_start(f->memory);
-    assert_int_equal(fake_kvm.region[0].flags, KVM_MEM_LOG_DIRTY_PAGES);
-    fake_kvm.has_dirty_page = true;
-    memory_dirty_fetch(f->memory, 0, 16, &bitmap);
-    assert_int_equal(bitmap, 2);
-    memory_dirty_fetch(f->memory, 0, 16, &bitmap);
-    assert_int_equal(bitmap, 0);
-    memory_dirty_stop(f->memory);
-    assert_int_equal(fake_kvm.region[0].flags, 0);
-}
-
 static void push(unsigned at, uint32_t slot, uint64_t page)
 {
     fake_kvm.ring[at] = (struct kvm_dirty_gfn){
@@ -751,8 +723,6 @@ int main(void)
         TEST(test_measures_a_fast_host),
         TEST(test_gives_up_on_a_host_that_hangs),
         TEST(test_measures_nothing_when_kvm_fails),
-        TEST(test_slots_follow_the_table),
-        TEST(test_dirty_log_reaches_the_frames),
         cmocka_unit_test(test_dirty_ring_reaches_the_frames),
         cmocka_unit_test(test_model_is_fitted_to_what_kvm_has),
         cmocka_unit_test(test_model_knows_what_kvm_adds),

@@ -121,7 +121,7 @@ static void test_adapter_memory_is_ram(void **state)
     build();
     uint16_t cell = 0x0741;
     assert_true(ram_write(vm->memory, 0xb8000, &cell, sizeof(cell)));
-    assert_null(memory_find(vm->memory, 0xc0000));
+    assert_int_equal(memory_frame(vm->memory, 0xc0000, NULL), FRAME_NONE);
     assert_int_equal(in(&vm->mmio, 0xc0000, 2), 0xffff);
 }
 
@@ -216,6 +216,7 @@ static void test_firmware_is_below_4g_and_below_1m(void **state)
         assert_int_equal(guest(0xffff8, 8), sizes[i] / 8 - 1);
         assert_int_equal(guest(0x100000 - low, 8), (sizes[i] - low) / 8);
         if (low < 0x20000) {
+            assert_int_equal(memory_frame(vm->memory, 0xe0000, NULL), FRAME_NONE);
             assert_int_equal(in(&vm->mmio, 0xe0000, 4), 0xffffffff);
         }
         uint8_t byte = 0;
@@ -227,6 +228,63 @@ static void test_firmware_is_below_4g_and_below_1m(void **state)
         vm = NULL;
         unlink(path);
     }
+}
+
+static void set_pam(unsigned offset, uint8_t value)
+{
+    out(&vm->ports, 0xcf8, 4, 0x80000000 | (offset & ~3u));
+    out(&vm->ports, 0xcfc + offset % 4, 1, value);
+}
+
+/* As SeaBIOS does it: the ROM is copied into the RAM behind it. */
+static void test_firmware_is_shadowed(void **state)
+{
+    char path[32];
+    make_firmware(path, 0x20000);
+    config.kernel = NULL;
+    config.firmware = path;
+    build();
+    uint64_t value = 0x1234;
+    set_pam(0x59, 0x20); /* reads reach the ROM, writes the RAM */
+    assert_true(ram_write(vm->memory, 0xf0000, &value, 8));
+    assert_int_equal(guest(0xf0000, 8), 0x2000);
+    set_pam(0x59, 0x10); /* reads the RAM, writes nothing */
+    assert_int_equal(guest(0xf0000, 8), 0x1234);
+    assert_false(ram_write(vm->memory, 0xf0000, &value, 8));
+    assert_int_equal(guest(0xe0000, 8), 0);
+    set_pam(0x59, 0x30);
+    value = 0x5678;
+    assert_true(ram_write(vm->memory, 0xf0000, &value, 8));
+    assert_int_equal(guest(0xf0000, 8), 0x5678);
+    set_pam(0x5a, 0x33); /* below, there is no ROM */
+    value = 0x9abc;
+    assert_true(ram_write(vm->memory, 0xc4000, &value, 8));
+    assert_int_equal(guest(0xc4000, 8), 0x9abc);
+    /* A reset shows the ROM again. */
+    for (unsigned i = 0; i < vm->device_count; i++) {
+        device_reset(vm->device[i]);
+    }
+    assert_int_equal(guest(0xf0000, 8), 0x2000);
+    assert_int_equal(guest(0xfffffff8, 8), 0x3fff);
+    assert_int_equal(memory_frame(vm->memory, 0xc4000, NULL), FRAME_NONE);
+    unlink(path);
+}
+
+static void test_the_gate(void **state)
+{
+    build();
+    assert_int_equal(memory_bus_address(vm->memory, 0x100000), 0x100000);
+    out(&vm->ports, 0x92, 1, 0);
+    assert_int_equal(memory_bus_address(vm->memory, 0x100000), 0);
+    out(&vm->ports, 0x64, 1, 0xd1);
+    out(&vm->ports, 0x60, 1, 0xdf);
+    assert_int_equal(memory_bus_address(vm->memory, 0x100000), 0x100000);
+    out(&vm->ports, 0x64, 1, 0xdd);
+    assert_int_equal(memory_bus_address(vm->memory, 0x100000), 0);
+    for (unsigned i = 0; i < vm->device_count; i++) {
+        device_reset(vm->device[i]);
+    }
+    assert_int_equal(memory_bus_address(vm->memory, 0x100000), 0x100000);
 }
 
 static void assert_refused(const char *text)
@@ -294,6 +352,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_real_mode_finds_a_bios, setup, teardown),
         cmocka_unit_test_setup_teardown(test_firmware_is_below_4g_and_below_1m, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_firmware_is_shadowed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_gate, setup, teardown),
         cmocka_unit_test_setup_teardown(test_firmware_that_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_post_codes_can_be_read_back, setup,
                                         teardown),
