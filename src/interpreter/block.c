@@ -12,7 +12,7 @@
 #define HASH_BITS         13
 #define HASH_COUNT        (1u << HASH_BITS)
 #define BLOCK_INSN_MAX    64
-#define INSN_BYTES_MAX    15
+
 #define WATCH_STEP        64u          /* code is tracked in lines of 64 bytes */
 #define ARENA_OWN         (512u << 10) /* for each vCPU */
 #define ARENA_SHARED      (8u << 20)   /* for those that need more */

@@ -251,6 +251,20 @@ void cpu_note_filled(struct tlb_area *area, unsigned index)
     area->filled_count += area->filled_count <= AREA_FILLED_MAX;
 }
 
+static uint64_t jump_page_bit(unsigned index)
+{
+    return 1ull << (index >> AREA_JUMP_SLOT_BITS);
+}
+
+void cpu_note_jump(struct tlb_area *area, unsigned index, uint64_t tag,
+                   const void *target)
+{
+    cpu_note_filled(area, TLB_SIZE + index);
+    area->jump_pages |= jump_page_bit(index);
+    area->jump_tag[index] = tag;
+    area->jump_target[index] = target;
+}
+
 static void jump_clear(struct tlb_area *area, unsigned i)
 {
     area->jump_tag[i] = 0;
@@ -266,6 +280,7 @@ static void area_clear_all(struct tlb_area *area)
     for (unsigned i = 0; area->jump_miss && i < AREA_JUMP_COUNT; i++) {
         jump_clear(area, i);
     }
+    area->jump_pages = 0;
     area->filled_count = 0;
 }
 
@@ -283,6 +298,7 @@ static void area_clear(struct tlb_area *area)
             jump_clear(area, index - TLB_SIZE);
         }
     }
+    area->jump_pages = 0;
     area->filled_count = 0;
 }
 
@@ -345,10 +361,29 @@ void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_s
     }
 }
 
-static void drop_jumps(struct tlb_area *area, unsigned first, unsigned count)
+static void drop_all_jumps(struct tlb_area *area)
 {
-    for (unsigned i = 0; area->jump_miss && i < count; i++) {
-        jump_clear(area, first + i);
+    for (unsigned i = 0; area->jump_pages && i < AREA_JUMP_COUNT; i++) {
+        jump_clear(area, i);
+    }
+    area->jump_pages = 0;
+}
+
+static void drop_jumps(struct tlb_area *area, gva_t page)
+{
+    unsigned first = cpu_area_jump(page) & -(1u << AREA_JUMP_SLOT_BITS);
+    if (area->jump_pages & jump_page_bit(first)) {
+        for (unsigned i = 0; i < 1u << AREA_JUMP_SLOT_BITS; i++) {
+            jump_clear(area, first + i);
+        }
+        area->jump_pages &= ~jump_page_bit(first);
+    }
+    /* Instructions of the page before that end in this one. */
+    for (unsigned back = 1; back < INSN_BYTES_MAX; back++) {
+        unsigned index = cpu_area_jump(page - back);
+        if (area->jump_pages & jump_page_bit(index)) {
+            jump_clear(area, index);
+        }
     }
 }
 
@@ -364,7 +399,7 @@ static void flush_region(struct cpu *cpu, struct tlb_context *context, gva_t gva
                 cpu_clear_entry(entry, i);
             }
         }
-        drop_jumps(area, 0, AREA_JUMP_COUNT);
+        drop_all_jumps(area);
     }
     context->generation = ++cpu->generations;
 }
@@ -377,8 +412,7 @@ void cpu_clear_page(struct cpu *cpu, gva_t gva)
         for (unsigned view = 0; context->used && view < TLB_VIEWS; view++) {
             struct tlb_area *area = &context->view[view];
             cpu_clear_entry(&area->entry[index], index);
-            drop_jumps(area, cpu_area_jump(gva & -(uint64_t)FRAME_SIZE),
-                       1u << AREA_JUMP_SLOT_BITS);
+            drop_jumps(area, gva & -(gva_t)FRAME_SIZE);
         }
     }
 }

@@ -79,17 +79,20 @@ enum tlb_view {
     TLB_VIEWS,
 };
 
+/* SDM 2A 2.3.11: longer ones raise #GP. */
+#define INSN_BYTES_MAX 15
+
 /*
- * Where jumps of translated code went, by RIP: 64 entries for each of 32 page colours, so
- * that INVLPG drops only its page's. Tags and targets apart, for the addressing modes of
- * the code that looks them up. An empty entry has tag 0 and the target jump_miss.
+ * Where jumps of translated code went, by RIP: 256 entries for each of 64 page colours,
+ * so that INVLPG drops only its page's. Tags and targets apart, for the addressing modes
+ * of the code that looks them up. An empty entry has tag 0 and the target jump_miss.
  */
-#define AREA_JUMP_SLOT_BITS 6
-#define AREA_JUMP_PAGE_BITS 5
+#define AREA_JUMP_SLOT_BITS 8
+#define AREA_JUMP_PAGE_BITS 6
 #define AREA_JUMP_COUNT     (1u << (AREA_JUMP_SLOT_BITS + AREA_JUMP_PAGE_BITS))
 
 /* How many fills are remembered, so that emptying costs what was filled. */
-#define AREA_FILLED_MAX 1024
+#define AREA_FILLED_MAX 4096
 
 /* All that belongs to one view of one address space. */
 struct tlb_area {
@@ -97,6 +100,7 @@ struct tlb_area {
     uint64_t jump_tag[AREA_JUMP_COUNT];
     const void *jump_target[AREA_JUMP_COUNT];
     const void *jump_miss;
+    uint64_t jump_pages;              /* colours that may have entries */
     uint16_t filled[AREA_FILLED_MAX]; /* indices of entries, then of jumps + TLB_SIZE */
     unsigned filled_count;            /* more than AREA_FILLED_MAX: unknown which */
     bool is_ready;                    /* it has been emptied as a whole once */
@@ -348,6 +352,9 @@ void cpu_follow_layout(struct cpu *cpu);
 void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_size);
 /* Notes that an entry of a view, or a jump, is about to be filled. */
 void cpu_note_filled(struct tlb_area *area, unsigned index);
+/* Fills a jump entry. */
+void cpu_note_jump(struct tlb_area *area, unsigned index, uint64_t tag,
+                   const void *target);
 /* The jump entry for an address. */
 static inline unsigned cpu_area_jump(uint64_t rip)
 {

@@ -98,20 +98,13 @@ void code_cache_free(struct code_cache *cache)
 }
 
 /* A guest may run one page of kernel code at addresses without number. */
-static unsigned hash_place(frame_t frame, unsigned offset, unsigned mode, uint64_t page)
+static unsigned hash_place(const struct code_place *place)
 {
-    uint64_t key = (uint64_t)frame << FRAME_SHIFT | offset;
-    if (!(mode & MODE_USER)) {
-        key ^= page * 0xd6e8feb86659fd93ull;
+    uint64_t key = (uint64_t)place->frame << FRAME_SHIFT | place->offset;
+    if (!(place->mode & MODE_USER)) {
+        key ^= place->page * 0xd6e8feb86659fd93ull;
     }
-    return (unsigned)(key * 0x9e3779b97f4a7c15ull >> 48) & (BLOCK_HASH - 1);
-}
-
-static struct block *_Atomic *hash_head(struct code_cache *cache,
-                                        const struct block *block)
-{
-    return &cache
-                ->hash[hash_place(block->frame, block->offset, block->mode, block->page)];
+    return (unsigned)(key * 0x9e3779b97f4a7c15ull >> 40) & (BLOCK_HASH - 1);
 }
 
 static unsigned frame_place(frame_t frame)
@@ -119,19 +112,48 @@ static unsigned frame_place(frame_t frame)
     return frame & (BLOCK_HASH - 1);
 }
 
-struct block *code_find(struct code_cache *cache, frame_t frame, unsigned offset,
-                        unsigned mode, uint64_t page)
+unsigned code_read(const struct code_cache *cache, const struct code_place *place,
+                   unsigned offset, uint8_t bytes[INSN_BYTES_MAX])
 {
-    struct block *block = atomic_load_explicit(
-        &cache->hash[hash_place(frame, offset, mode, page)], memory_order_acquire);
-    while (block) {
-        if (block->frame == frame && block->offset == offset && block->mode == mode &&
-            !block->is_dead && (mode & MODE_USER || block->page == page)) {
-            return block;
-        }
+    unsigned left = FRAME_SIZE - offset;
+    unsigned first = left < INSN_BYTES_MAX ? left : INSN_BYTES_MAX;
+    memcpy(bytes, memory_host(cache->memory, place->frame) + offset, first);
+    if (first == INSN_BYTES_MAX || place->next == FRAME_NONE) {
+        return first;
+    }
+    memcpy(bytes + first, memory_host(cache->memory, place->next),
+           INSN_BYTES_MAX - first);
+    return INSN_BYTES_MAX;
+}
+
+bool code_crosses(const struct code_cache *cache, const struct code_place *place,
+                  unsigned offset)
+{
+    if (offset <= FRAME_SIZE - INSN_BYTES_MAX) {
+        return false;
+    }
+    uint8_t bytes[INSN_BYTES_MAX];
+    memcpy(bytes, memory_host(cache->memory, place->frame) + offset, FRAME_SIZE - offset);
+    ZydisDecodedInstruction decoded;
+    return ZydisDecoderDecodeInstruction(code_decoder(cache, place->mode), NULL, bytes,
+                                         FRAME_SIZE - offset,
+                                         &decoded) == ZYDIS_STATUS_NO_MORE_DATA;
+}
+
+static bool is_same(const struct code_place *a, const struct code_place *b)
+{
+    return a->frame == b->frame && a->offset == b->offset && a->mode == b->mode &&
+           a->next == b->next && (a->mode & MODE_USER || a->page == b->page);
+}
+
+struct block *code_find(struct code_cache *cache, const struct code_place *place)
+{
+    struct block *block =
+        atomic_load_explicit(&cache->hash[hash_place(place)], memory_order_acquire);
+    while (block && (block->is_dead || !is_same(&block->place, place))) {
         block = atomic_load_explicit(&block->hash_next, memory_order_acquire);
     }
-    return NULL;
+    return block;
 }
 
 bool code_has_room(const struct code_cache *cache)
@@ -155,12 +177,18 @@ void code_publish(struct code_cache *cache, struct block *block)
     const struct block_insn *last = &block->insn[block->count - 1];
     cache->counters.blocks++;
     cache->counters.insns += block->count;
-    cache->counters.guest_bytes += last->offset + last->length - block->offset;
+    cache->counters.guest_bytes += last->offset + last->length - block->place.offset;
     cache->counters.host_bytes += block->end - block->entry_memory;
-    struct block **same_frame = &cache->by_frame[frame_place(block->frame)];
-    block->frame_next = *same_frame;
-    *same_frame = block;
-    struct block *_Atomic *head = hash_head(cache, block);
+    for (unsigned i = 0; i < array_size(block->source); i++) {
+        struct block_source *source = &block->source[i];
+        if (source->frame != FRAME_NONE) {
+            struct block_source **same = &cache->by_frame[frame_place(source->frame)];
+            source->block = block;
+            source->next = *same;
+            *same = source;
+        }
+    }
+    struct block *_Atomic *head = &cache->hash[hash_place(&block->place)];
     block->hash_next = *head;
     atomic_store_explicit(head, block, memory_order_release);
     if (cache->look) {
@@ -178,7 +206,8 @@ static void patch32(struct code_cache *cache, uint32_t place, uint32_t target)
 
 void code_link(struct code_cache *cache, struct link *link, struct block *to)
 {
-    if (link->is_linked || to->is_dead) {
+    /* Where the page behind lies each jump has to find out. */
+    if (link->is_linked || to->is_dead || to->place.next != FRAME_NONE) {
         return;
     }
     link->is_linked = true;
@@ -189,6 +218,9 @@ void code_link(struct code_cache *cache, struct link *link, struct block *to)
 
 static void kill(struct code_cache *cache, struct block *block)
 {
+    if (block->is_dead) {
+        return; /* by its other frame */
+    }
     block->is_dead = true;
     cache->counters.dead_now++;
     uint64_t code = 0xe9; /* JMP rel32, and what the NOP's place had behind it */
@@ -203,7 +235,7 @@ static void kill(struct code_cache *cache, struct block *block)
         patch32(cache, link->place, link->stub);
     }
     block->in = NULL;
-    struct block *_Atomic *at = hash_head(cache, block);
+    struct block *_Atomic *at = &cache->hash[hash_place(&block->place)];
     while (*at && *at != block) {
         at = &(*at)->hash_next;
     }
@@ -215,15 +247,15 @@ static void kill(struct code_cache *cache, struct block *block)
 void code_invalidate_frame(struct code_cache *cache, frame_t frame, enum code_cause cause)
 {
     uint32_t version = FRAME_VERSION(cache->memory->frame[frame]);
-    struct block **at = &cache->by_frame[frame_place(frame)];
+    struct block_source **at = &cache->by_frame[frame_place(frame)];
     while (*at) {
-        struct block *block = *at;
-        if (block->frame == frame && block->version != version) {
-            kill(cache, block);
-            cache->counters.invalidated[cause]++;
-            *at = block->frame_next;
+        struct block_source *source = *at;
+        if (source->frame == frame && source->version != version) {
+            cache->counters.invalidated[cause] += !source->block->is_dead;
+            kill(cache, source->block);
+            *at = source->next;
         } else {
-            at = &block->frame_next;
+            at = &source->next;
         }
     }
 }

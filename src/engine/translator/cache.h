@@ -21,9 +21,19 @@
 #include "base/error.h"
 #include "engine/translator/frame.h"
 #include "engine/translator/host.h"
+#include "interpreter/cpu.h"
 #include "x86/cpuid.h"
 
 #define BLOCK_INSN_MAX 64
+
+/* Where guest code lies: what its block is found by. */
+struct code_place {
+    frame_t frame;
+    frame_t next; /* the page behind's, if an instruction crosses into it; FRAME_NONE */
+    uint16_t offset; /* in its page */
+    uint8_t mode;    /* MODE_* */
+    uint64_t page;   /* linear address of its page; counts for kernel code */
+};
 
 /* What code depends on besides its bytes. */
 #define MODE_USER 1u /* CPL 3; position-independent */
@@ -39,6 +49,7 @@ struct block_insn {
     uint8_t stored;      /* bytes it stores, by its last store */
     int32_t stack_bytes; /* what a RET pops, a CALL pushes (as negative) */
     uint8_t host_flags;  /* INSN_FLAGS_* */
+    uint16_t resume;     /* offset in its code: behind the look after its last store */
     uint16_t mnemonic;   /* ZydisMnemonic */
     uint32_t host;       /* offset of its code in the cache */
 };
@@ -61,17 +72,21 @@ struct link {
     struct link *next; /* of those that lead to the same block */
 };
 
+/* A frame that a block's guest code lies in. */
+struct block_source {
+    frame_t frame; /* FRAME_NONE: the second one of most blocks */
+    uint32_t version;
+    struct block *block;
+    struct block_source *next; /* in the same hash bucket of frames */
+};
+
 struct block {
     uint32_t number;
-    uint32_t version; /* of the frame */
-    frame_t frame;
-    uint16_t offset;
-    uint8_t mode;
+    struct code_place place;
+    struct block_source source[2];
     uint8_t count;     /* of instructions */
     uint8_t status[2]; /* what its head compares: STATUS_* that must be set */
     bool is_dead;
-    bool needs_flags;      /* its code reads them before it writes them */
-    uint64_t page;         /* kernel code: linear address of its page */
     uint32_t entry;        /* with the guest's flags in the host's */
     uint32_t entry_memory; /* with the guest's flags in frame.arith */
     uint32_t patch;        /* 8 bytes, aligned: a NOP, until it is dead */
@@ -79,7 +94,6 @@ struct block {
     uint32_t cold;         /* its code that is rarely run, behind the rest */
     uint32_t end;          /* of its code */
     struct block *_Atomic hash_next;
-    struct block *frame_next; /* in the same hash bucket of frames */
     struct link *in;
     struct block_insn insn[];
 };
@@ -122,7 +136,7 @@ static inline unsigned code_jump_kind(unsigned mode)
 #define METADATA_SIZE (64u << 20)
 #define BLOCKS_MAX    (1u << 18)
 #define LINKS_MAX     (1u << 19)
-#define BLOCK_HASH    (1u << 16)
+#define BLOCK_HASH    BLOCKS_MAX
 
 struct code_cache {
     pthread_mutex_t lock;
@@ -136,7 +150,7 @@ struct code_cache {
     struct link *link;
     uint32_t link_count;
     struct block *_Atomic *hash;
-    struct block **by_frame;
+    struct block_source **by_frame;
     _Atomic uint64_t epoch;
     struct memory *memory;
     ZydisDecoder decoder, decoder_32;
@@ -145,6 +159,8 @@ struct code_cache {
     /* Trampolines, offsets. leave[reason][h]: h, the guest's flags are in the host's. */
     uint32_t enter;
     uint32_t leave[LEAVE_COUNT][2];
+    uint32_t miss[2];  /* r8 less the tag at r9 is not in the TLB: for reading, writing */
+    uint32_t watch[2]; /* a store to host address r8; [h] as above */
     /* By code_jump_kind. */
     uint32_t jump[JUMP_KINDS];        /* goes on at guest address r8 */
     uint32_t return_miss[JUMP_KINDS]; /* lies at the bottom of return stacks */
@@ -158,9 +174,16 @@ struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_poli
                                   bool counts, struct error *err);
 void code_cache_free(struct code_cache *cache);
 
-/* The block at a place, or NULL. page counts for kernel code only. */
-struct block *code_find(struct code_cache *cache, frame_t frame, unsigned offset,
-                        unsigned mode, uint64_t page);
+/* The bytes of the instruction at an offset of a place's page: as many as one may have,
+ * or up to the page's end, unless the place names the page behind. */
+unsigned code_read(const struct code_cache *cache, const struct code_place *place,
+                   unsigned offset, uint8_t bytes[INSN_BYTES_MAX]);
+/* Does the instruction at an offset of a place's page cross the page's end? */
+bool code_crosses(const struct code_cache *cache, const struct code_place *place,
+                  unsigned offset);
+
+/* The block at a place, or NULL. */
+struct block *code_find(struct code_cache *cache, const struct code_place *place);
 
 /* The rest is called with the lock held. */
 
@@ -186,6 +209,12 @@ const struct block *code_at(const struct code_cache *cache, uintptr_t address,
 
 /* Writes the trampolines; once. */
 void trampoline_write(struct code_cache *cache);
+
+static inline const ZydisDecoder *code_decoder(const struct code_cache *cache,
+                                               unsigned mode)
+{
+    return mode & MODE_32 ? &cache->decoder_32 : &cache->decoder;
+}
 
 static inline const void *code_address(const struct code_cache *cache, uint32_t offset)
 {

@@ -22,7 +22,7 @@ typedef bool emit_fn(struct emit *emit, const struct guest_insn *insn);
 struct guest_insn {
     ZydisDecodedInstruction decoded;
     ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
-    uint8_t bytes[15];
+    uint8_t bytes[INSN_BYTES_MAX];
     uint16_t offset; /* in the page */
     emit_fn *emit;   /* NULL: the interpreter's */
     bool ends_block;
@@ -40,7 +40,7 @@ struct cold {
     enum cold_kind {
         COLD_LEAVE,    /* out, by a reason, with the instruction's number */
         COLD_MISS,     /* out, r8 + the tag at r9 being the address that missed */
-        COLD_WATCHED,  /* out, r8 being the host address stored to, then to resume */
+        COLD_WATCHED,  /* out, r8 being the host address stored to */
         COLD_LINK,     /* out, by a link */
         COLD_JUMP,     /* on at a guest address of this page or another */
         COLD_MISMATCH, /* a return to somewhere else: r8 */
@@ -49,7 +49,7 @@ struct cold {
     uint8_t reason, ordinal;
     bool from_host; /* the guest's flags are in the host's */
     bool is_write;
-    uint8_t *resume;
+    bool is_stale;  /* a block's head leads here, when it is dead */
     int64_t target; /* relative to the page */
     uint32_t link;
 };
@@ -64,7 +64,7 @@ struct emit {
     unsigned mode;
     bool is_64;    /* else 32-bit code */
     uint8_t width; /* of addresses, and of what is pushed: 8 or 4 bytes */
-    uint64_t page; /* linear address of the page: kernel code */
+    uint64_t page; /* linear address of the page */
     unsigned ordinal;
     bool flags_in_memory; /* the guest's flags are in frame.arith, not in the host's */
     bool ended;           /* no way leads behind the last instruction */
@@ -158,6 +158,8 @@ void emit_add_code_base(struct emit *emit);
 /* Control. Goes to guest code of an offset relative to the page; condition: a Jcc's, or
  * -1. The state of flags stays as it is for what follows. */
 void emit_goto(struct emit *emit, int condition, int64_t target, uint32_t live);
+/* Can a link lead to an offset relative to the page? */
+bool emit_can_link(const struct emit *emit, int64_t target);
 /* A link's jump or call (opcode E8, E9, or a condition): its number. */
 uint32_t emit_link(struct emit *emit, int opcode, unsigned target);
 void emit_leave(struct emit *emit, unsigned reason);
@@ -174,9 +176,9 @@ emit_fn emit_push, emit_pop, emit_leave_frame;
 emit_fn emit_call, emit_ret, emit_jmp, emit_jcc, emit_loop, emit_jrcxz;
 
 /*
- * The block at (frame, offset), linear address rip; made if need be, known to the cache.
- * NULL: the first instruction cannot be translated (it crosses the page's end), or there
- * is no room (*is_full). The lock is held.
+ * Makes the block at a place, known to the cache from then on. NULL: the guest is storing
+ * to the code, its first instruction crosses into a page that the place does not name, or
+ * there is no room (*is_full). The lock is held.
  */
-struct block *translate(struct code_cache *cache, struct cpu *cpu, frame_t frame,
-                        uint64_t rip, unsigned mode, bool *is_full);
+struct block *translate(struct code_cache *cache, struct cpu *cpu,
+                        const struct code_place *place, bool *is_full);

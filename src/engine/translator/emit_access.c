@@ -237,7 +237,8 @@ void emit_leave_if(struct emit *emit, unsigned condition)
 void emit_watch(struct emit *emit, unsigned size, uint32_t live)
 {
     struct code *code = &emit->code;
-    emit->block->insn[emit->ordinal].stored = (uint8_t)size;
+    struct block_insn *insn = &emit->block->insn[emit->ordinal];
+    insn->stored = (uint8_t)size;
     struct host_mem frame_mem = {HOST_R9, HOST_NONE, 0,
                                  offsetof(struct tlb_entry, frame)};
     host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &frame_mem);
@@ -256,7 +257,7 @@ void emit_watch(struct emit *emit, unsigned size, uint32_t live)
     }
     struct cold *cold = emit_cold(emit, COLD_WATCHED, place);
     cold->from_host = live && !emit->flags_in_memory;
-    cold->resume = code->at;
+    insn->resume = (uint16_t)(code->at - (emit->cache->write + insn->host));
 }
 
 /* ---- control ---------------------------------------------------------------------- */
@@ -265,6 +266,12 @@ void emit_leave(struct emit *emit, unsigned reason)
 {
     struct cold *cold = emit_cold(emit, COLD_LEAVE, host_jmp(&emit->code));
     cold->reason = (uint8_t)reason;
+}
+
+bool emit_can_link(const struct emit *emit, int64_t target)
+{
+    return target >= 0 && target < (int64_t)FRAME_SIZE &&
+           !code_crosses(emit->cache, &emit->block->place, (unsigned)target);
 }
 
 uint32_t emit_link(struct emit *emit, int opcode, unsigned target)
@@ -294,7 +301,7 @@ uint32_t emit_link(struct emit *emit, int opcode, unsigned target)
 
 void emit_goto(struct emit *emit, int condition, int64_t target, uint32_t live)
 {
-    if (target >= 0 && target < (int64_t)FRAME_SIZE) {
+    if (emit_can_link(emit, target)) {
         emit_link(emit, condition < 0 ? 0xe9 : condition, (unsigned)target);
         return;
     }
@@ -305,43 +312,20 @@ void emit_goto(struct emit *emit, int condition, int64_t target, uint32_t live)
     cold->from_host = !emit->flags_in_memory && live;
 }
 
-static void leave_by(struct emit *emit, const struct cold *cold, unsigned reason)
+/* Out by a trampoline, with the instruction's number. */
+static void leave_by(struct emit *emit, const struct cold *cold, uint32_t trampoline)
 {
-    struct code_cache *cache = emit->cache;
     host_fs_constant(&emit->code, FRAME(exit_info),
                      EXIT_INFO(emit->block->number, cold->ordinal));
-    host_jmp_to(&emit->code, cache->write + cache->leave[reason][cold->from_host]);
-}
-
-static void cold_miss(struct emit *emit, const struct cold *cold)
-{
-    size_t tag = cold->is_write ? offsetof(struct tlb_entry, write)
-                                : offsetof(struct tlb_entry, read);
-    struct host_mem tag_mem = {HOST_R9, HOST_NONE, 0, (int32_t)tag};
-    host_gs(&emit->code, true, 0x03, HOST_R8, &tag_mem); /* ADD */
-    host_fs(&emit->code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_value));
-    struct cold without_flags = *cold;
-    without_flags.from_host = false;
-    leave_by(emit, &without_flags, cold->is_write ? LEAVE_WRITE : LEAVE_READ);
-}
-
-static void cold_watched(struct emit *emit, const struct cold *cold)
-{
-    struct code *code = &emit->code;
-    host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_value));
-    CODE(code, "\x4c\x8d\x05"); /* LEA r8, [rip + disp32] */
-    code32(code, 0);
-    host_patch(code->at - 4, cold->resume);
-    host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_resume));
-    leave_by(emit, cold, LEAVE_WATCHED);
+    host_jmp_to(&emit->code, emit->cache->write + trampoline);
 }
 
 static void cold_link(struct emit *emit, const struct cold *cold)
 {
-    struct code *code = &emit->code;
-    emit->cache->link[cold->link].stub = (uint32_t)(code->at - emit->cache->write);
-    host_fs_constant(code, FRAME(exit_link), cold->link);
-    leave_by(emit, cold, LEAVE_LINK);
+    struct code_cache *cache = emit->cache;
+    cache->link[cold->link].stub = (uint32_t)(emit->code.at - cache->write);
+    host_fs_constant(&emit->code, FRAME(exit_info), cold->link);
+    host_jmp_to(&emit->code, cache->write + cache->leave[LEAVE_LINK][cold->from_host]);
 }
 
 static void jump_r8(struct emit *emit)
@@ -366,6 +350,7 @@ static void cold_mismatch(struct emit *emit)
 
 void emit_colds(struct emit *emit)
 {
+    const struct code_cache *cache = emit->cache;
     for (unsigned i = 0; i < emit->cold_count; i++) {
         const struct cold *cold = &emit->cold[i];
         for (unsigned p = 0; p < array_size(cold->place); p++) {
@@ -375,13 +360,16 @@ void emit_colds(struct emit *emit)
         }
         switch (cold->kind) {
         case COLD_LEAVE:
-            leave_by(emit, cold, cold->reason);
+            if (cold->is_stale) {
+                emit->block->stale = (uint32_t)(emit->code.at - cache->write);
+            }
+            leave_by(emit, cold, cache->leave[cold->reason][cold->from_host]);
             break;
         case COLD_MISS:
-            cold_miss(emit, cold);
+            leave_by(emit, cold, cache->miss[cold->is_write]);
             break;
         case COLD_WATCHED:
-            cold_watched(emit, cold);
+            leave_by(emit, cold, cache->watch[cold->from_host]);
             break;
         case COLD_LINK:
             cold_link(emit, cold);

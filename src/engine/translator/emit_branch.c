@@ -88,7 +88,7 @@ static void return_site(struct emit *emit, const struct guest_insn *insn)
     }
     emit_cold(emit, COLD_MISMATCH, host_jcc(code, HOST_NE));
     emit->flags_in_memory = true;
-    if (next_offset(insn) == FRAME_SIZE) {
+    if (next_offset(insn) >= (int64_t)FRAME_SIZE) {
         go_on(emit, 0xe9); /* the next page's */
         return;
     }
@@ -126,7 +126,7 @@ bool emit_call(struct emit *emit, const struct guest_insn *insn)
         CODE(code, "\x41\x52");               /* PUSH r10 */
     }
     int64_t target = is_direct ? relative_target(insn) : -1;
-    if (is_direct && target >= 0 && target < (int64_t)FRAME_SIZE) {
+    if (is_direct && emit_can_link(emit, target)) {
         emit_link(emit, 0xe8, (unsigned)target);
     } else {
         if (is_direct) {

@@ -91,8 +91,8 @@ static uint64_t guest_address(const struct translator_cpu *translator, uint64_t 
     if (!block) {
         return address;
     }
-    uint64_t linear = block->page + block->insn[ordinal].offset;
-    return block->mode & MODE_32
+    uint64_t linear = block->place.page + block->insn[ordinal].offset;
+    return block->place.mode & MODE_32
                ? (uint32_t)linear - translator_frame.segment_base[X86_CS]
                : linear;
 }

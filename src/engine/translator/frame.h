@@ -38,11 +38,10 @@ struct frame {
     uint64_t stack_base; /* where the return stack of the guest's privilege begins */
     uint64_t c_rsp;
     uint64_t target; /* where to enter */
-    uint64_t exit_value, exit_resume;
+    uint64_t exit_value;
     uint64_t scratch, spill[3];
     uint32_t exit_reason;
-    uint32_t exit_info;   /* EXIT_INFO of the place that left */
-    uint32_t exit_link;   /* number of the link that was not linked */
+    uint32_t exit_info;   /* EXIT_INFO of the place that left; a link's number */
     uint32_t last_branch; /* EXIT_INFO of the last indirect one */
     uint32_t host_mxcsr;
     struct cpu *cpu;
@@ -66,12 +65,11 @@ int32_t frame_offset(size_t field);
 /* Why translated code left. */
 enum {
     LEAVE_HEAD,  /* a block's head: attention, a gate that is closed, or it is stale */
-    LEAVE_LINK,  /* a direct exit that is not linked: exit_link */
+    LEAVE_LINK,  /* a direct exit that is not linked: exit_info */
     LEAVE_JUMP,  /* to guest address exit_value */
     LEAVE_READ,  /* exit_value is not in the TLB for reading */
     LEAVE_WRITE, /* ... for writing */
     LEAVE_INTERPRET, /* the instruction has no code of its own */
-    LEAVE_WATCHED,   /* a store to host address exit_value whose frame is watched; go on
-                        at exit_resume */
+    LEAVE_WATCHED,   /* a store to host address exit_value whose frame is watched */
     LEAVE_COUNT,
 };

@@ -36,13 +36,11 @@ static const struct field frame_fields[] = {
     FRAME_FIELD(stack_base, "stack_base"),
     FRAME_FIELD(target, "target"),
     FRAME_FIELD(exit_value, "exit_value"),
-    FRAME_FIELD(exit_resume, "exit_resume"),
     FRAME_FIELD(scratch, "scratch"),
     FRAME_FIELD(spill[0], "spill"),
     FRAME_FIELD(spill[1], "spill"),
     FRAME_FIELD(spill[2], "spill"),
     FRAME_FIELD(exit_info, "exit_info"),
-    FRAME_FIELD(exit_link, "exit_link"),
     FRAME_FIELD(last_branch, "last_branch"),
     FRAME_FIELD(cpu, "cpu"),
 };
@@ -95,6 +93,14 @@ static const char *target_note(const struct code_cache *cache, uint64_t target)
     for (unsigned i = 0; i < LEAVE_COUNT; i++) {
         if (target == cache->leave[i][0] || target == cache->leave[i][1]) {
             return reasons[i];
+        }
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        if (target == cache->miss[i]) {
+            return reasons[i ? LEAVE_WRITE : LEAVE_READ];
+        }
+        if (target == cache->watch[i]) {
+            return reasons[LEAVE_WATCHED];
         }
     }
     for (unsigned kind = 0; kind < JUMP_KINDS; kind++) {
@@ -173,11 +179,10 @@ static void print_guest(const struct printer *printer, const struct block *block
     uint64_t address = look_address(block, ordinal);
     char text[LINE_SIZE], line[LINE_SIZE + 24];
     /* What the guest has there now: it may just be storing something else. */
-    uint8_t bytes[15] = {0};
-    memcpy(bytes, memory_host(cache->memory, block->frame) + insn->offset, insn->length);
-    const ZydisDecoder *decoder =
-        block->mode & MODE_32 ? &cache->decoder_32 : &cache->decoder;
-    format(printer, decoder, bytes, insn->length, address, text);
+    uint8_t bytes[INSN_BYTES_MAX];
+    code_read(cache, &block->place, insn->offset, bytes);
+    format(printer, code_decoder(cache, block->place.mode), bytes, insn->length, address,
+           text);
     snprintf(line, sizeof(line), "%" PRIx64 "  %s", address, text);
     print_rows(printer, line, insn->host, end);
 }
@@ -206,14 +211,15 @@ void listing_block(FILE *out, const struct look *look, const struct code_cache *
     char name[LOOK_NAME_SIZE];
     look_name(look, block, name);
     const struct block_insn *last = &block->insn[block->count - 1];
-    fprintf(
-        out,
-        "block %" PRIu32 " %s: frame %#" PRIx32 ", %s%s%s, %u instructions, %u guest "
-        "bytes, %" PRIu32 " host bytes\n",
-        block->number, name, block->frame, block->mode & MODE_USER ? "user" : "kernel",
-        block->mode & MODE_32 ? ", 32 bits" : "", block->mode & MODE_AVX ? ", AVX" : "",
-        block->count, last->offset + last->length - block->offset,
-        block->end - block->entry_memory);
+    fprintf(out,
+            "block %" PRIu32 " %s: frame %#" PRIx32 ", %s%s%s, %u instructions, %u guest "
+            "bytes, %" PRIu32 " host bytes\n",
+            block->number, name, block->place.frame,
+            block->place.mode & MODE_USER ? "user" : "kernel",
+            block->place.mode & MODE_32 ? ", 32 bits" : "",
+            block->place.mode & MODE_AVX ? ", AVX" : "", block->count,
+            last->offset + last->length - block->place.offset,
+            block->end - block->entry_memory);
     print_rows(&printer, "(head)", block->entry_memory, block->insn[0].host);
     for (unsigned i = 0; i < block->count; i++) {
         uint32_t end = i + 1u < block->count ? block->insn[i + 1].host : block->cold;

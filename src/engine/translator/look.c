@@ -40,7 +40,7 @@ void look_name(const struct look *look, const struct block *block,
                  offset);
     } else {
         snprintf(name, LOOK_NAME_SIZE, "%" PRIx64 " %s", address,
-                 block->mode & MODE_USER ? "user" : "kernel");
+                 block->place.mode & MODE_USER ? "user" : "kernel");
     }
 }
 
@@ -124,7 +124,8 @@ static bool is_chosen(const struct look *look, const struct block *block)
 {
     const struct block_insn *end = &block->insn[block->count - 1];
     uint64_t first = look_address(block, 0);
-    uint64_t last = block->page + end->offset + (end->length ? end->length - 1u : 0);
+    uint64_t last =
+        block->place.page + end->offset + (end->length ? end->length - 1u : 0);
     for (unsigned i = 0; i < look->range_count; i++) {
         if (first <= look->range[i].last && last >= look->range[i].first) {
             return true;

@@ -25,7 +25,7 @@ void look_evicted(struct look *look);
 /* Linear address of the block's instruction; of user code where it was first met. */
 static inline uint64_t look_address(const struct block *block, unsigned ordinal)
 {
-    return block->page + block->insn[ordinal].offset;
+    return block->place.page + block->insn[ordinal].offset;
 }
 
 #define LOOK_NAME_SIZE 200

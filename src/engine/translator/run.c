@@ -5,7 +5,6 @@
 #include "engine/translator/emit.h"
 #include "engine/translator/exchange.h"
 #include "interpreter/access.h"
-#include "interpreter/event.h"
 #include "interpreter/run.h"
 #include "x86/paging.h"
 
@@ -35,16 +34,6 @@ static unsigned current_mode(const struct cpu *cpu)
         mode |= MODE_32 | (exchange_is_flat(cpu) ? MODE_FLAT : 0);
     }
     return mode;
-}
-
-/* RIP as the translator has addresses of code, and back. */
-static uint64_t linear_rip(const struct cpu *cpu)
-{
-    return cpu->is_long64 ? cpu->rip : (uint32_t)(cpu->rip + cpu->state.seg[X86_CS].base);
-}
-static void set_linear_rip(struct cpu *cpu, uint64_t linear)
-{
-    cpu->rip = cpu->is_long64 ? linear : (uint32_t)(linear - cpu->state.seg[X86_CS].base);
 }
 
 /* Return stacks, jump entries and gs are made to fit what happened since translated code
@@ -134,8 +123,6 @@ static void clear_stop(struct cpu *cpu)
     atomic_compare_exchange_strong(&cpu->attention, &stop, 0);
 }
 
-/* ---- finding blocks --------------------------------------------------------------- */
-
 static void drop_all(struct translator_cpu *translator)
 {
     struct cpu *cpu = translator->cpu;
@@ -153,57 +140,6 @@ static void drop_all(struct translator_cpu *translator)
     where_enter(before);
 }
 
-static struct block *make_block(struct translator_cpu *translator, frame_t frame,
-                                uint64_t rip, bool *is_full)
-{
-    struct code_cache *cache = translator->cache;
-    unsigned mode = translator->mode;
-    enum where before = where_enter(WHERE_TRANSLATION);
-    pthread_mutex_lock(&cache->lock);
-    struct block *block =
-        code_find(cache, frame, rip % FRAME_SIZE, mode, rip & -(uint64_t)FRAME_SIZE);
-    if (!block) {
-        block = translate(cache, translator->cpu, frame, rip, mode, is_full);
-        counter_add(&translator->stats.blocks_made, block != NULL);
-    }
-    pthread_mutex_unlock(&cache->lock);
-    where_enter(before);
-    return block;
-}
-
-/* The block at cpu->rip. NULL: there is none, and what there is to do was done: a fault
- * was delivered, or one instruction interpreted. */
-static struct block *find_block(struct translator_cpu *translator)
-{
-    struct cpu *cpu = translator->cpu;
-    uint64_t rip = linear_rip(cpu);
-    cpu->has_fault = false;
-    frame_t frame = access_fetch_frame(cpu, cpu->rip);
-    if (cpu->has_fault) {
-        event_deliver_fault(cpu);
-        return NULL;
-    }
-    if (frame != FRAME_NONE) {
-        struct block *block = code_find(translator->cache, frame, rip % FRAME_SIZE,
-                                        translator->mode, rip & -(uint64_t)FRAME_SIZE);
-        bool is_full = false;
-        if (block) {
-            counter_add(&translator->stats.blocks_found, 1);
-        } else {
-            block = make_block(translator, frame, rip, &is_full);
-        }
-        if (block) {
-            return block;
-        }
-        if (is_full) {
-            drop_all(translator);
-            return NULL;
-        }
-    }
-    interpret_one(translator);
-    return NULL;
-}
-
 /* ---- what translated code left for ------------------------------------------------- */
 
 /* What code counted. It counts an instruction when it begins. */
@@ -217,27 +153,20 @@ static void count_retired(struct translator_cpu *translator, uint64_t budget)
     cpu->retired += budget - (uint64_t)frame->budget - is_unfinished;
 }
 
-/* May the rest of the block run without going beyond the limit? */
-static bool fits_limit(const struct cpu *cpu, const struct block *block, unsigned done)
-{
-    return cpu->limit - cpu->retired >= block->count - done;
-}
-
-/* Enters at an address of the cache. */
-static void enter(struct translator_cpu *translator, uint32_t target,
-                  const uint8_t status[2])
+static void enter(struct translator_cpu *translator, const struct entry *entry)
 {
     struct frame *frame = &translator_frame;
     unsigned load = 0;
-    if (status[1] && exchange_vector_is_open(translator->cpu)) {
+    if (entry->status[1] && exchange_vector_is_open(translator->cpu)) {
         load |= 1;
     }
-    if (status[0] && exchange_fpu_is_open(translator->cpu)) {
+    if (entry->status[0] && exchange_fpu_is_open(translator->cpu)) {
         load |= 2;
         exchange_fpu_in(translator);
     }
     struct cpu *cpu = translator->cpu;
-    frame->target = (uint64_t)(uintptr_t)code_address(translator->cache, target);
+    frame->code_base = entry->page;
+    frame->target = (uint64_t)(uintptr_t)code_address(translator->cache, entry->target);
     uint64_t budget = cpu->limit - cpu->retired;
     frame->budget = budget > INT64_MAX ? INT64_MAX : (int64_t)budget;
     budget = (uint64_t)frame->budget;
@@ -256,12 +185,15 @@ static void enter(struct translator_cpu *translator, uint32_t target,
 
 static const struct block *left_block(const struct translator_cpu *translator)
 {
-    return translator->cache->block[EXIT_BLOCK(translator_frame.exit_info)];
+    const struct code_cache *cache = translator->cache;
+    uint32_t info = translator_frame.exit_info;
+    bool by_link = translator_frame.exit_reason == LEAVE_LINK;
+    return cache->block[by_link ? cache->link[info].from : EXIT_BLOCK(info)];
 }
 
 static uint64_t page_of(const struct block *block)
 {
-    return block->mode & MODE_USER ? translator_frame.code_base : block->page;
+    return block->place.mode & MODE_USER ? translator_frame.code_base : block->place.page;
 }
 
 /* An instruction with two operands may need one entry for both. */
@@ -303,29 +235,25 @@ static bool fill_timed(struct translator_cpu *translator, bool is_write)
 
 /* Goes on behind an instruction that was interpreted, in the same block if it can. */
 static bool resume_behind(struct translator_cpu *translator, const struct block *block,
-                          unsigned ordinal, uint64_t page, uint32_t *target)
+                          unsigned ordinal, struct entry *entry)
 {
     struct cpu *cpu = translator->cpu;
     unsigned next = ordinal + 1;
     if (next >= block->count || block->is_dead ||
-        linear_rip(cpu) != page + block->insn[next].offset || cpu_wants_look(cpu) ||
-        cpu->state.activity != X86_RUNNING || !can_translate(cpu) ||
-        current_mode(cpu) != block->mode ||
-        atomic_load(&translator->cache->epoch) != translator->epoch) {
+        run_linear_rip(cpu) != entry->page + block->insn[next].offset ||
+        cpu_wants_look(cpu) || cpu->state.activity != X86_RUNNING ||
+        !can_translate(cpu) || current_mode(cpu) != block->place.mode ||
+        atomic_load(&translator->cache->epoch) != translator->epoch ||
+        !find_is_open(cpu, block) || !find_fits_limit(cpu, block, next)) {
         return false;
     }
-    if ((block->status[1] && !exchange_vector_is_open(cpu)) ||
-        (block->status[0] && !exchange_fpu_is_open(cpu)) ||
-        !fits_limit(cpu, block, next)) {
-        return false;
-    }
-    *target = block->insn[next].host;
+    entry->target = block->insn[next].host;
     return true;
 }
 
 /* A store hit a watched frame. */
 static bool watched(struct translator_cpu *translator, const struct block *block,
-                    uint32_t *target)
+                    struct entry *entry)
 {
     struct cpu *cpu = translator->cpu;
     const struct frame *frame = &translator_frame;
@@ -340,11 +268,10 @@ static bool watched(struct translator_cpu *translator, const struct block *block
         exchange_out(translator);
         /* A REP goes on, perhaps with nothing left to do. */
         unsigned done = insn->stored == STORED_TO_END ? 0 : insn->length;
-        set_linear_rip(cpu, page_of(block) + insn->offset + done);
+        cpu->rip = run_guest_rip(cpu, entry->page + insn->offset + done);
         return false;
     }
-    *target =
-        (uint32_t)(frame->exit_resume - (uint64_t)(uintptr_t)translator->cache->execute);
+    entry->target = insn->host + insn->resume;
     return true;
 }
 
@@ -360,55 +287,36 @@ static void undo_branch(struct translator_cpu *translator)
     interpret_one(translator);
 }
 
-/* As write_jump has them. */
-static unsigned jump_index(unsigned kind, uint64_t rip)
+/* Goes on at a linear address without a detour by struct cpu. */
+static bool go_on(struct translator_cpu *translator, uint64_t linear, struct entry *entry)
 {
-    return cpu_area_jump(rip) ^ (kind & JUMP_32 ? 1 : 0);
-}
-static uint64_t jump_tag(unsigned kind)
-{
-    return kind & JUMP_BASED ? JUMP_BASED_TAG : 0;
+    return !cpu_wants_look(translator->cpu) && !translator->cache->counts &&
+           find_entry(translator, linear, translator_frame.exit_reason, entry) ==
+               FOUND_ENTRY;
 }
 
-/* Where a jump went is remembered in the view that it came from. */
-static void note_jump(struct translator_cpu *translator, uint64_t rip,
-                      const struct block *block)
+/* A head led out: attention, a unit that does not hold the guest's state yet, or a block
+ * that is dead. */
+static bool enter_again(struct translator_cpu *translator, const struct block *block,
+                        struct entry *entry)
 {
-    struct tlb_area *area = (struct tlb_area *)translator->cpu->tlb;
-    unsigned kind = code_jump_kind(translator->mode);
-    unsigned index = jump_index(kind, rip);
-    if (rip != 0) {
-        counter_add(&translator->stats.jumps_noted, 1);
-        cpu_note_filled(area, TLB_SIZE + index);
-        area->jump_tag[index] = rip | jump_tag(kind);
-        area->jump_target[index] = code_address(translator->cache, block->entry_memory);
+    if (block->is_dead || cpu_wants_look(translator->cpu) || translator->cache->counts ||
+        !find_is_open(translator->cpu, block)) {
+        return false;
     }
+    entry->target = block->entry;
+    return true;
 }
 
-/* Not if the page has another frame now. */
-static void link_block(struct translator_cpu *translator, uint32_t number,
-                       struct block *to)
-{
-    struct code_cache *cache = translator->cache;
-    pthread_mutex_lock(&cache->lock);
-    struct link *link = &cache->link[number];
-    if (atomic_load(&cache->epoch) == translator->epoch &&
-        cache->block[link->from]->frame == to->frame) {
-        code_link(cache, link, to);
-        counter_add(&translator->stats.links_made, 1);
-    }
-    pthread_mutex_unlock(&cache->lock);
-}
-
-/* The interpreter executes an instruction of a block; true: on behind it, at *target. */
+/* The interpreter executes an instruction of a block; true: on behind it. */
 static bool interpret_within(struct translator_cpu *translator, const struct block *block,
-                             unsigned ordinal, uint32_t *target)
+                             unsigned ordinal, struct entry *entry)
 {
-    uint64_t page = page_of(block);
+    struct cpu *cpu = translator->cpu;
     exchange_out(translator);
-    set_linear_rip(translator->cpu, page + block->insn[ordinal].offset);
+    cpu->rip = run_guest_rip(cpu, entry->page + block->insn[ordinal].offset);
     interpret_one(translator);
-    if (!resume_behind(translator, block, ordinal, page, target)) {
+    if (!resume_behind(translator, block, ordinal, entry)) {
         return false;
     }
     exchange_in(translator);
@@ -417,127 +325,104 @@ static bool interpret_within(struct translator_cpu *translator, const struct blo
 }
 
 /*
- * Handles why code left. True: go on at *target with the guest's state in the frame.
+ * Handles why code left. True: go on at *entry with the guest's state in the frame.
  * False: it is in struct cpu, at an instruction boundary.
  */
-static bool handle(struct translator_cpu *translator, uint32_t *target)
+static bool handle(struct translator_cpu *translator, struct entry *entry)
 {
     struct cpu *cpu = translator->cpu;
     struct frame *frame = &translator_frame;
+    if (frame->exit_reason == LEAVE_JUMP) {
+        uint64_t linear = frame->exit_value;
+        if (likely(x86_canonical(linear)) && go_on(translator, linear, entry)) {
+            return true;
+        }
+        exchange_out(translator);
+        cpu->rip = run_guest_rip(cpu, linear);
+        if (unlikely(!x86_canonical(linear))) {
+            undo_branch(translator);
+        }
+        return false;
+    }
     const struct block *block = left_block(translator);
+    uint64_t page = page_of(block);
+    if (frame->exit_reason == LEAVE_LINK) {
+        uint64_t linear = page + translator->cache->link[frame->exit_info].target;
+        if (go_on(translator, linear, entry)) {
+            return true;
+        }
+        exchange_out(translator);
+        cpu->rip = run_guest_rip(cpu, linear);
+        return false;
+    }
     unsigned ordinal = EXIT_ORDINAL(frame->exit_info);
+    *entry = (struct entry){block->insn[ordinal].host, block->status, page};
     switch (frame->exit_reason) {
     case LEAVE_READ:
     case LEAVE_WRITE:
         if (fill_timed(translator, frame->exit_reason == LEAVE_WRITE)) {
-            *target = block->insn[ordinal].host;
             return true;
         }
         counter_add(&translator->stats.misses_interpreted, 1);
-        return interpret_within(translator, block, ordinal, target);
+        return interpret_within(translator, block, ordinal, entry);
     case LEAVE_INTERPRET:
         counter_add(&translator->stats.mnemonic[block->insn[ordinal].mnemonic], 1);
-        return interpret_within(translator, block, ordinal, target);
+        return interpret_within(translator, block, ordinal, entry);
     case LEAVE_WATCHED:
-        return watched(translator, block, target);
-    case LEAVE_JUMP:
-        exchange_out(translator);
-        set_linear_rip(cpu, frame->exit_value);
-        if (unlikely(!x86_canonical(cpu->rip))) {
-            undo_branch(translator);
-        }
-        return false;
-    case LEAVE_LINK:
-        exchange_out(translator);
-        set_linear_rip(cpu,
-                       page_of(block) + translator->cache->link[frame->exit_link].target);
-        return false;
+        return watched(translator, block, entry);
     default: /* LEAVE_HEAD */
+        if (enter_again(translator, block, entry)) {
+            return true;
+        }
         exchange_out(translator);
-        set_linear_rip(cpu, page_of(block) + block->offset);
+        cpu->rip = run_guest_rip(cpu, page + block->place.offset);
         return false;
     }
 }
 
-static const uint8_t no_status[2];
-
-/* Where the view's jump entries lead for cpu->rip, as for a jump of translated code. */
-static bool find_jump(struct translator_cpu *translator, uint32_t *target)
+/* The entry for cpu->rip. False: there is none, and what there is to do was done. */
+static bool find_or_step(struct translator_cpu *translator, unsigned left,
+                         struct entry *entry)
 {
-    const struct tlb_area *area = (const struct tlb_area *)translator->cpu->tlb;
-    uint64_t rip = linear_rip(translator->cpu);
-    unsigned kind = code_jump_kind(translator->mode);
-    unsigned index = jump_index(kind, rip);
-    if (rip == 0 || area->jump_tag[index] != (rip | jump_tag(kind)) ||
-        translator->cache->counts) {
+    uint64_t linear = run_linear_rip(translator->cpu);
+    /* A head that was left asks for more than a jump: state, or another block. */
+    if (left != LEAVE_HEAD && left != LEAVE_LINK && left != LEAVE_JUMP &&
+        find_jump(translator, linear, entry)) {
+        return true;
+    }
+    switch (find_entry(translator, linear, left, entry)) {
+    case FOUND_ENTRY:
+        return true;
+    case FOUND_NO_ROOM:
+        drop_all(translator);
         return false;
-    }
-    *target = (uint32_t)((const uint8_t *)area->jump_target[index] -
-                         translator->cache->execute);
-    counter_add(&translator->stats.jumps_found, 1);
-    return true;
-}
-
-/* The block at cpu->rip, ready to be entered; NULL as for find_block. */
-static struct block *enter_block(struct translator_cpu *translator, bool links,
-                                 uint32_t link)
-{
-    struct cpu *cpu = translator->cpu;
-    uint64_t rip = linear_rip(cpu);
-    struct block *block = find_block(translator);
-    if (!block || atomic_load(&translator->cache->epoch) != translator->epoch) {
-        return NULL;
-    }
-    if (!fits_limit(cpu, block, 0)) {
-        interpret_one(translator);
-        return NULL;
-    }
-    if ((block->status[1] && !exchange_vector_is_open(cpu)) ||
-        (block->status[0] && !exchange_fpu_is_open(cpu))) {
+    case FOUND_CLOSED:
         interpret_block(translator);
-        return NULL;
+        return false;
+    default:
+        interpret_one(translator);
+        return false;
     }
-    if (links) {
-        link_block(translator, link, block);
-    } else {
-        note_jump(translator, rip, block);
-    }
-    return block;
 }
 
 /* Translated code from cpu->rip on, until struct cpu has to be looked at. */
 static void run_code(struct translator_cpu *translator)
 {
     struct cpu *cpu = translator->cpu;
-    struct frame *frame = &translator_frame;
     unsigned left = LEAVE_HEAD;
     while (cpu->state.activity == X86_RUNNING && can_translate(cpu) &&
            !cpu_wants_look(cpu) && cpu->retired < cpu->limit) {
+        struct entry entry;
         prepare(translator);
-        uint64_t page = linear_rip(cpu) & -(uint64_t)FRAME_SIZE;
-        const uint8_t *status = no_status;
-        uint32_t target;
-        /* A head that was left asks for more than a jump: state, or another block. */
-        bool is_known = left != LEAVE_HEAD && left != LEAVE_LINK && left != LEAVE_JUMP &&
-                        find_jump(translator, &target);
-        if (!is_known) {
-            struct block *block =
-                enter_block(translator, left == LEAVE_LINK, frame->exit_link);
-            if (!block) {
-                left = LEAVE_HEAD;
-                continue;
-            }
-            target = block->entry;
-            status = block->status;
+        if (!find_or_step(translator, left, &entry)) {
+            left = LEAVE_HEAD;
+            continue;
         }
         exchange_in(translator);
-        frame->code_base = page;
         do {
-            enter(translator, target, status);
-            status = frame->exit_reason == LEAVE_JUMP ? no_status
-                                                      : left_block(translator)->status;
-        } while (handle(translator, &target));
-        left = frame->exit_reason;
+            enter(translator, &entry);
+        } while (handle(translator, &entry));
+        left = translator_frame.exit_reason;
     }
 }
 

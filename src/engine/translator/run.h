@@ -42,6 +42,41 @@ int translator_cpu_init(struct translator_cpu *translator, struct code_cache *ca
                         struct cpu *cpu, struct error *err);
 void translator_cpu_fini(struct translator_cpu *translator);
 
+/* RIP as the translator has addresses of code, and back. */
+static inline uint64_t run_linear_rip(const struct cpu *cpu)
+{
+    return cpu->is_long64 ? cpu->rip : (uint32_t)(cpu->rip + cpu->state.seg[X86_CS].base);
+}
+static inline uint64_t run_guest_rip(const struct cpu *cpu, uint64_t linear)
+{
+    return cpu->is_long64 ? linear : (uint32_t)(linear - cpu->state.seg[X86_CS].base);
+}
+
+/* Where to enter translated code. */
+struct entry {
+    uint32_t target;       /* offset in the cache */
+    const uint8_t *status; /* what the code asks for: struct block's */
+    uint64_t page;         /* linear address of the guest code's page */
+};
+
+enum found {
+    FOUND_ENTRY,
+    FOUND_NOTHING, /* the interpreter's turn: a fault, no RAM, a limit close by */
+    FOUND_NO_ROOM, /* the cache is full */
+    FOUND_CLOSED,  /* a block whose units may not hold the guest's state */
+};
+
+/* find.c: the entry for guest code at a linear address, translated if need be. left: why
+ * translated code left; its link, or jumps to there, know the way from now on. */
+enum found find_entry(struct translator_cpu *translator, uint64_t linear, unsigned left,
+                      struct entry *entry);
+/* Where the view's jump entries lead, as for a jump of translated code. */
+bool find_jump(struct translator_cpu *translator, uint64_t linear, struct entry *entry);
+/* May the host's units hold the guest's state, where the block needs that? */
+bool find_is_open(const struct cpu *cpu, const struct block *block);
+/* May what is left of the block run without going beyond the limit? */
+bool find_fits_limit(const struct cpu *cpu, const struct block *block, unsigned done);
+
 /* Guest code until attention is set or the processor is no longer running. On the vCPU's
  * own thread. */
 void translator_run(struct translator_cpu *translator);

@@ -143,6 +143,26 @@ static void write_reason(struct code_cache *cache, struct code *code, unsigned r
     host_jmp_to(code, leave);
 }
 
+/* What all places in blocks that leave for one reason would do themselves. */
+static void write_miss(struct code_cache *cache, struct code *code, bool is_write)
+{
+    size_t tag =
+        is_write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
+    struct host_mem tag_mem = {HOST_R9, HOST_NONE, 0, (int32_t)tag};
+    cache->miss[is_write] = (uint32_t)(code->at - cache->write);
+    host_gs(code, true, 0x03, HOST_R8, &tag_mem); /* ADD */
+    host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_value));
+    host_jmp_to(code,
+                cache->write + cache->leave[is_write ? LEAVE_WRITE : LEAVE_READ][0]);
+}
+
+static void write_watch(struct code_cache *cache, struct code *code, bool from_host)
+{
+    cache->watch[from_host] = (uint32_t)(code->at - cache->write);
+    host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_value));
+    host_jmp_to(code, cache->write + cache->leave[LEAVE_WATCHED][from_host]);
+}
+
 #define JUMP_MASK \
     (((1u << AREA_JUMP_PAGE_BITS) - 1) << FRAME_SHIFT | ((1u << AREA_JUMP_SLOT_BITS) - 1))
 
@@ -187,6 +207,10 @@ void trampoline_write(struct code_cache *cache)
     write_leave(&code);
     for (unsigned reason = 0; reason < LEAVE_COUNT; reason++) {
         write_reason(cache, &code, reason, leave);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        write_miss(cache, &code, i);
+        write_watch(cache, &code, i);
     }
     cache->jump_miss = (uint32_t)(code.at - cache->write);
     host_fs(&code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_value));

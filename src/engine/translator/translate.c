@@ -3,17 +3,16 @@
 
 #include <string.h>
 
+#include "base/scope.h"
 #include "interpreter/insn.h"
 
-#define INSN_BYTES_MAX 15
-#define WATCH_STEP     64u
-#define JCC_MAX        2 /* conditional branches that a block goes on behind */
+#define WATCH_STEP 64u
+#define JCC_MAX    2 /* conditional branches that a block goes on behind */
 
 struct translation {
     struct guest_insn insn[BLOCK_INSN_MAX];
     unsigned count;
     unsigned end; /* offset behind the last instruction */
-    uint32_t version;
     struct emit emit;
 };
 
@@ -134,15 +133,13 @@ static bool needs_avx(const struct guest_insn *insn)
 
 /* False: the bytes do not make a whole instruction in this page. */
 static bool decode_one(struct translation *translation, struct guest_insn *insn,
-                       const uint8_t *bytes, unsigned size, unsigned offset)
+                       unsigned offset)
 {
     struct emit *emit = &translation->emit;
     memset(insn, 0, sizeof(*insn));
     insn->offset = (uint16_t)offset;
-    unsigned room = size < INSN_BYTES_MAX ? size : INSN_BYTES_MAX;
-    memcpy(insn->bytes, bytes, room);
-    const ZydisDecoder *decoder =
-        emit->is_64 ? &emit->cache->decoder : &emit->cache->decoder_32;
+    unsigned room = code_read(emit->cache, &emit->block->place, offset, insn->bytes);
+    const ZydisDecoder *decoder = code_decoder(emit->cache, emit->mode);
     ZyanStatus status =
         ZydisDecoderDecodeFull(decoder, insn->bytes, room, &insn->decoded, insn->operand);
     if (status == ZYDIS_STATUS_NO_MORE_DATA && room < INSN_BYTES_MAX) {
@@ -168,13 +165,14 @@ static bool watch(struct translation *translation, unsigned *watched, unsigned s
                   unsigned end)
 {
     struct emit *emit = &translation->emit;
+    struct block_source *source = emit->block->source;
     while (*watched < FRAME_SIZE && *watched < end) {
-        uint32_t now = memory_code_watch(emit->cache->memory, emit->block->frame,
-                                         *watched, WATCH_STEP);
-        if (*watched > (start & -WATCH_STEP) && now != translation->version) {
+        uint32_t now =
+            memory_code_watch(emit->cache->memory, source[0].frame, *watched, WATCH_STEP);
+        if (*watched > (start & -WATCH_STEP) && now != source[0].version) {
             return false;
         }
-        translation->version = now;
+        source[0].version = now;
         *watched += WATCH_STEP;
     }
     return true;
@@ -183,13 +181,17 @@ static bool watch(struct translation *translation, unsigned *watched, unsigned s
 static void decode_block(struct translation *translation, unsigned start)
 {
     struct emit *emit = &translation->emit;
-    const uint8_t *bytes = memory_host(emit->cache->memory, emit->block->frame);
+    struct block_source *second = &emit->block->source[1];
     unsigned watched = start & -WATCH_STEP, place = start, branches = 0;
     translation->count = 0;
+    if (second->frame != FRAME_NONE) {
+        second->version =
+            memory_code_watch(emit->cache->memory, second->frame, 0, INSN_BYTES_MAX);
+    }
     while (translation->count < BLOCK_INSN_MAX && place < FRAME_SIZE) {
         struct guest_insn *insn = &translation->insn[translation->count];
         if (!watch(translation, &watched, start, place + INSN_BYTES_MAX) ||
-            !decode_one(translation, insn, bytes + place, FRAME_SIZE - place, place)) {
+            !decode_one(translation, insn, place)) {
             break;
         }
         translation->count++;
@@ -323,7 +325,7 @@ static void emit_head(struct translation *translation)
     struct cold *cold = emit_cold(emit, COLD_LEAVE, place);
     cold->reason = LEAVE_HEAD;
     cold->from_host = live;
-    block->needs_flags = live;
+    cold->is_stale = true;
 }
 
 /* The block must not be entered if it could go beyond the limit. */
@@ -398,27 +400,27 @@ static bool emit_block(struct translation *translation)
     }
     block->cold = (uint32_t)(emit->code.at - emit->cache->write);
     emit_colds(emit);
-    block->stale = (uint32_t)(emit->code.at - emit->cache->write);
-    host_fs_constant(&emit->code, FRAME(exit_info), EXIT_INFO(block->number, 0));
-    host_jmp_to(&emit->code,
-                emit->cache->write + emit->cache->leave[LEAVE_HEAD][block->needs_flags]);
     block->end = (uint32_t)(emit->code.at - emit->cache->write);
     return true;
 }
 
-static bool is_current(const struct translation *translation)
+static bool is_current(const struct emit *emit)
 {
-    const struct emit *emit = &translation->emit;
-    return FRAME_VERSION(emit->cache->memory->frame[emit->block->frame]) ==
-           translation->version;
+    for (unsigned i = 0; i < array_size(emit->block->source); i++) {
+        const struct block_source *source = &emit->block->source[i];
+        if (source->frame != FRAME_NONE &&
+            FRAME_VERSION(emit->cache->memory->frame[source->frame]) != source->version) {
+            return false;
+        }
+    }
+    return true;
 }
 
-struct block *translate(struct code_cache *cache, struct cpu *cpu, frame_t frame,
-                        uint64_t rip, unsigned mode, bool *is_full)
+struct block *translate(struct code_cache *cache, struct cpu *cpu,
+                        const struct code_place *place, bool *is_full)
 {
     struct translation *translation = &scratch;
     struct emit *emit = &translation->emit;
-    unsigned offset = rip % FRAME_SIZE;
     if (!code_has_room(cache)) {
         *is_full = true;
         return NULL;
@@ -426,26 +428,24 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu, frame_t frame
     size_t metadata_mark = cache->metadata_used;
     struct block *block =
         code_metadata(cache, sizeof(*block) + BLOCK_INSN_MAX * sizeof(block->insn[0]));
-    block->frame = frame;
-    block->offset = (uint16_t)offset;
-    block->mode = (uint8_t)mode;
-    block->page = rip - offset;
+    block->place = *place;
+    block->source[0].frame = place->frame;
+    block->source[1].frame = place->next;
     block->number = cache->block_count;
     emit->cache = cache;
     emit->cpu = cpu;
     emit->block = block;
-    emit->mode = mode;
-    emit->is_64 = !(mode & MODE_32);
+    emit->mode = place->mode;
+    emit->is_64 = !(place->mode & MODE_32);
     emit->width = emit->is_64 ? 8 : 4;
-    emit->page = block->page;
+    emit->page = place->page;
     uint32_t link_mark = cache->link_count;
-    decode_block(translation, offset);
+    decode_block(translation, place->offset);
     if (translation->count == 0) {
         cache->metadata_used = metadata_mark;
         return NULL;
     }
     block->count = (uint8_t)translation->count;
-    block->version = translation->version;
     do {
         find_live_flags(translation);
         emit->code.at = cache->write + cache->used;
@@ -456,7 +456,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu, frame_t frame
     cache->metadata_used =
         metadata_mark +
         ((sizeof(*block) + block->count * sizeof(block->insn[0]) + 15) & ~15ul);
-    if (!is_current(translation)) {
+    if (!is_current(emit)) {
         cache->metadata_used = metadata_mark;
         cache->link_count = link_mark;
         return NULL;

@@ -1,0 +1,148 @@
+/* From a guest address to a place in translated code. */
+#include "base/counter.h"
+#include "engine/sampler.h"
+#include "engine/translator/emit.h"
+#include "engine/translator/exchange.h"
+#include "interpreter/access.h"
+
+static struct block *make_block(struct translator_cpu *translator,
+                                const struct code_place *place, bool *is_full)
+{
+    struct code_cache *cache = translator->cache;
+    enum where before = where_enter(WHERE_TRANSLATION);
+    pthread_mutex_lock(&cache->lock);
+    struct block *block = code_find(cache, place);
+    if (!block) {
+        block = translate(cache, translator->cpu, place, is_full);
+        counter_add(&translator->stats.blocks_made, block != NULL);
+    }
+    pthread_mutex_unlock(&cache->lock);
+    where_enter(before);
+    return block;
+}
+
+/* FRAME_NONE: a fault, or no RAM; the interpreter finds out what that means. */
+static frame_t fetch_frame(struct cpu *cpu, uint64_t linear)
+{
+    frame_t frame = access_fetch_frame(cpu, run_guest_rip(cpu, linear));
+    cpu->has_fault = cpu->fault_noncanonical = false;
+    return frame;
+}
+
+static struct block *find_block(struct translator_cpu *translator, uint64_t linear,
+                                bool *is_full)
+{
+    struct cpu *cpu = translator->cpu;
+    struct code_cache *cache = translator->cache;
+    struct code_place place = {
+        .frame = fetch_frame(cpu, linear),
+        .next = FRAME_NONE,
+        .offset = linear % FRAME_SIZE,
+        .mode = (uint8_t)translator->mode,
+        .page = linear & -(uint64_t)FRAME_SIZE,
+    };
+    if (place.frame == FRAME_NONE) {
+        return NULL;
+    }
+    if (code_crosses(cache, &place, place.offset)) {
+        place.next = fetch_frame(cpu, place.page + FRAME_SIZE);
+        if (place.next == FRAME_NONE) {
+            return NULL;
+        }
+    }
+    struct block *block = code_find(cache, &place);
+    if (block) {
+        counter_add(&translator->stats.blocks_found, 1);
+        return block;
+    }
+    return make_block(translator, &place, is_full);
+}
+
+bool find_fits_limit(const struct cpu *cpu, const struct block *block, unsigned done)
+{
+    return cpu->limit - cpu->retired >= block->count - done;
+}
+
+bool find_is_open(const struct cpu *cpu, const struct block *block)
+{
+    return (!block->status[1] || exchange_vector_is_open(cpu)) &&
+           (!block->status[0] || exchange_fpu_is_open(cpu));
+}
+
+/* As write_jump has them. */
+static unsigned jump_index(unsigned kind, uint64_t linear)
+{
+    return cpu_area_jump(linear) ^ (kind & JUMP_32 ? 1 : 0);
+}
+static uint64_t jump_tag(unsigned kind, uint64_t linear)
+{
+    return linear | (kind & JUMP_BASED ? JUMP_BASED_TAG : 0);
+}
+
+/* Where a jump went is remembered in the view that it came from. */
+static void note_jump(struct translator_cpu *translator, uint64_t linear,
+                      const struct block *block)
+{
+    unsigned kind = code_jump_kind(translator->mode);
+    if (linear != 0) {
+        counter_add(&translator->stats.jumps_noted, 1);
+        cpu_note_jump((struct tlb_area *)translator->cpu->tlb, jump_index(kind, linear),
+                      jump_tag(kind, linear),
+                      code_address(translator->cache, block->entry_memory));
+    }
+}
+
+/* Not if the page has another frame now. */
+static void link_block(struct translator_cpu *translator, struct block *to)
+{
+    struct code_cache *cache = translator->cache;
+    pthread_mutex_lock(&cache->lock);
+    struct link *link = &cache->link[translator_frame.exit_info];
+    if (atomic_load(&cache->epoch) == translator->epoch &&
+        cache->block[link->from]->place.frame == to->place.frame) {
+        code_link(cache, link, to);
+        counter_add(&translator->stats.links_made, 1);
+    }
+    pthread_mutex_unlock(&cache->lock);
+}
+
+enum found find_entry(struct translator_cpu *translator, uint64_t linear, unsigned left,
+                      struct entry *entry)
+{
+    struct cpu *cpu = translator->cpu;
+    bool is_full = false;
+    struct block *block = find_block(translator, linear, &is_full);
+    if (!block || atomic_load(&translator->cache->epoch) != translator->epoch) {
+        return is_full ? FOUND_NO_ROOM : FOUND_NOTHING;
+    }
+    if (!find_fits_limit(cpu, block, 0)) {
+        return FOUND_NOTHING;
+    }
+    if (!find_is_open(cpu, block)) {
+        return FOUND_CLOSED;
+    }
+    if (left == LEAVE_LINK) {
+        link_block(translator, block);
+    } else {
+        note_jump(translator, linear, block);
+    }
+    *entry = (struct entry){block->entry, block->status, linear & -(uint64_t)FRAME_SIZE};
+    return FOUND_ENTRY;
+}
+
+bool find_jump(struct translator_cpu *translator, uint64_t linear, struct entry *entry)
+{
+    static const uint8_t no_status[2];
+    const struct tlb_area *area = (const struct tlb_area *)translator->cpu->tlb;
+    unsigned kind = code_jump_kind(translator->mode);
+    unsigned index = jump_index(kind, linear);
+    if (linear == 0 || area->jump_tag[index] != jump_tag(kind, linear) ||
+        translator->cache->counts) {
+        return false;
+    }
+    uint32_t target = (uint32_t)((const uint8_t *)area->jump_target[index] -
+                                 translator->cache->execute);
+    *entry = (struct entry){target, no_status, linear & -(uint64_t)FRAME_SIZE};
+    counter_add(&translator->stats.jumps_found, 1);
+    return true;
+}
