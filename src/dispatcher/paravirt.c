@@ -9,16 +9,14 @@
 #include "dispatcher/vcpu.h"
 #include "x86/paravirt.h"
 
-#define ENABLED 1u
-
 const struct device_field paravirt_fields[] = {
-    DEVICE_FIELD(struct paravirt, wall_clock),
-    DEVICE_FIELD(struct paravirt, clock),
-    DEVICE_FIELD(struct paravirt, steal),
+    DEVICE_FIELD(struct paravirt, registers.wall_clock),
+    DEVICE_FIELD(struct paravirt, registers.clock),
+    DEVICE_FIELD(struct paravirt, registers.steal),
+    DEVICE_FIELD(struct paravirt, registers.eoi),
+    DEVICE_FIELD(struct paravirt, registers.eoi_is_offered),
     DEVICE_FIELD(struct paravirt, tsc_offset),
-    DEVICE_FIELD(struct paravirt, steal_ns),
     DEVICE_FIELD(struct paravirt, clock_version),
-    DEVICE_FIELD(struct paravirt, steal_version),
     DEVICE_FIELD_END,
 };
 
@@ -75,7 +73,7 @@ void paravirt_attach(struct paravirt *paravirt)
 static void publish_clock(struct vcpu *vcpu)
 {
     struct paravirt *paravirt = &vcpu->paravirt;
-    if (!(paravirt->clock & ENABLED)) {
+    if (!(paravirt->registers.clock & PARAVIRT_ENABLED)) {
         return;
     }
     struct paravirt_clock_page page = {
@@ -85,7 +83,7 @@ static void publish_clock(struct vcpu *vcpu)
     };
     paravirt_clock_scale(vcpu->vm->config.cpuid.tsc_khz, &page.multiplier, &page.shift);
     struct memory *memory = vcpu->vm->memory;
-    gpa_t gpa = paravirt->clock & ~(gpa_t)ENABLED;
+    gpa_t gpa = paravirt->registers.clock & ~(gpa_t)PARAVIRT_ENABLED;
     ram_write(memory, gpa, &page, sizeof(page));
     page.version++;
     ram_write(memory, gpa, &page.version, sizeof(page.version));
@@ -100,45 +98,83 @@ static void publish_wall_clock(struct vcpu *vcpu)
         .seconds = (uint32_t)(ns / NS_PER_SECOND),
         .nanoseconds = (uint32_t)(ns % NS_PER_SECOND),
     };
-    gpa_t gpa = vcpu->paravirt.wall_clock;
+    gpa_t gpa = vcpu->paravirt.registers.wall_clock;
     ram_write(vcpu->vm->memory, gpa, &page, sizeof(page));
     page.version++;
     ram_write(vcpu->vm->memory, gpa, &page.version, sizeof(page.version));
 }
 
-static void publish_steal(struct vcpu *vcpu)
+/* Its steal page, or NULL; to be given back by ram_unmap. */
+static struct paravirt_steal_page *map_steal(struct vcpu *vcpu)
 {
-    struct paravirt *paravirt = &vcpu->paravirt;
-    struct paravirt_steal_page page = {
-        .steal_ns = paravirt->steal_ns,
-        .version = paravirt->steal_version + 1,
-    };
-    gpa_t gpa = paravirt->steal & ~(gpa_t)63;
-    uint8_t *host = ram_map(vcpu->vm->memory, gpa, sizeof(page), true);
-    if (!host) {
+    uint64_t steal = vcpu->paravirt.registers.steal;
+    return steal & PARAVIRT_ENABLED ? ram_map(vcpu->vm->memory, steal & ~(gpa_t)63,
+                                              sizeof(struct paravirt_steal_page), true)
+                                    : NULL;
+}
+
+/* What was stolen so far is in the page, whoever kept it before. */
+static void publish_steal(struct vcpu *vcpu, uint64_t stolen_ns)
+{
+    struct paravirt_steal_page *page = map_steal(vcpu);
+    if (!page) {
         return;
     }
-    size_t head = offsetof(struct paravirt_steal_page, flags);
-    memcpy(host, &page, head);
-    page.version++;
+    uint32_t version = (__atomic_load_n(&page->version, __ATOMIC_RELAXED) + 1) | 1;
+    __atomic_store_n(&page->version, version, __ATOMIC_RELAXED);
     atomic_thread_fence(memory_order_release);
-    memcpy(host + offsetof(struct paravirt_steal_page, version), &page.version,
-           sizeof(page.version));
-    ram_unmap(vcpu->vm->memory, host, head);
-    paravirt->steal_version = page.version;
+    uint64_t steal_ns = __atomic_load_n(&page->steal_ns, __ATOMIC_RELAXED) + stolen_ns;
+    __atomic_store_n(&page->steal_ns, steal_ns, __ATOMIC_RELAXED);
+    __atomic_store_n(&page->version, version + 1, __ATOMIC_RELEASE);
+    ram_unmap(vcpu->vm->memory, page, sizeof(*page));
+}
+
+/* Engines with APICs of their own keep the steal page themselves, since a processor halts
+ * there without anybody else hearing of it. */
+static bool is_kept_by_engine(const struct vcpu *vcpu)
+{
+    const struct vm *vm = vcpu->vm;
+    return vm->engine_ops->has_apics && vm->engine_ops->has_apics(vm->engine);
 }
 
 void paravirt_account(struct vcpu *vcpu)
 {
     struct paravirt *paravirt = &vcpu->paravirt;
     uint64_t delay_ns;
-    if (!(paravirt->steal & ENABLED) || !read_delay(paravirt, &delay_ns) ||
-        delay_ns == paravirt->delay_ns) {
+    if (!(paravirt->registers.steal & PARAVIRT_ENABLED) || is_kept_by_engine(vcpu) ||
+        !read_delay(paravirt, &delay_ns) || delay_ns == paravirt->delay_ns) {
         return;
     }
-    paravirt->steal_ns += delay_ns - paravirt->delay_ns;
+    uint64_t stolen_ns = delay_ns - paravirt->delay_ns;
     paravirt->delay_ns = delay_ns;
-    publish_steal(vcpu);
+    publish_steal(vcpu, stolen_ns);
+}
+
+static bool offers_flush(const struct vcpu *vcpu)
+{
+    return vcpu->vm->config.cpuid.paravirt & PARAVIRT_TLB_FLUSH &&
+           !is_kept_by_engine(vcpu);
+}
+
+void paravirt_sleep(struct vcpu *vcpu)
+{
+    struct paravirt_steal_page *page = offers_flush(vcpu) ? map_steal(vcpu) : NULL;
+    if (page) {
+        atomic_store(&page->preempted, PARAVIRT_PREEMPTED);
+        ram_unmap(vcpu->vm->memory, page, sizeof(*page));
+    }
+}
+
+void paravirt_wake(struct vcpu *vcpu)
+{
+    struct paravirt_steal_page *page = offers_flush(vcpu) ? map_steal(vcpu) : NULL;
+    if (page) {
+        uint8_t asked = atomic_exchange(&page->preempted, 0);
+        ram_unmap(vcpu->vm->memory, page, sizeof(*page));
+        if (asked & PARAVIRT_FLUSH) {
+            vcpu->vm->engine_ops->flush_tlb(vcpu->engine);
+        }
+    }
 }
 
 void paravirt_tsc_moved(struct vcpu *vcpu, uint64_t tsc_offset)
@@ -149,24 +185,30 @@ void paravirt_tsc_moved(struct vcpu *vcpu, uint64_t tsc_offset)
 
 static void enable_clock(struct vcpu *vcpu, uint64_t value)
 {
-    vcpu->paravirt.clock = value;
+    vcpu->paravirt.registers.clock = value;
     publish_clock(vcpu);
 }
 
 static void set_wall_clock(struct vcpu *vcpu, uint64_t value)
 {
-    vcpu->paravirt.wall_clock = value;
+    vcpu->paravirt.registers.wall_clock = value;
     publish_wall_clock(vcpu);
 }
 
 static void enable_steal(struct vcpu *vcpu, uint64_t value)
 {
     struct paravirt *paravirt = &vcpu->paravirt;
-    paravirt->steal = value;
-    if (value & ENABLED) {
+    paravirt->registers.steal = value;
+    if (value & PARAVIRT_ENABLED) {
         read_delay(paravirt, &paravirt->delay_ns);
-        publish_steal(vcpu);
+        publish_steal(vcpu, 0);
     }
+}
+
+/* The engine has looked at the word, and goes on with the new one. */
+static void enable_eoi(struct vcpu *vcpu, uint64_t value)
+{
+    vcpu->paravirt.registers.eoi = value;
 }
 
 struct paravirt_msr {
@@ -177,7 +219,7 @@ struct paravirt_msr {
     void (*write)(struct vcpu *vcpu, uint64_t value);
 };
 
-#define FIELD(name) offsetof(struct paravirt, name)
+#define FIELD(name) offsetof(struct paravirt_registers, name)
 
 static const struct paravirt_msr msrs[] = {
     {MSR_PARAVIRT_WALL_CLOCK, PARAVIRT_CLOCK, 0, FIELD(wall_clock), set_wall_clock},
@@ -186,6 +228,7 @@ static const struct paravirt_msr msrs[] = {
      set_wall_clock},
     {MSR_PARAVIRT_CLOCK_OLD, PARAVIRT_CLOCK_OLD, 0, FIELD(clock), enable_clock},
     {MSR_PARAVIRT_STEAL, PARAVIRT_STEAL, 0x3e, FIELD(steal), enable_steal},
+    {MSR_PARAVIRT_EOI, PARAVIRT_EOI, 0x2, FIELD(eoi), enable_eoi},
 };
 
 bool paravirt_msr(struct vcpu *vcpu, struct vcpu_exit *exit)
@@ -197,7 +240,7 @@ bool paravirt_msr(struct vcpu *vcpu, struct vcpu_exit *exit)
             continue;
         }
         if (exit->reason == EXIT_MSR_READ) {
-            memcpy(&exit->msr.value, (uint8_t *)&vcpu->paravirt + msr->field,
+            memcpy(&exit->msr.value, (uint8_t *)&vcpu->paravirt.registers + msr->field,
                    sizeof(uint64_t));
         } else if (exit->msr.value & msr->reserved) {
             exit->msr.is_fault = true;

@@ -11,17 +11,15 @@
 
 #include "device/device.h"
 #include "engine/engine.h"
+#include "x86/paravirt.h"
 
 struct vcpu;
 
 struct paravirt {
-    /* The registers as the guest wrote them: an address, bit 0 enables. */
-    uint64_t wall_clock, clock, steal;
-    uint64_t tsc_offset; /* the guest's TSC at guest time 0 */
-    uint64_t steal_ns;   /* reported so far */
-    uint64_t delay_ns;   /* the host's run delay of the thread at the last look */
+    struct paravirt_registers registers; /* the engine's, too */
+    uint64_t tsc_offset;                 /* the guest's TSC at guest time 0 */
+    uint64_t delay_ns; /* the host's run delay of the thread at the last look */
     uint32_t clock_version;
-    uint32_t steal_version;
     int schedstat; /* the thread's /proc/.../schedstat, -1: not to be had */
 };
 
@@ -42,3 +40,7 @@ void paravirt_tsc_moved(struct vcpu *vcpu, uint64_t tsc_offset);
 void paravirt_hypercall(struct vcpu *vcpu, struct vcpu_exit *exit);
 /* Brings the steal time up to date, now and then: the vCPU's own thread. */
 void paravirt_account(struct vcpu *vcpu);
+/* The vCPU's own thread, before and after a time in which it executes nothing, and before
+ * it runs for the first time: others need not interrupt it to flush its TLB. */
+void paravirt_sleep(struct vcpu *vcpu);
+void paravirt_wake(struct vcpu *vcpu);

@@ -52,6 +52,7 @@ struct vcpu *vcpu_new(struct vm *vm, unsigned index, struct error *err)
         .index = index,
         .is_bootstrap = index == 0,
         .lapic = &vcpu->lapic,
+        .paravirt = &vcpu->paravirt.registers,
         .sink = {.exit = vcpu_exit_handle, .opaque = vcpu},
         .stats = &vcpu->stats,
     };
@@ -168,12 +169,14 @@ static void vcpu_sleep(struct vcpu *vcpu, uint32_t sequence)
     const struct timespec *limit = sleep_limit(vcpu, &until);
     uint64_t start_ns = clock_host_ns();
     bool is_due = false;
+    paravirt_sleep(vcpu);
     atomic_store(&vcpu->is_sleeping, true);
     while (!is_due && atomic_load(&vcpu->kick_sequence) == sequence) {
         long result = futex(&vcpu->kick_sequence, FUTEX_WAIT_BITSET, sequence, limit);
         is_due = result < 0 && errno == ETIMEDOUT;
     }
     atomic_store(&vcpu->is_sleeping, false);
+    paravirt_wake(vcpu);
     if (is_due) {
         vcpu->vm->engine_ops->kick(vcpu->engine, false);
     }
@@ -198,7 +201,12 @@ static void *vcpu_thread(void *opaque)
     }
     /* Deterministic, it also does what the disks' workers would. */
     jail_enter(is_deterministic ? JAIL_VCPU_STEPS : vcpu->vm->engine_ops->role);
+    bool has_run = false;
     while (vm_gate_pass(vcpu)) {
+        if (!has_run) {
+            paravirt_wake(vcpu); /* a saved guest's, of an engine where it slept */
+            has_run = true;
+        }
         uint32_t sequence = atomic_load(&vcpu->kick_sequence);
         if (is_deterministic && !steps_begin(vcpu->vm)) {
             continue;

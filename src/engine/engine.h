@@ -20,6 +20,7 @@
 #include "x86/debug.h"
 #include "x86/exit_reason.h"
 #include "x86/lapic.h"
+#include "x86/paravirt.h"
 #include "x86/state.h"
 
 struct vcpu_exit {
@@ -103,6 +104,7 @@ struct vcpu_config {
     unsigned index;
     bool is_bootstrap;
     struct lapic *lapic; /* used by engines without an APIC of their own */
+    struct paravirt_registers *paravirt; /* NULL: no services; see has_apics */
     struct vcpu_sink sink;
     struct vcpu_stats *stats;
 };
@@ -222,6 +224,10 @@ struct engine_ops {
     void (*get_state)(struct engine_vcpu *vcpu, struct x86_state *state);
     void (*set_state)(struct engine_vcpu *vcpu, const struct x86_state *state);
 
+    /* Forgets all translations of addresses, on the vCPU's own thread, while run() is not
+     * running. NULL if there is no way to. */
+    void (*flush_tlb)(struct engine_vcpu *vcpu);
+
     /*
      * Debugging from outside; NULL if the engine cannot. While run() is not running:
      * takes the points and what to do next (NULL: nothing). 0, or an error if there are
@@ -231,11 +237,12 @@ struct engine_ops {
                  struct error *err);
     /*
      * For an engine with APICs of its own; NULL if it has none. has_apics: this VM's are
-     * its own, and vcpu_config.lapic is stale while it runs. send: a message to an
-     * APIC, from any thread; false if the APICs of this VM, or what the message asks for,
-     * are the caller's. route: what an input of the I/O APIC sends if it is
-     * level-triggered, else NULL, whenever that has changed; the vector's EOI is then an
-     * exit.
+     * its own, and vcpu_config.lapic is stale while it runs, and so is what
+     * vcpu_config.paravirt has of steal time and EOIs: these services are its own then.
+     * send: a message to an APIC, from any thread; false if the APICs of this VM, or what
+     * the message asks for, are the caller's. route: what an input of the I/O APIC sends
+     * if it is level-triggered, else NULL, whenever that has changed; the vector's EOI is
+     * then an exit.
      */
     bool (*has_apics)(const struct engine *engine);
     bool (*send)(struct engine *engine, const struct apic_message *message);

@@ -123,6 +123,7 @@ bool processor_mmio(struct processor *processor, struct x86_state *state, gpa_t 
                     unsigned size, bool is_write, uint8_t *data)
 {
     if (is_apic_page(processor->config.lapic, gpa)) {
+        processor_take_eoi(processor);
         apic_access(processor, state, gpa, size, is_write, data);
         return true;
     }
@@ -141,6 +142,7 @@ bool processor_msr_read(struct processor *processor, const struct x86_state *sta
 {
     uint64_t now = processor_now(processor);
     if (lapic_owns_msr(index)) {
+        processor_take_eoi(processor);
         apic_begin(processor);
         bool ok = lapic_msr_read(processor->config.lapic, now,
                                  processor_tsc(processor, state, now), index, value);
@@ -181,6 +183,9 @@ bool processor_msr_write(struct processor *processor, struct x86_state *state,
     /* SDM 3A 11.4.4: address bits that the processor does not have are reserved. */
     if (index == MSR_APIC_BASE && value >> processor->engine->cpuid->physical_bits) {
         return false;
+    }
+    if (lapic_owns_msr(index) || index == MSR_PARAVIRT_EOI) {
+        processor_take_eoi(processor);
     }
     if (lapic_owns_msr(index)) {
         struct lapic_effect effect = {0};
@@ -281,6 +286,9 @@ void processor_take_startup(struct processor *processor, struct x86_state *state
         atomic_fetch_and(&lapic->signals, ~STARTUP_SIGNALS) & STARTUP_SIGNALS;
     if (signals & LAPIC_SIGNAL_INIT) {
         lapic_init_signal(lapic);
+        if (processor->config.paravirt) {
+            paravirt_init_signal(processor->config.paravirt);
+        }
         x86_state_init(state, processor->config.is_bootstrap);
     }
     if (signals & LAPIC_SIGNAL_SIPI) {

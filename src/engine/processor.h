@@ -70,6 +70,14 @@ bool processor_hypercall(struct processor *processor, uint64_t *gpr, unsigned cp
 void processor_exclusive_begin(struct processor *processor);
 void processor_exclusive_end(struct processor *processor);
 
+/*
+ * Ends of interrupts without the APIC (processor_eoi.c). offer: behind an interrupt's
+ * delivery. take: hears of it; before the APIC's registers are used, or anything that has
+ * come is looked at by lapic_pending.
+ */
+void processor_offer_eoi(struct processor *processor);
+void processor_take_eoi(struct processor *processor);
+
 /* Fires what is due of the APIC's timer. */
 void processor_run_timer(struct processor *processor);
 /* INIT and SIPI: are there any, and their effect on the state, in that order. */

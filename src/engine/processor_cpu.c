@@ -199,6 +199,9 @@ static bool take_nmi(struct processor *processor)
 static bool take_interrupt(struct processor *processor)
 {
     struct cpu *cpu = processor->cpu;
+    if (lapic_has_request(cpu->lapic)) {
+        processor_take_eoi(processor);
+    }
     int pending = lapic_pending(cpu->lapic);
     bool has_waited = cpu->wants_window;
     cpu->wants_window = pending != LAPIC_NONE;
@@ -213,6 +216,7 @@ static bool take_interrupt(struct processor *processor)
         return false;
     }
     deliver(processor, X86_EVENT_EXTERNAL, (uint8_t)vector);
+    processor_offer_eoi(processor);
     cpu->wants_window = lapic_pending(cpu->lapic) != LAPIC_NONE;
     return true;
 }

@@ -187,6 +187,11 @@ void software_get_state(struct engine_vcpu *vcpu, struct x86_state *state)
     cpu_sync_out(vcpu->processor.cpu, state);
 }
 
+void software_flush_tlb(struct engine_vcpu *vcpu)
+{
+    cpu_flush_all(vcpu->processor.cpu);
+}
+
 int software_debug(struct engine_vcpu *vcpu, const struct debug_control *control,
                    struct error *err)
 {

@@ -60,6 +60,7 @@ void software_kick(struct engine_vcpu *vcpu, bool return_to_caller);
 void software_set_limit(struct engine_vcpu *vcpu, uint64_t retired);
 void software_get_state(struct engine_vcpu *vcpu, struct x86_state *state);
 void software_set_state(struct engine_vcpu *vcpu, const struct x86_state *state);
+void software_flush_tlb(struct engine_vcpu *vcpu);
 int software_debug(struct engine_vcpu *vcpu, const struct debug_control *control,
                    struct error *err);
 void software_begin(struct engine_vcpu *vcpu);

@@ -97,7 +97,7 @@ static const struct option_spec run_options[] = {
      OPTION_STRING, FIELD(cpu_model)},
     {"paravirt", "LIST",
      "services for guests that know KVM's: all (if not given), none (nor any sign of a "
-     "hypervisor), or a list of clock, io-delay, steal, ipi, yield",
+     "hypervisor), or a list of clock, io-delay, steal, ipi, yield, eoi, tlb-flush",
      OPTION_STRING, FIELD(paravirt)},
     {"kernel", "FILE",
      "kernel to boot: bzImage, vmlinux, multiboot image or another ELF file", OPTION_FILE,

@@ -197,6 +197,27 @@ static void end_of_interrupt(struct lapic *lapic, struct lapic_effect *effect)
     }
 }
 
+bool lapic_has_request(const struct lapic *lapic)
+{
+    return highest(lapic, LAPIC_IRR) >= 0;
+}
+
+bool lapic_ends_silently(const struct lapic *lapic)
+{
+    int vector = highest(lapic, LAPIC_ISR);
+
+    return vector >= 0 && !lapic_has_request(lapic) &&
+           !(lapic_get(lapic, LAPIC_TMR + 16u * ((unsigned)vector / 32)) >> vector % 32 &
+             1);
+}
+
+void lapic_end_silently(struct lapic *lapic)
+{
+    struct lapic_effect effect = {0};
+
+    end_of_interrupt(lapic, &effect);
+}
+
 static void set_spurious(struct lapic *lapic, uint32_t value)
 {
     lapic_put(lapic, LAPIC_SVR, value);

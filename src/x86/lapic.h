@@ -179,6 +179,14 @@ int lapic_pending(const struct lapic *lapic);
  * returns then means nothing. */
 uint8_t lapic_acknowledge(struct lapic *lapic, int vector);
 
+/* Is any vector requested, whether it could be delivered or not? */
+bool lapic_has_request(const struct lapic *lapic);
+/* Would an EOI now end an interrupt, and neither concern an I/O APIC nor make another one
+ * deliverable? */
+bool lapic_ends_silently(const struct lapic *lapic);
+/* That EOI, also if something has been requested since. */
+void lapic_end_silently(struct lapic *lapic);
+
 /*
  * The registers as an array with KVM's layout. Export gives the timer's current count,
  * or, without has_timer, a timer that stands still. Import takes everything but the

@@ -17,6 +17,8 @@ static const struct service services[] = {
     {"steal", PARAVIRT_STEAL},
     {"ipi", PARAVIRT_IPI},
     {"yield", PARAVIRT_YIELD},
+    {"eoi", PARAVIRT_EOI},
+    {"tlb-flush", PARAVIRT_TLB_FLUSH | PARAVIRT_STEAL}, /* by the same page */
 };
 
 const char *paravirt_service_name(unsigned index, uint32_t *features)
@@ -59,7 +61,7 @@ int paravirt_parse(const char *list, uint32_t *features, struct error *err)
         if (!service) {
             return fail_plain(err, EINVAL,
                               "unknown service '%.*s': all, none, or a list of clock, "
-                              "io-delay, steal, ipi, yield",
+                              "io-delay, steal, ipi, yield, eoi, tlb-flush",
                               (int)length, name);
         }
         sum |= service->features;
@@ -69,6 +71,12 @@ int paravirt_parse(const char *list, uint32_t *features, struct error *err)
             return 0;
         }
     }
+}
+
+void paravirt_init_signal(struct paravirt_registers *registers)
+{
+    uint64_t wall_clock = registers->wall_clock;
+    *registers = (struct paravirt_registers){.wall_clock = wall_clock};
 }
 
 void paravirt_clock_scale(uint32_t tsc_khz, uint32_t *multiplier, int8_t *shift)

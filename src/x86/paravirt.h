@@ -19,6 +19,8 @@
 #define PARAVIRT_IO_DELAY           (1u << 1) /* no delays around port accesses */
 #define PARAVIRT_CLOCK              (1u << 3)
 #define PARAVIRT_STEAL              (1u << 5)
+#define PARAVIRT_EOI                (1u << 6) /* interrupts ended by a bit in memory */
+#define PARAVIRT_TLB_FLUSH          (1u << 9) /* of vCPUs that do not run: by their host */
 #define PARAVIRT_IPI                (1u << 11)
 #define PARAVIRT_YIELD              (1u << 13)
 #define PARAVIRT_CLOCK_STABLE       (1u << 24) /* the clock pages of all vCPUs agree */
@@ -28,6 +30,7 @@
 #define MSR_PARAVIRT_WALL_CLOCK     0x4b564d00u
 #define MSR_PARAVIRT_CLOCK          0x4b564d01u
 #define MSR_PARAVIRT_STEAL          0x4b564d03u
+#define MSR_PARAVIRT_EOI            0x4b564d04u
 
 #define HYPERCALL_SEND_IPI          10u
 #define HYPERCALL_SCHED_YIELD       11u
@@ -61,18 +64,41 @@ struct paravirt_wall_clock {
 };
 
 struct paravirt_steal_page {
-    uint64_t steal_ns; /* the vCPU wanted to run and had no processor */
+    uint64_t steal_ns; /* the vCPU wanted to run and had no processor; only added to */
     uint32_t version;
     uint32_t flags;
-    uint8_t is_preempted;
+    _Atomic uint8_t preempted; /* PARAVIRT_PREEMPTED, PARAVIRT_FLUSH */
     uint8_t padding[47];
 };
+
+/*
+ * The host sets the first while the vCPU does not run, and clears both when it does
+ * again. Another vCPU that finds the first set may set the second, atomically: the TLB is
+ * flushed before the vCPU executes anything, and need not be interrupted for it.
+ */
+#define PARAVIRT_PREEMPTED 1u
+#define PARAVIRT_FLUSH     2u
+
+/* In the word that MSR_PARAVIRT_EOI names: the guest may end the interrupt in service by
+ * clearing this bit, with one instruction that tells whether it was set. */
+#define PARAVIRT_EOI_BIT 1u
 
 _Static_assert(sizeof(struct paravirt_clock_page) == 32, "as the guest has it");
 _Static_assert(sizeof(struct paravirt_wall_clock) == 12, "as the guest has it");
 _Static_assert(sizeof(struct paravirt_steal_page) == 64, "as the guest has it");
 
 #define PARAVIRT_ALL UINT32_MAX
+
+/* The registers of one vCPU as the guest wrote them: an address of its memory, bit 0
+ * enables. */
+#define PARAVIRT_ENABLED 1u
+struct paravirt_registers {
+    uint64_t wall_clock, clock, steal, eoi;
+    uint8_t eoi_is_offered; /* the host has set PARAVIRT_EOI_BIT and not looked since */
+};
+
+/* INIT ends the services that write to memory now and then. */
+void paravirt_init_signal(struct paravirt_registers *registers);
 
 /* Fills multiplier and shift for a TSC of that rate; khz is not 0. */
 void paravirt_clock_scale(uint32_t tsc_khz, uint32_t *multiplier, int8_t *shift);

@@ -155,9 +155,10 @@ static int check_loaded(const char *dir)
     return result;
 }
 
-/* The one whose turn it is. */
-static const char *choose_engine(char *list, bool *is_only)
+/* The one whose turn it is. KVM may not have all services. */
+static const char *choose_engine(char *list, bool *is_only, bool *has_kvm)
 {
+    *has_kvm = strstr(list, "kvm") != NULL;
     static char *engine[8];
     unsigned count = 0;
     for (char *name = strtok(list, ","); name && count < 8; name = strtok(NULL, ",")) {
@@ -170,13 +171,13 @@ static const char *choose_engine(char *list, bool *is_only)
 static int open_vm(char **argv)
 {
     char dir[4096], engines[64];
-    bool is_only;
+    bool is_only, has_kvm;
     snprintf(engines, sizeof(engines), "%s", argv[1]);
-    const char *engine = choose_engine(engines, &is_only);
+    const char *engine = choose_engine(engines, &is_only, &has_kvm);
     struct machine_config config = {
         .engine = engine,
         .cpu_model = is_only ? NULL : "x86-64-v2",
-        .paravirt = is_only ? NULL : "clock,io-delay,steal",
+        .paravirt = is_only || !has_kvm ? NULL : "clock,io-delay,steal",
         .cpus = (unsigned)atoi(argv[7]),
         .memory = 128 << 20,
         .kernel = argv[6],

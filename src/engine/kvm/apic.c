@@ -16,6 +16,7 @@
 
 #include "base/scope.h"
 #include "engine/kvm/vcpu.h"
+#include "x86/paravirt.h"
 
 #define IOAPIC_INPUTS 24
 
@@ -201,6 +202,8 @@ void kvm_apic_start(struct engine_vcpu *vcpu)
     if (vcpu->is_timer_stopped) {
         begin(vcpu);
         kvm_apic_save(vcpu);
+        processor_take_eoi(
+            &vcpu->processor); /* offered by the engine it was saved under */
         give(vcpu, true);
         vcpu->is_timer_stopped = false;
         end(vcpu);
@@ -219,6 +222,54 @@ void kvm_apic_load(struct engine_vcpu *vcpu)
 {
     give(vcpu, false);
     vcpu->is_timer_stopped = true;
+}
+
+/* --- Services that go with the APIC --- */
+
+static const struct {
+    uint32_t index, service;
+    size_t field;
+} services[] = {
+    {MSR_PARAVIRT_STEAL, PARAVIRT_STEAL, offsetof(struct paravirt_registers, steal)},
+    {MSR_PARAVIRT_EOI, PARAVIRT_EOI, offsetof(struct paravirt_registers, eoi)},
+};
+
+static void *service_value(struct engine_vcpu *vcpu, unsigned i)
+{
+    struct paravirt_registers *registers = vcpu->processor.config.paravirt;
+    bool is_offered =
+        vcpu->engine->config.cpuid->paravirt & services[i].service && registers;
+    return is_offered ? (uint8_t *)registers + services[i].field : NULL;
+}
+
+void kvm_apic_save_services(struct engine_vcpu *vcpu)
+{
+    for (unsigned i = 0; i < array_size(services); i++) {
+        uint64_t value = 0;
+        void *kept = service_value(vcpu, i);
+        if (kept && !kvm_msr_get(vcpu, services[i].index, &value)) {
+            kvm_fail(vcpu, errno, "KVM: cannot read MSR %#x", services[i].index);
+        } else if (kept) {
+            memcpy(kept, &value, sizeof(value));
+        }
+    }
+}
+
+/* An address that KVM does not like is the guest's fault, whom the service then does not
+ * reach; none of ours was refused to it. */
+void kvm_apic_load_services(struct engine_vcpu *vcpu)
+{
+    for (unsigned i = 0; i < array_size(services); i++) {
+        uint64_t value;
+        void *kept = service_value(vcpu, i);
+        if (kept) {
+            memcpy(&value, kept, sizeof(value));
+            if (!kvm_msr_set(vcpu, services[i].index, value) &&
+                (errno != EINVAL || !value)) {
+                kvm_fail(vcpu, errno, "KVM: cannot load MSR %#x", services[i].index);
+            }
+        }
+    }
 }
 
 /* --- What the interpreter does in KVM's stead --- */

@@ -11,7 +11,8 @@
 #include "x86/cpuid_table.h"
 #include "x86/paravirt.h"
 
-#define ENTRIES_MAX 256
+#define KVM_CPUID_FEATURES 0x40000001u
+#define ENTRIES_MAX        256
 /* SDM 2A, leaf 7 EBX. */
 #define CPUID_AVX512F (1u << 16)
 
@@ -122,8 +123,12 @@ static struct kvm_cpuid2 *forced_entries(int device, struct error *err)
     return forced;
 }
 
-/* Hypercalls are KVM's own, and it does not know APICs of ours. */
-#define PARAVIRT_OF_APIC (PARAVIRT_IPI | PARAVIRT_YIELD)
+/* KVM's own where the APICs are. */
+#define PARAVIRT_OF_APIC \
+    (PARAVIRT_IPI | PARAVIRT_YIELD | PARAVIRT_STEAL | PARAVIRT_EOI | PARAVIRT_TLB_FLUSH)
+/* Without: hypercalls are still KVM's, and it does not know APICs of ours; nobody else
+ * can flush a TLB in it. */
+#define PARAVIRT_WITHOUT_APIC (PARAVIRT_STEAL | PARAVIRT_EOI)
 
 /* What this KVM says it has, and what it shows in any case. */
 struct host {
@@ -164,11 +169,20 @@ struct lack {
     uint32_t paravirt;
 };
 
+static uint32_t offered_services(const struct host *host)
+{
+    struct kvm_cpuid_entry2 *leaf =
+        host->supported ? find_entry(host->supported, KVM_CPUID_FEATURES, 0) : NULL;
+    return leaf ? leaf->eax : 0;
+}
+
 static struct lack find_missing(const struct engine_config *use, const struct host *host)
 {
     const struct cpuid_policy *policy = use->cpuid;
     bool has_apic = host->has_apic && !use->is_debugged;
-    struct lack lack = {.paravirt = has_apic ? 0 : policy->paravirt & PARAVIRT_OF_APIC};
+    struct lack lack = {.paravirt =
+                            policy->paravirt & PARAVIRT_OF_APIC &
+                            ~(has_apic ? offered_services(host) : PARAVIRT_WITHOUT_APIC)};
     for (unsigned i = 0; host->forced && i < CPU_FEATURE_COUNT; i++) {
         if (cpuid_has(policy, i) && !is_own(i) && !has_feature(host->supported, i) &&
             !has_feature(host->forced, i)) {
@@ -336,6 +350,13 @@ int kvm_cpuid_set(struct engine_vcpu *vcpu, struct error *err)
     }
     if (kvm_ioctl_pointer(vcpu->fd, KVM_SET_CPUID2, cpuid) < 0) {
         return fail(err, errno, "KVM_SET_CPUID2 (%u leaves)", cpuid->nent);
+    }
+    /* Hypercalls and registers of services that the model does not have are none. */
+    struct kvm_enable_cap enforce = {.cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
+                                     .args = {1}};
+    if (kvm_ioctl(vcpu->engine->device, KVM_CHECK_EXTENSION, enforce.cap) > 0 &&
+        kvm_ioctl_pointer(vcpu->fd, KVM_ENABLE_CAP, &enforce) < 0) {
+        return fail(err, errno, "KVM_CAP_ENFORCE_PV_FEATURE_CPUID");
     }
     return 0;
 }

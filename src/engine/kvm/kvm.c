@@ -264,6 +264,7 @@ static void kvm_get_state(struct engine_vcpu *vcpu, struct x86_state *state)
     kvm_state_save(vcpu);
     if (vcpu->engine->has_apic) {
         kvm_apic_save(vcpu);
+        kvm_apic_save_services(vcpu);
     }
     *state = vcpu->state;
 }
@@ -275,6 +276,7 @@ static void kvm_set_state(struct engine_vcpu *vcpu, const struct x86_state *stat
     kvm_state_load(vcpu);
     if (vcpu->engine->has_apic) {
         kvm_apic_load(vcpu);
+        kvm_apic_load_services(vcpu);
     }
 }
 

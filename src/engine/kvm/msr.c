@@ -10,6 +10,7 @@
 #include "base/scope.h"
 #include "engine/kvm/vcpu.h"
 #include "x86/msr.h"
+#include "x86/paravirt.h"
 
 #define FIELD(msr, name)                             \
     {                                                \
@@ -30,27 +31,32 @@ const struct kvm_msr_field kvm_msr_list[] = {
     {0},
 };
 
-/* Of an APIC in KVM: never filtered are those of the x2APIC. */
-#define MSRS_OF_APIC 2
+#define BOTH_WAYS (KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE)
 
 /* Those above, EFER and the bases of FS and GS; of the TSC only reads, since a write
- * moves it against the clock. */
+ * moves it against the clock. With the APIC in KVM its own as well (those of the x2APIC
+ * are never filtered), and what belongs to services that need it, if they are offered. */
 static const struct {
     uint32_t first, count, flags;
+    bool is_of_apic;
+    uint32_t service; /* 0: none */
 } passed[] = {
-    {MSR_APIC_BASE, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
-    {MSR_TSC_DEADLINE, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
-    {MSR_TSC, 1, KVM_MSR_FILTER_READ},
-    {MSR_SYSENTER_CS, 3, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
-    {MSR_PAT, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
-    {MSR_EFER, MSR_SFMASK - MSR_EFER + 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
-    {MSR_FS_BASE, MSR_TSC_AUX - MSR_FS_BASE + 1,
-     KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE},
+    {MSR_APIC_BASE, 1, BOTH_WAYS, true, 0},
+    {MSR_TSC_DEADLINE, 1, BOTH_WAYS, true, 0},
+    {MSR_PARAVIRT_STEAL, 1, BOTH_WAYS, true, PARAVIRT_STEAL},
+    {MSR_PARAVIRT_EOI, 1, BOTH_WAYS, true, PARAVIRT_EOI},
+    {MSR_TSC, 1, KVM_MSR_FILTER_READ, false, 0},
+    {MSR_SYSENTER_CS, 3, BOTH_WAYS, false, 0},
+    {MSR_PAT, 1, BOTH_WAYS, false, 0},
+    {MSR_EFER, MSR_SFMASK - MSR_EFER + 1, BOTH_WAYS, false, 0},
+    {MSR_FS_BASE, MSR_TSC_AUX - MSR_FS_BASE + 1, BOTH_WAYS, false, 0},
 };
 
-static unsigned first_passed(const struct engine *engine)
+static bool is_row_passed(const struct engine *engine, unsigned row)
 {
-    return engine->has_apic ? 0 : MSRS_OF_APIC;
+    uint32_t service = passed[row].service;
+    return (!passed[row].is_of_apic || engine->has_apic) &&
+           (service & engine->config.cpuid->paravirt) == service;
 }
 
 int kvm_msr_init(struct engine *engine, struct error *err)
@@ -66,13 +72,16 @@ int kvm_msr_init(struct engine *engine, struct error *err)
     }
     uint8_t all[] = {0xff};
     struct kvm_msr_filter filter = {.flags = KVM_MSR_FILTER_DEFAULT_DENY};
-    for (unsigned i = first_passed(engine); i < array_size(passed); i++) {
-        filter.ranges[i] = (struct kvm_msr_filter_range){
-            .flags = passed[i].flags,
-            .base = passed[i].first,
-            .nmsrs = passed[i].count,
-            .bitmap = all,
-        };
+    unsigned count = 0;
+    for (unsigned i = 0; i < array_size(passed); i++) {
+        if (is_row_passed(engine, i)) {
+            filter.ranges[count++] = (struct kvm_msr_filter_range){
+                .flags = passed[i].flags,
+                .base = passed[i].first,
+                .nmsrs = passed[i].count,
+                .bitmap = all,
+            };
+        }
     }
     if (kvm_ioctl_pointer(engine->fd, KVM_X86_SET_MSR_FILTER, &filter) < 0) {
         return fail(err, errno, "KVM_X86_SET_MSR_FILTER");
@@ -111,8 +120,8 @@ bool kvm_msr_set(struct engine_vcpu *vcpu, uint32_t index, uint64_t value)
 
 static bool is_passed(const struct engine *engine, uint32_t index)
 {
-    for (unsigned i = first_passed(engine); i < array_size(passed); i++) {
-        if (index - passed[i].first < passed[i].count) {
+    for (unsigned i = 0; i < array_size(passed); i++) {
+        if (is_row_passed(engine, i) && index - passed[i].first < passed[i].count) {
             return true;
         }
     }

@@ -160,11 +160,15 @@ static void inject(struct engine_vcpu *vcpu, int pending)
     vcpu->can_inject = false;
     vcpu->state.activity = X86_RUNNING;
     processor_count(&vcpu->processor, EXIT_INTERRUPT);
+    processor_offer_eoi(&vcpu->processor);
 }
 
 static void take_interrupt(struct engine_vcpu *vcpu)
 {
     const struct lapic *lapic = vcpu->processor.config.lapic;
+    if (lapic_has_request(lapic)) {
+        processor_take_eoi(&vcpu->processor);
+    }
     int pending = lapic_pending(lapic);
     if (pending != LAPIC_NONE && vcpu->can_inject) {
         inject(vcpu, pending);

@@ -153,6 +153,8 @@ void kvm_apic_stop(struct engine_vcpu *vcpu);
 /* Between KVM and config.lapic while the timer is stopped. */
 void kvm_apic_save(struct engine_vcpu *vcpu);
 void kvm_apic_load(struct engine_vcpu *vcpu);
+void kvm_apic_save_services(struct engine_vcpu *vcpu);
+void kvm_apic_load_services(struct engine_vcpu *vcpu);
 void kvm_apic_save_activity(struct engine_vcpu *vcpu);
 void kvm_apic_load_activity(struct engine_vcpu *vcpu);
 /* processor.apic_begin and apic_end. */

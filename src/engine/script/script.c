@@ -23,6 +23,7 @@ struct engine_vcpu {
     _Atomic bool return_requested;
     _Atomic uint32_t signals;
     _Atomic unsigned resets;
+    _Atomic unsigned flushes;
     _Atomic unsigned interrupts[256];
 };
 
@@ -304,6 +305,11 @@ static void script_set_state(struct engine_vcpu *vcpu, const struct x86_state *s
     atomic_fetch_add(&vcpu->resets, 1);
 }
 
+static void script_flush_tlb(struct engine_vcpu *vcpu)
+{
+    atomic_fetch_add(&vcpu->flushes, 1);
+}
+
 void script_set(struct engine_vcpu *vcpu, const struct script_step *steps)
 {
     vcpu->steps = steps;
@@ -324,6 +330,11 @@ unsigned script_resets(struct engine_vcpu *vcpu)
     return atomic_load(&vcpu->resets);
 }
 
+unsigned script_flushes(struct engine_vcpu *vcpu)
+{
+    return atomic_load(&vcpu->flushes);
+}
+
 struct script_failure script_failed(struct engine_vcpu *vcpu)
 {
     return vcpu->failure;
@@ -342,4 +353,5 @@ const struct engine_ops engine_script = {
     .kick = script_kick,
     .get_state = script_get_state,
     .set_state = script_set_state,
+    .flush_tlb = script_flush_tlb,
 };

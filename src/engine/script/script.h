@@ -76,6 +76,8 @@ unsigned script_interrupts(struct engine_vcpu *vcpu, uint8_t vector);
 uint32_t script_signals(struct engine_vcpu *vcpu);
 /* How often the state was set (start, reset); any thread. */
 unsigned script_resets(struct engine_vcpu *vcpu);
+/* How often its TLB was flushed. */
+unsigned script_flushes(struct engine_vcpu *vcpu);
 /* Only while run() is not running. */
 struct script_failure script_failed(struct engine_vcpu *vcpu);
 

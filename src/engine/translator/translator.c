@@ -151,6 +151,7 @@ const struct engine_ops engine_translator = {
     .set_limit = software_set_limit,
     .get_state = software_get_state,
     .set_state = software_set_state,
+    .flush_tlb = software_flush_tlb,
     .debug = software_debug,
     .debug_stop = software_debug_stop,
     .begin = software_begin,

@@ -114,16 +114,86 @@ static void test_wall_clock_is_that_of_the_host(void **state)
     vm_free(vm);
 }
 
-static void test_steal_time_begins_at_zero(void **state)
+static void test_steal_time_goes_on(void **state)
 {
     struct vm *vm = vm_with(PARAVIRT_ALL);
-    memset(memory_host(vm->memory, 4), 0xff, 64);
+    struct paravirt_steal_page page = {.steal_ns = 500, .version = 7};
+    assert_true(ram_write(vm->memory, 0x4000, &page, sizeof(page)));
     assert_true(wrmsr(vm, MSR_PARAVIRT_STEAL, 0x4000 | 1, 0));
-    struct paravirt_steal_page page;
     assert_true(ram_read(vm->memory, 0x4000, &page, sizeof(page)));
-    assert_int_equal(page.steal_ns, 0);
-    assert_int_equal(page.version, 2);
+    /* What another engine, or the host before a restart, had counted stays. */
+    assert_int_equal(page.steal_ns, 500);
+    assert_int_equal(page.version, 10);
+    assert_int_equal(page.preempted, 0);
     assert_false(wrmsr(vm, MSR_PARAVIRT_STEAL, 0x4000 | 3, 0)); /* reserved bit */
+    vm_free(vm);
+}
+
+static uint8_t *preempted(struct vm *vm)
+{
+    return memory_host(vm->memory, 4) + offsetof(struct paravirt_steal_page, preempted);
+}
+
+static void test_flushes_are_left_to_the_host(void **state)
+{
+    struct vm *vm = vm_with(PARAVIRT_ALL);
+    struct vcpu *vcpu = vm->vcpu[0];
+    paravirt_sleep(vcpu); /* no page yet */
+    assert_true(wrmsr(vm, MSR_PARAVIRT_STEAL, 0x4000 | 1, 0));
+    paravirt_sleep(vcpu);
+    assert_int_equal(*preempted(vm), PARAVIRT_PREEMPTED);
+    paravirt_wake(vcpu);
+    assert_int_equal(*preempted(vm), 0);
+    assert_int_equal(script_flushes(vcpu->engine), 0);
+    paravirt_sleep(vcpu);
+    *preempted(vm) |= PARAVIRT_FLUSH;
+    paravirt_wake(vcpu);
+    assert_int_equal(*preempted(vm), 0);
+    assert_int_equal(script_flushes(vcpu->engine), 1);
+    vm_free(vm);
+    vm = vm_with(PARAVIRT_STEAL);
+    assert_true(wrmsr(vm, MSR_PARAVIRT_STEAL, 0x4000 | 1, 0));
+    paravirt_sleep(vm->vcpu[0]);
+    assert_int_equal(*preempted(vm), 0);
+    vm_free(vm);
+}
+
+/* A halted vCPU says so until it is woken. */
+static void test_halted_vcpus_sleep(void **state)
+{
+    static const struct script_step halt[] = {
+        SCRIPT_APIC_ON, {.op = SCRIPT_HLT}, {.op = SCRIPT_END}};
+    struct vm *vm = vm_with(PARAVIRT_ALL);
+    assert_true(wrmsr(vm, MSR_PARAVIRT_STEAL, 0x4000 | 1, 0));
+    *preempted(vm) = PARAVIRT_PREEMPTED | PARAVIRT_FLUSH; /* of a saved guest */
+    script_set(vm->vcpu[0]->engine, halt);
+    assert_int_equal(vm_start(vm, NULL), 0);
+    while (script_flushes(vm->vcpu[0]->engine) == 0 ||
+           *(volatile uint8_t *)preempted(vm) != PARAVIRT_PREEMPTED) {
+        sched_yield();
+    }
+    *preempted(vm) = PARAVIRT_PREEMPTED | PARAVIRT_FLUSH;
+    vcpu_kick(vm->vcpu[0]);
+    while (script_flushes(vm->vcpu[0]->engine) == 1) {
+        sched_yield();
+    }
+    vm_free(vm);
+}
+
+static void test_the_word_of_eois(void **state)
+{
+    struct vm *vm = vm_with(PARAVIRT_ALL);
+    uint64_t value;
+    assert_true(wrmsr(vm, MSR_PARAVIRT_EOI, 0x5000 | 1, 0));
+    assert_true(rdmsr(vm, MSR_PARAVIRT_EOI, &value));
+    assert_int_equal(value, 0x5001);
+    assert_false(wrmsr(vm, MSR_PARAVIRT_EOI, 0x5000 | 3, 0)); /* reserved bit */
+    paravirt_init_signal(&vm->vcpu[0]->paravirt.registers);
+    assert_true(rdmsr(vm, MSR_PARAVIRT_EOI, &value));
+    assert_int_equal(value, 0);
+    vm_free(vm);
+    vm = vm_with(PARAVIRT_STEAL);
+    assert_false(wrmsr(vm, MSR_PARAVIRT_EOI, 0x5001, 0));
     vm_free(vm);
 }
 
@@ -136,6 +206,8 @@ static void test_addresses_outside_of_ram_do_no_harm(void **state)
         wrmsr(vm, MSR_PARAVIRT_WALL_CLOCK, places[i], 0);
         wrmsr(vm, MSR_PARAVIRT_STEAL, (places[i] & ~63ull) | 1, 0);
         paravirt_account(vm->vcpu[0]);
+        paravirt_sleep(vm->vcpu[0]);
+        paravirt_wake(vm->vcpu[0]);
     }
     uint64_t value;
     assert_true(rdmsr(vm, MSR_PARAVIRT_CLOCK, &value));
@@ -187,6 +259,8 @@ static void test_lists_of_services(void **state)
     assert_int_equal(features, 0);
     assert_int_equal(paravirt_parse("ipi,steal", &features, &err), 0);
     assert_int_equal(features, PARAVIRT_IPI | PARAVIRT_STEAL);
+    assert_int_equal(paravirt_parse("eoi,tlb-flush", &features, &err), 0);
+    assert_int_equal(features, PARAVIRT_EOI | PARAVIRT_TLB_FLUSH | PARAVIRT_STEAL);
     assert_int_equal(paravirt_parse("all", &features, &err), 0);
     assert_true(features & PARAVIRT_CLOCK_STABLE);
     static const char *const bad[] = {"",     "clock,",     ",clock",
@@ -204,7 +278,10 @@ int main(void)
         cmocka_unit_test(test_the_clock_page_follows_the_tsc),
         cmocka_unit_test(test_scale_is_exact_over_a_day),
         cmocka_unit_test(test_wall_clock_is_that_of_the_host),
-        cmocka_unit_test(test_steal_time_begins_at_zero),
+        cmocka_unit_test(test_steal_time_goes_on),
+        cmocka_unit_test(test_flushes_are_left_to_the_host),
+        cmocka_unit_test(test_halted_vcpus_sleep),
+        cmocka_unit_test(test_the_word_of_eois),
         cmocka_unit_test(test_addresses_outside_of_ram_do_no_harm),
         cmocka_unit_test(test_one_hypercall_sends_many_interrupts),
         cmocka_unit_test(test_what_is_not_offered_does_not_exist),

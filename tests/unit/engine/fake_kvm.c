@@ -92,9 +92,9 @@ static int get_dirty_log(struct kvm_dirty_log *log)
 /* Supports every bit of every leaf that the engine knows. */
 static int get_supported(struct kvm_cpuid2 *cpuid)
 {
-    static const uint32_t leaves[][2] = {{1, 0},          {6, 0},         {7, 0},
-                                         {0xd, 0},        {0xd, 1},       {0x80000001, 0},
-                                         {0x80000007, 0}, {0x80000008, 0}};
+    static const uint32_t leaves[][2] = {
+        {1, 0},          {6, 0},          {7, 0},          {0xd, 0},       {0xd, 1},
+        {0x80000001, 0}, {0x80000007, 0}, {0x80000008, 0}, {0x40000001, 0}};
     cpuid->nent = sizeof(leaves) / sizeof(leaves[0]);
     for (unsigned i = 0; i < cpuid->nent; i++) {
         cpuid->entries[i] = (struct kvm_cpuid_entry2){
@@ -103,7 +103,8 @@ static int get_supported(struct kvm_cpuid2 *cpuid)
             .flags = leaves[i][0] == 7 || leaves[i][0] == 0xd
                          ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX
                          : 0,
-            .eax = UINT32_MAX,
+            .eax = UINT32_MAX &
+                   ~(leaves[i][0] == 0x40000001 ? fake_kvm.unsupported_services : 0),
             .ebx = UINT32_MAX & ~(leaves[i][0] == 7 ? fake_kvm.unsupported_ebx7 : 0),
             .ecx = UINT32_MAX,
             .edx = UINT32_MAX,
@@ -119,6 +120,19 @@ static int set_cpuid(const struct kvm_cpuid2 *cpuid)
     for (unsigned i = 0; i < cpuid->nent; i++) {
         if (cpuid->entries[i].function == 7) {
             fake_kvm.cpuid.entry[i].ebx |= fake_kvm.forced_ebx7;
+        }
+    }
+    return 0;
+}
+
+static int set_filter(const struct kvm_msr_filter *filter)
+{
+    fake_kvm.filter.range_count = 0;
+    for (unsigned i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++) {
+        if (filter->ranges[i].nmsrs) {
+            unsigned next = fake_kvm.filter.range_count++;
+            fake_kvm.filter.first[next] = filter->ranges[i].base;
+            fake_kvm.filter.count[next] = filter->ranges[i].nmsrs;
         }
     }
     return 0;
@@ -178,6 +192,8 @@ static int fake_ioctl(int fd, unsigned long request, unsigned long argument)
     case KVM_GET_MSRS:
     case KVM_SET_MSRS:
         return access_msr(data, request == KVM_SET_MSRS);
+    case KVM_X86_SET_MSR_FILTER:
+        return set_filter(data);
     case KVM_INTERRUPT:
         fake_kvm.interrupt = ((struct kvm_interrupt *)data)->irq;
         return 0;

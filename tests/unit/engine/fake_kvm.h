@@ -38,6 +38,11 @@ struct fake_kvm {
         struct kvm_cpuid_entry2 entry[64];
     } cpuid;
     uint32_t unsupported_ebx7, forced_ebx7;
+    uint32_t unsupported_services; /* leaf 0x40000001 */
+    struct {
+        unsigned range_count;
+        uint32_t first[KVM_MSR_FILTER_MAX_RANGES], count[KVM_MSR_FILTER_MAX_RANGES];
+    } filter; /* the MSRs that it keeps */
     struct kvm_msr_entry msr[32];
     unsigned msr_count;
     struct kvm_userspace_memory_region region[8];

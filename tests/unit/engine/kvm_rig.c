@@ -42,8 +42,11 @@ bool fixture_open(struct fixture *f)
     if (!f->engine) {
         return false;
     }
-    struct vcpu_config vcpu = {
-        .is_bootstrap = true, .lapic = &f->lapic, .sink = {note, f}, .stats = &f->stats};
+    struct vcpu_config vcpu = {.is_bootstrap = true,
+                               .lapic = &f->lapic,
+                               .paravirt = &f->paravirt,
+                               .sink = {note, f},
+                               .stats = &f->stats};
     f->vcpu = engine_kvm.vcpu_open(f->engine, &vcpu, &f->err);
     return f->vcpu;
 }

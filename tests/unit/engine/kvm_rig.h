@@ -12,6 +12,7 @@ struct fixture {
     struct clock clock;
     struct cpuid_policy cpuid;
     struct lapic lapic;
+    struct paravirt_registers paravirt;
     struct vcpu_stats stats;
     struct engine *engine;
     struct engine_vcpu *vcpu;

@@ -12,7 +12,13 @@
 
 #include <cmocka.h>
 
-enum { TIMER = 0x320, INITIAL = 0x380, CURRENT = 0x390, IRR_0X40 = 0x220 };
+enum {
+    TIMER = 0x320,
+    INITIAL = 0x380,
+    CURRENT = 0x390,
+    IRR_0X40 = 0x220,
+    ISR_0X40 = 0x120
+};
 
 static int setup_apic(void **state)
 {
@@ -86,6 +92,11 @@ static void test_level_triggered_inputs_are_routed(void **state)
     assert_int_equal(fake_kvm.calls, calls);
     engine_kvm.route(f->engine, 4, NULL);
     assert_int_equal(fake_kvm.route_count, 0);
+}
+
+static void expect_nothing_in_service(void)
+{
+    assert_int_equal(kept(ISR_0X40), 0);
 }
 
 static int run_eoi(struct kvm_run *run)
@@ -179,6 +190,101 @@ static void test_8259_waits_for_its_window(void **state)
     assert_int_equal(f->stats.exit[EXIT_INTERRUPT_WINDOW].count, 2);
 }
 
+static uint64_t kept_msr(uint32_t index)
+{
+    for (unsigned i = 0; i < fake_kvm.msr_count; i++) {
+        if (fake_kvm.msr[i].index == index) {
+            return fake_kvm.msr[i].data;
+        }
+    }
+    fail_msg("KVM was not told MSR %#x", index);
+    return 0;
+}
+
+static bool is_filtered(uint32_t index)
+{
+    for (unsigned i = 0; i < fake_kvm.filter.range_count; i++) {
+        if (index - fake_kvm.filter.first[i] < fake_kvm.filter.count[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Steal time and ends of interrupts are KVM's then; their registers travel. */
+static void test_services_of_the_apic(void **unused)
+{
+    struct fixture *f = fixture_new();
+    struct x86_state saved;
+    fake_kvm.has_apic = true;
+    f->cpuid.paravirt = PARAVIRT_STEAL | PARAVIRT_EOI;
+    f->paravirt.steal = 0x3001;
+    assert_true(fixture_open(f));
+    assert_false(is_filtered(MSR_PARAVIRT_STEAL));
+    assert_false(is_filtered(MSR_PARAVIRT_EOI));
+    assert_true(is_filtered(MSR_PARAVIRT_CLOCK));
+    engine_kvm.get_state(f->vcpu, &saved);
+    assert_int_equal(f->paravirt.steal, 0);
+    f->paravirt = (struct paravirt_registers){.steal = 0x4001, .eoi = 0x5001};
+    engine_kvm.set_state(f->vcpu, &saved);
+    assert_int_equal(kept_msr(MSR_PARAVIRT_STEAL), 0x4001);
+    assert_int_equal(kept_msr(MSR_PARAVIRT_EOI), 0x5001);
+    f->paravirt = (struct paravirt_registers){0};
+    engine_kvm.get_state(f->vcpu, &saved);
+    assert_int_equal(f->paravirt.steal, 0x4001);
+    assert_int_equal(f->paravirt.eoi, 0x5001);
+    fixture_close(f);
+    /* One that is not offered does not reach KVM. */
+    f->cpuid.paravirt = PARAVIRT_STEAL;
+    assert_true(fixture_open(f));
+    assert_true(is_filtered(MSR_PARAVIRT_EOI));
+    fixture_close(f);
+    fixture_free(f);
+}
+
+static void test_services_that_kvm_lacks_are_not_offered(void **unused)
+{
+    struct fixture *f = fixture_new();
+    struct engine_config use = {.cpuid = &f->cpuid};
+    char names[100];
+    fake_kvm.has_apic = true;
+    fake_kvm.unsupported_services = PARAVIRT_EOI | PARAVIRT_TLB_FLUSH;
+    f->cpuid.paravirt =
+        PARAVIRT_CLOCK | PARAVIRT_STEAL | PARAVIRT_EOI | PARAVIRT_TLB_FLUSH;
+    assert_int_equal(engine_kvm.missing(&use, names, sizeof(names)), 2);
+    assert_string_equal(names, "paravirtual eoi, paravirtual tlb-flush");
+    assert_false(fixture_open(f));
+    assert_non_null(strstr(f->err.message, "paravirtual eoi"));
+    assert_int_equal(engine_kvm.fit(&use, &f->cpuid, &f->err), 0);
+    assert_int_equal(f->cpuid.paravirt, PARAVIRT_CLOCK | PARAVIRT_STEAL);
+    assert_true(fixture_open(f));
+    fixture_close(f);
+    fixture_free(f);
+}
+
+/* An engine of software had let the guest end the interrupt by the bit, and it did. */
+static void test_an_offered_end_is_taken(void **unused)
+{
+    struct fixture *f = fixture_new();
+    struct lapic_effect effect;
+    struct x86_state saved;
+    fake_kvm.has_apic = true;
+    f->cpuid.paravirt = PARAVIRT_EOI;
+    assert_true(fixture_open(f));
+    engine_kvm.get_state(f->vcpu, &saved);
+    lapic_mmio_write(&f->lapic, 0, 0xf0, 0x1ff, &effect);
+    const struct apic_message message = {.mode = APIC_FIXED, .vector = 0x51};
+    lapic_post(&f->lapic, &message);
+    lapic_acknowledge(&f->lapic, 0x51);
+    f->paravirt = (struct paravirt_registers){.eoi = 0x1001, .eoi_is_offered = 1};
+    engine_kvm.set_state(f->vcpu, &saved);
+    assert_int_equal(kept(ISR_0X40), 1u << 0x11);
+    run(expect_nothing_in_service);
+    assert_int_equal(f->paravirt.eoi_is_offered, 0);
+    fixture_close(f);
+    fixture_free(f);
+}
+
 /* A debugger's processors are interpreted, and so are their APICs. */
 static void test_debugger_has_apics_of_ours(void **unused)
 {
@@ -209,6 +315,9 @@ int main(void)
         TEST(test_timer_stands_still_outside_of_run),
         TEST(test_activity_travels),
         TEST(test_8259_waits_for_its_window),
+        cmocka_unit_test(test_services_of_the_apic),
+        cmocka_unit_test(test_services_that_kvm_lacks_are_not_offered),
+        cmocka_unit_test(test_an_offered_end_is_taken),
         cmocka_unit_test(test_debugger_has_apics_of_ours),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -150,6 +150,26 @@ static void test_eoi_of_a_level_interrupt_is_broadcast(void **unused)
     assert_false(effect.what & LAPIC_EFFECT_EOI);
 }
 
+static void test_silent_ends(void **unused)
+{
+    assert_false(lapic_ends_silently(&lapic));
+    post(0x50, false);
+    assert_true(lapic_has_request(&lapic));
+    assert_false(lapic_ends_silently(&lapic)); /* not in service yet */
+    lapic_acknowledge(&lapic, 0x50);
+    assert_false(lapic_has_request(&lapic));
+    assert_true(lapic_ends_silently(&lapic));
+    post(0x30, false);
+    assert_false(lapic_ends_silently(&lapic)); /* it waits for this end */
+    lapic_end_silently(&lapic);
+    assert_int_equal(lapic_pending(&lapic), 0x30);
+    lapic_acknowledge(&lapic, 0x30);
+    lapic_end_silently(&lapic);
+    post(0x60, true);
+    lapic_acknowledge(&lapic, 0x60);
+    assert_false(lapic_ends_silently(&lapic)); /* the I/O APIC has to hear of it */
+}
+
 static void test_spurious_vector(void **unused)
 {
     put(SVR, 0x1ee);
@@ -331,6 +351,7 @@ int main(void)
         cmocka_unit_test_setup(test_read_only_and_writable_bits, setup),
         cmocka_unit_test_setup(test_priorities, setup),
         cmocka_unit_test_setup(test_eoi_of_a_level_interrupt_is_broadcast, setup),
+        cmocka_unit_test_setup(test_silent_ends, setup),
         cmocka_unit_test_setup(test_spurious_vector, setup),
         cmocka_unit_test_setup(test_cr8_is_tpr, setup),
         cmocka_unit_test_setup(test_software_disabled, setup),
