@@ -3,14 +3,20 @@ import os
 import struct
 import subprocess
 
-KERNELS = {"cloud": "linux-image-cloud-amd64", "amd64": "linux-image-amd64"}
+KERNELS = {"cloud": "linux-image-cloud-amd64", "amd64": "linux-image-amd64",
+           "686-pae": "linux-image-686-pae", "686": "linux-image-686"}
+
+
+def architecture(kernel):
+    """What scripts take for a kernel that is not the host's."""
+    return ["--architecture", "i386"] if kernel.startswith("686") else []
 
 
 class Files:
     def __init__(self, source, work):
         self.source = source
         self.work = work
-        self.base = None
+        self.base = {}
 
     def script(self, name, *arguments):
         """What scripts/NAME prints. A package that cannot be fetched is a failure: a test
@@ -22,13 +28,16 @@ class Files:
         return done.stdout.strip()
 
     def kernel(self, name="cloud"):
-        return self.script("fetch-kernel", KERNELS[name])
+        return self.script("fetch-kernel", *architecture(name), KERNELS[name])
 
-    def initrd(self, name, program, files=None):
-        """An initial RAM disk: busybox, and PROGRAM (a file of guest/) as /init."""
-        if self.base is None:
-            self.base = self.script("make-initramfs", os.path.join(self.work, "base.cpio"))
-        with open(self.base, "rb") as file:
+    def initrd(self, name, program, files=None, kernel="cloud"):
+        """An initial RAM disk: busybox as KERNEL runs it, and PROGRAM (a file of guest/) as
+        /init."""
+        kind = architecture(kernel)
+        base = os.path.join(self.work, "-".join(["base", *kind[1:]]) + ".cpio")
+        if base not in self.base:
+            self.base[base] = self.script("make-initramfs", *kind, base)
+        with open(self.base[base], "rb") as file:
             content = file.read()
         archive = Archive()
         with open(os.path.join(self.source, "tests", "system", "guest", program), "rb") as file:

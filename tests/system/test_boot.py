@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Debian's kernels boot, and what busybox computes in them is right.
 
-usage: test_boot.py DOPPEL SOURCE-DIRECTORY KERNEL CPUS...     KERNEL: cloud, amd64
+usage: test_boot.py DOPPEL SOURCE-DIRECTORY KERNEL CPUS...
+KERNEL: cloud, amd64, 686-pae, 686
 """
 import bz2
 import gzip
@@ -79,10 +80,10 @@ def share(data, seed):
             f"{md5(numeric_sort(data.numbers))} -")
 
 
-def expectations(data, cpus):
+def expectations(data, kernel, cpus):
     """What each of the guest's commands writes, line by line."""
     return {
-        "system": ["Linux x86_64"],
+        "system": ["Linux i686" if kernel.startswith("686") else "Linux x86_64"],
         "processors": [str(cpus), str(cpus), "0" if cpus == 1 else f"0-{cpus - 1}"],
         "clocksource": ["tsc"],
         "hashes": [f"{digest}  /data/random" for digest in (
@@ -146,12 +147,12 @@ def main(doppel, source, kernel, *counts):
         files = Files(source, work)
         with report.case(f"{kernel}: files for the guest"):
             image = files.kernel(kernel)
-            initrd = files.initrd("check", "check", data.files())
+            initrd = files.initrd("check", "check", data.files(), kernel)
         for cpus in map(int, counts if report.failures == 0 else ()):
             command = [doppel, "run", "--kernel", image, "--initrd", initrd, "--no-reboot",
                        "--memory", f"{MEMORY}M", "--cpus", str(cpus),
                        "--append", "console=ttyS0 quiet"]
-            boot(report, command, expectations(data, cpus), f"{kernel}, {cpus} vCPU")
+            boot(report, command, expectations(data, kernel, cpus), f"{kernel}, {cpus} vCPU")
     report.end()
 
 
