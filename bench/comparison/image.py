@@ -18,12 +18,18 @@ from guestfiles import Archive
 PACKAGES = ('dash', 'coreutils', 'sed', 'gzip', 'openssl', 'sqlite3', 'gcc-12', 'libc6-dev',
             'python3.11-minimal', 'libpython3.11-stdlib')
 
+# By architecture: the end of our programs' names, the kernel's package, QEMU.
+ARCHITECTURES = {
+    'amd64': ('', 'linux-image-cloud-amd64', 'qemu-system-x86_64'),
+    'i386': ('_32', 'linux-image-686-pae', 'qemu-system-i386'),
+}
+
 # What a compiler without linking, and everything else, does without.
 UNUSED = ('usr/bin/*-lto-dump*', 'usr/bin/*-gold', 'usr/bin/*-ld.*', 'usr/bin/*-dwp',
           'usr/bin/*gprof*', 'usr/lib/gcc/*/12/lto*', 'usr/lib/gcc/*/12/*.a',
-          'usr/lib/gcc/*/12/plugin', 'usr/lib/x86_64-linux-gnu/lib*san.so*',
-          'usr/lib/x86_64-linux-gnu/*gprofng*', 'usr/lib/x86_64-linux-gnu/*.a',
-          'usr/lib/x86_64-linux-gnu/perl*', 'usr/share/zoneinfo', 'usr/share/perl*',
+          'usr/lib/gcc/*/12/plugin', 'usr/lib/*-linux-gnu/lib*san.so*',
+          'usr/lib/*-linux-gnu/*gprofng*', 'usr/lib/*-linux-gnu/*.a',
+          'usr/lib/*-linux-gnu/perl*', 'usr/share/zoneinfo', 'usr/share/perl*',
           'usr/share/icons', 'usr/lib/python3.11/test', 'usr/lib/python3.11/lib2to3',
           'var/lib/dpkg/info')
 
@@ -68,16 +74,23 @@ def namespace(root, shell, *words):
 
 
 class Image:
-    def __init__(self, build):
+    def __init__(self, build, architecture='amd64'):
         self.build = pathlib.Path(build).resolve()
-        self.folder = self.build / 'bench/compare'
+        self.architecture = architecture
+        self.suffix, self.kernel, self.qemu = ARCHITECTURES[architecture]
+        self.folder = self.build / f'bench/compare{self.suffix}'
         self.packages = self.folder / 'packages'
         self.root = self.folder / 'root'
         self.initramfs = self.folder / 'initramfs.cpio'
         self.lock = None
 
     def programs(self):
-        return {name: self.build / f'bench/programs/compare_{name}' for name in ('work', 'driver')}
+        return {name: self.build / f'bench/programs/compare_{name}{self.suffix}'
+                for name in ('work', 'driver')}
+
+    def arguments(self):
+        """For scripts that fetch packages."""
+        return [] if self.architecture == 'amd64' else ['--architecture', self.architecture]
 
     def stamp(self):
         """What the image is made of."""
@@ -93,7 +106,9 @@ class Image:
         for name, path in self.programs().items():
             if not path.exists():
                 raise ImageError(f'{path} is missing; build it: ninja -C {self.build} '
-                                 f'bench/programs/compare_{name}')
+                                 f'bench/programs/compare_{name}{self.suffix}'
+                                 + (' (the compiler needs the package gcc-multilib when the '
+                                    'build is set up)' if self.suffix else ''))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = open(self.folder / 'lock', 'w')
         fcntl.flock(self.lock, fcntl.LOCK_SH)
@@ -127,7 +142,7 @@ class Image:
         names.unlink(missing_ok=True)
         remove(self.packages)
         print('compare: making the guest image (Debian packages, once)', file=sys.stderr)
-        call([ROOT / 'scripts/unpack-packages', self.packages, *PACKAGES],
+        call([ROOT / 'scripts/unpack-packages', *self.arguments(), self.packages, *PACKAGES],
              'the guest image needs Debian packages')
         for pattern in UNUSED:
             for path in self.packages.glob(pattern):

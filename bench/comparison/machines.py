@@ -203,8 +203,8 @@ class Engine:
         if self.name == 'native':
             return
         if self.name == 'qemu':
-            if not shutil.which('qemu-system-x86_64'):
-                raise MachineError('qemu-system-x86_64 is missing; run scripts/deps bench')
+            if not shutil.which(self.settings.image.qemu):
+                raise MachineError(f'{self.settings.image.qemu} is missing; run scripts/deps bench')
             return
         if not pathlib.Path(self.doppel).exists():
             raise MachineError(f'{self.doppel} is missing; build it, or say --build')
@@ -218,7 +218,7 @@ class Engine:
         append = f'{append} {self.settings.append}'.strip()
         initrd = ['-initrd' if self.name == 'qemu' else '--initrd', initramfs] if initramfs else []
         if self.name == 'qemu':
-            return ['qemu-system-x86_64', '-accel', 'tcg', '-cpu', 'max', '-m', MEMORY, '-smp',
+            return [self.settings.image.qemu, '-accel', 'tcg', '-cpu', 'max', '-m', MEMORY, '-smp',
                     cpus, '-nodefaults', '-display', 'none', '-serial', 'stdio', '-no-reboot',
                     '-kernel', self.settings.kernel, '-append', append, *initrd]
         return [self.doppel, 'run', '--engine', self.name, '--memory', MEMORY, '--cpus', cpus,

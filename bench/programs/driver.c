@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 #include <ftw.h>
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -118,8 +119,8 @@ static void run(const char *id, const char *command)
     struct rusage usage = {0};
     wait4(child, &status, 0, &usage);
     uint64_t wall = now() - start;
-    printf("@done %s status %d wall %lu user %lu system %lu length %lu hash %016lx text "
-           "%s\n",
+    printf("@done %s status %d wall %" PRIu64 " user %" PRIu64 " system %" PRIu64
+           " length %" PRIu64 " hash %016" PRIx64 " text %s\n",
            id, WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), wall,
            microseconds(usage.ru_utime), microseconds(usage.ru_stime), output.length,
            output.hash, output.text);

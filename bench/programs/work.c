@@ -1,5 +1,6 @@
 /* Runs one workload. usage: work NAME ROUNDS */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,7 +54,7 @@ int main(int argc, char **argv)
     }
     for (size_t i = 0; i < sizeof(works) / sizeof(works[0]); i++) {
         if (!strcmp(argv[1], works[i].name)) {
-            printf("%016lx\n", works[i].run(strtoull(argv[2], NULL, 0)));
+            printf("%016" PRIx64 "\n", works[i].run(strtoull(argv[2], NULL, 0)));
             return 0;
         }
     }
