@@ -405,13 +405,25 @@ static bool find_or_step(struct translator_cpu *translator, unsigned left,
     }
 }
 
+/* Has something to be looked at? Who asks for it sets cpu->attention first, and notifies
+ * then (translator_notify), perhaps so late that it has been looked at: code would leave
+ * for nothing, and never go on. So the notice is taken down before attention is read. */
+static bool wants_look(const struct cpu *cpu)
+{
+    _Atomic uint8_t *notice = &translator_frame.status[STATUS_ATTENTION];
+    if (unlikely(atomic_load_explicit(notice, memory_order_relaxed))) {
+        atomic_store(notice, 0);
+    }
+    return cpu_wants_look(cpu);
+}
+
 /* Translated code from cpu->rip on, until struct cpu has to be looked at. */
 static void run_code(struct translator_cpu *translator)
 {
     struct cpu *cpu = translator->cpu;
     unsigned left = LEAVE_HEAD;
-    while (cpu->state.activity == X86_RUNNING && can_translate(cpu) &&
-           !cpu_wants_look(cpu) && cpu->retired < cpu->limit) {
+    while (cpu->state.activity == X86_RUNNING && can_translate(cpu) && !wants_look(cpu) &&
+           cpu->retired < cpu->limit) {
         struct entry entry;
         prepare(translator);
         if (!find_or_step(translator, left, &entry)) {

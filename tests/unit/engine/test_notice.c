@@ -1,0 +1,88 @@
+/* A call for attention of the translator's code that comes when all has been looked at.
+ */
+#include "engine/translator/run.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/software.h"
+#include "engine/translator/translator.h"
+#include "machine/entry.h"
+#include "machine/memory_map.h"
+
+#define RAM_SIZE 0x400000u
+#define CODE_AT  0x200000u
+#define SECONDS  60 /* for the test as a whole, when it hangs */
+
+static const uint8_t program[] = {
+    0xb9, 0x05, 0x00, 0x00, 0x00, /* mov $5, %ecx */
+    0xe6, 0x80,                   /* 1: out %al, $0x80 */
+    0xff, 0xc9,                   /* dec %ecx */
+    0x75, 0xfa,                   /* jnz 1b */
+    0xf4,                         /* hlt */
+};
+
+struct machine {
+    struct engine_vcpu *vcpu;
+    unsigned exits;
+};
+
+static void sink(void *opaque, struct vcpu_exit *exit)
+{
+    struct machine *machine = opaque;
+    assert_int_equal(exit->reason, EXIT_IO);
+    machine->exits++;
+    translator_notify(machine->vcpu->opaque);
+}
+
+static void test_late_notice(void **unused)
+{
+    struct machine machine = {0};
+    struct clock clock;
+    struct cpuid_policy cpuid;
+    struct lapic lapic;
+    struct vcpu_stats stats = {0};
+    struct error err = {0};
+    clock_init_virtual(&clock);
+    assert_int_equal(cpuid_policy_init(&cpuid, &(struct cpuid_config){.cpus = 1}, NULL),
+                     0);
+    struct memory *memory = memory_new(RAM_SIZE, &err);
+    assert_non_null(memory);
+    int64_t frame = memory_add_frames(memory, RAM_SIZE, &err);
+    assert_true(frame >= 0);
+    assert_int_equal(memory_map(memory, 0, RAM_SIZE, (frame_t)frame, SLOT_RAM, &err), 0);
+    lapic_reset(&lapic, 0, 1000000);
+    struct engine_config config = {
+        .memory = memory, .clock = &clock, .cpuid = &cpuid, .cpus = 1};
+    struct engine *engine = engine_translator.open(&config, &err);
+    assert_non_null(engine);
+    struct vcpu_config vcpu = {
+        .is_bootstrap = true, .lapic = &lapic, .sink = {sink, &machine}, .stats = &stats};
+    machine.vcpu = engine_translator.vcpu_open(engine, &vcpu, &err);
+    assert_non_null(machine.vcpu);
+    struct x86_state state;
+    assert_int_equal(entry_long_mode(&state, memory, CODE_AT, 0, &err), 0);
+    assert_true(ram_write(memory, CODE_AT, program, sizeof(program)));
+    engine_translator.set_state(machine.vcpu, &state);
+
+    alarm(SECONDS);
+    assert_int_equal(engine_translator.run(machine.vcpu), RUN_HALTED);
+    alarm(0);
+    assert_int_equal(machine.exits, 5);
+
+    engine_translator.vcpu_close(machine.vcpu);
+    engine_translator.close(engine);
+    memory_free(memory);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_late_notice),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
