@@ -19,6 +19,7 @@ static int make_engine(struct vm *vm, struct error *err)
         .is_deterministic = vm->config.is_deterministic,
         .is_debugged = vm->config.is_debugged,
         .look = vm->config.look,
+        .code_cache = vm->config.code_cache,
     };
     vm->engine_ops = vm->config.engine;
     vm->engine = vm->engine_ops->open(&config, err);

@@ -57,6 +57,7 @@ struct vm_config {
     bool is_deterministic;
     bool is_debugged; /* a debugger may come */
     struct engine_look look;
+    uint64_t code_cache; /* as engine_config */
 };
 
 /* Who is told of each exit after it was answered, on the vCPU's thread. */

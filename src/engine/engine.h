@@ -96,7 +96,8 @@ struct engine_config {
     unsigned cpus;
     bool is_debugged;        /* debug may be called: only then engines need be able to */
     bool is_deterministic;   /* see set_limit, which the engine has; cpus is 1 */
-    struct engine_look look; /* for an engine that shows_code */
+    struct engine_look look; /* for an engine that makes_code */
+    uint64_t code_cache;     /* bytes of it that are kept at most; 0: as it likes */
 };
 
 /* What it is given for one vCPU. */
@@ -147,7 +148,7 @@ struct engine_ops {
     const char *name;    /* as --engine takes it */
     const char *summary; /* one line for help and doctor */
     bool counts_retired; /* vcpu_stats.retired is exact, not only in deterministic runs */
-    bool shows_code;     /* engine_config.look has an effect */
+    bool makes_code;     /* engine_config.look and code_cache have an effect */
     enum jail_role role; /* of its vCPUs' threads: which system calls run() may make */
 
     /* Can it work on this host? 0, or an error that says why not. */

@@ -271,16 +271,21 @@ static void jump_clear(struct tlb_area *area, unsigned i)
     area->jump_target[i] = area->jump_miss;
 }
 
+static void area_clear_jumps(struct tlb_area *area)
+{
+    for (unsigned i = 0; area->jump_miss && i < AREA_JUMP_COUNT; i++) {
+        jump_clear(area, i);
+    }
+    area->jump_pages = 0;
+}
+
 static void area_clear_all(struct tlb_area *area)
 {
     for (unsigned i = 0; i < TLB_SIZE; i++) {
         cpu_clear_entry(&area->entry[i], i);
     }
     area->is_ready = true;
-    for (unsigned i = 0; area->jump_miss && i < AREA_JUMP_COUNT; i++) {
-        jump_clear(area, i);
-    }
-    area->jump_pages = 0;
+    area_clear_jumps(area);
     area->filled_count = 0;
 }
 
@@ -308,8 +313,11 @@ void cpu_forget_jumps(struct cpu *cpu, const void *target)
     for (unsigned i = 0; i < TLB_CONTEXTS * TLB_VIEWS; i++) {
         struct tlb_area *area = &cpu->tlb_contexts[i / TLB_VIEWS].view[i % TLB_VIEWS];
         if (area->is_ready) {
-            area->jump_miss = target;
-            area_clear_all(area);
+            /* What never had a jump has entries of the same target already. */
+            if (area->jump_pages || area->jump_miss != target) {
+                area->jump_miss = target;
+                area_clear_jumps(area);
+            }
         }
     }
 }

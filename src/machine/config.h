@@ -40,6 +40,7 @@ struct machine_config {
     const char *exit_stats;  /* path or NULL */
     const char *trace_exits; /* likewise */
     struct engine_look look; /* at code that the engine makes */
+    uint64_t code_cache;     /* bytes of that code; 0: the engine's choice */
     const char *gdb;         /* control/gdb.h: ADDRESS[,wait]; NULL: no debugger */
     /* A restored VM's, which then takes cpu_model's place; NULL otherwise. */
     const struct cpuid_policy *cpuid;

@@ -221,19 +221,21 @@ static int check_boot(const struct machine_type *type,
     return 0;
 }
 
-static int check_look(const struct engine_ops *engine, const struct engine_look *look,
-                      struct error *err)
+static int check_code(const struct engine_ops *engine,
+                      const struct machine_config *config, struct error *err)
 {
-    const char *option = look->perf_map     ? "--perf-map"
-                         : look->trace      ? "--trace"
-                         : look->trace_file ? "--trace-file"
-                         : look->symbols    ? "--symbols"
-                                            : NULL;
-    if (!option || engine->shows_code) {
+    const struct engine_look *look = &config->look;
+    const char *option = look->perf_map       ? "--perf-map"
+                         : look->trace        ? "--trace"
+                         : look->trace_file   ? "--trace-file"
+                         : look->symbols      ? "--symbols"
+                         : config->code_cache ? "--code-cache"
+                                              : NULL;
+    if (!option || engine->makes_code) {
         return 0;
     }
     return fail_plain(err, EINVAL,
-                      "%s: the engine %s makes no code to look at; use --engine "
+                      "%s: the engine %s makes no code; use --engine "
                       "translator",
                       option, engine->name);
 }
@@ -249,7 +251,7 @@ static int resolve_engine(struct resolved *resolved, const struct machine_config
     if (result >= 0) {
         result = find_engine(engine, config->deterministic, resolved, err);
     }
-    return result < 0 ? result : check_look(resolved->engine, &config->look, err);
+    return result < 0 ? result : check_code(resolved->engine, config, err);
 }
 
 static int resolve(struct resolved *resolved, const struct machine_config *config,
@@ -302,6 +304,7 @@ struct vm *machine_new(const struct machine_config *config,
         .is_deterministic = config->deterministic,
         .is_debugged = config->gdb != NULL,
         .look = config->look,
+        .code_cache = config->code_cache,
     };
     struct vm *vm = vm_new(&vm_config, err);
     if (vm && resolved.type->build(vm, config, console, err) < 0) {

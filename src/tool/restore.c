@@ -36,6 +36,7 @@ static const struct option_spec restore_options[] = {
     {"exit-stats", "FILE",
      "write exit counts, times and retired instructions there, as JSON", OPTION_FILE,
      FIELD(exit_stats)},
+    CODE_CACHE_OPTION(FIELD(code_cache)),
     LOOK_OPTIONS(FIELD(look)),
     {"gdb", "ADDR[,wait]",
      "let gdb attach at PORT, HOST:PORT or a socket's path (with a slash); wait: run "
@@ -70,6 +71,7 @@ static struct machine_config combine(const struct snapshot *snapshot,
     config.exit_stats = given->exit_stats;
     config.trace_exits = given->trace_exits;
     config.look = given->look;
+    config.code_cache = given->code_cache;
     config.gdb = given->gdb;
     return config;
 }

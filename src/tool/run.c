@@ -128,6 +128,7 @@ static const struct option_spec run_options[] = {
     {"exit-stats", "FILE",
      "write exit counts, times and retired instructions there, as JSON", OPTION_FILE,
      FIELD(exit_stats)},
+    CODE_CACHE_OPTION(FIELD(code_cache)),
     LOOK_OPTIONS(FIELD(look)),
     {"gdb", "ADDR[,wait]",
      "let gdb attach at PORT, HOST:PORT or a socket's path (with a slash); wait: run "

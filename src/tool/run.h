@@ -4,6 +4,13 @@
 #include "base/option.h"
 #include "engine/engine.h"
 
+#define CODE_CACHE_OPTION(at)                                                       \
+    {                                                                               \
+        "code-cache", "SIZE",                                                       \
+            "host code that the engine translator keeps at most; 64M if not given", \
+            OPTION_SIZE, at, 1ull << 20, 1ull << 30                                 \
+    }
+
 /* Rows for a struct engine_look at an offset. */
 #define LOOK_OPTIONS(at)                                                               \
     {"perf-map", NULL,                                                                 \

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """Looking inside the translator: what it counts, what it makes of guest code.
 
-usage: test_inside.py DOPPEL GUEST-CODE GUEST-SMP      two of tests/guest's programs
+usage: test_inside.py DOPPEL SOURCE CODE SMP FLOOD looks|evictions
+
+CODE, SMP and FLOOD are programs of tests/guest.
 """
+import filecmp
 import json
 import os
 import re
@@ -11,7 +14,8 @@ import sys
 import tempfile
 
 from doppel import Doppel
-from tap import Report, equal
+from guestfiles import Files
+from tap import Report, equal, within
 
 PASSED = 1  # --debug-exit of a guest that wrote 0
 
@@ -163,16 +167,60 @@ def refusals(machine, smp):
         equal(done.returncode, 125, f"{options}: {done.stderr}")
         for word in words:
             assert word in done.stderr, f"{options}: no {word!r} in {done.stderr}"
-    for option in (["--perf-map"], ["--trace", "0x1"]):
+    done = machine.run(smp, "--code-cache", "512K")
+    equal(done.returncode, 2, done.stderr)
+    assert "--code-cache" in done.stderr and "1M" in done.stderr, done.stderr
+    for option in (["--perf-map"], ["--trace", "0x1"], ["--code-cache", "8M"]):
         done = machine.run(smp, *option, engine="interpreter")
         equal(done.returncode, 125, done.stderr)
         assert option[0] in done.stderr and "--engine translator" in done.stderr, done.stderr
 
 
-def main(doppel, code, smp):
+def evicts(machine, files, programs):
+    """A cache that is far too small: everything is made again and again, and goes on."""
+    for program, cpus in programs:
+        stats = machine.stats(program, "--cpus", cpus, "--code-cache", "1M")
+        inside = stats["totals"]["inside"]
+        within(inside["cache"]["code_bytes"], 1, 1 << 20)
+        within(inside["cache"]["used_percent"], 0, 100)
+        equal(inside["cache"]["code_limit_bytes"], 1 << 20)
+    assert inside["evictions"]["count"] > 0, inside
+    assert inside["invalidated_blocks"]["by_overflow"] > 0, inside
+    equal(inside["translated"]["blocks"],
+          inside["cache"]["blocks"] - inside["cache"]["dead_blocks"] +
+          sum(inside["invalidated_blocks"].values()))
+    boots(machine, files, "2M", "--cpus", "4")
+    # And what the guest sees is the same, instruction by instruction.
+    traces = [os.path.join(machine.work, name) for name in ("small", "large")]
+    for trace, size in zip(traces, ("1M", None)):
+        boots(machine, files, size, "--deterministic", "--trace-exits", trace)
+    assert filecmp.cmp(*traces, shallow=False), "another run with a smaller cache"
+
+
+def boots(machine, files, size, *options):
+    stats = os.path.join(machine.work, "stats.json")
+    options += ("--code-cache", size) if size else ()
+    done = subprocess.run([machine.doppel, "run", "--engine", "translator", "--memory", "256M",
+                           "--kernel", files.kernel(), "--initrd",
+                           files.script("make-initramfs"), "--append",
+                           "console=ttyS0 quiet demo=check", "--exit-stats", stats, *options],
+                          env=machine.environment, stdin=subprocess.DEVNULL, timeout=150,
+                          capture_output=True, text=True, check=False)
+    equal(done.returncode, 0, done.stderr)
+    assert "DOPPEL-DEMO-OK" in done.stdout, done.stdout[-1000:]
+    with open(stats, encoding="utf-8") as file:
+        evictions = json.load(file)["totals"]["inside"]["evictions"]["count"]
+    within(evictions, 10 if size else 0, 100000 if size else 0)
+
+
+def main(doppel, source, code, smp, flood, part):
     report = Report()
     with tempfile.TemporaryDirectory() as work:
         machine = Machine(doppel, work)
+        if part == "evictions":
+            with report.case("a cache that overflows drops its oldest part"):
+                evicts(machine, Files(source, work), ((smp, "4"), (code, "4"), (flood, "1")))
+            report.end()
         with report.case("the translator's counts agree with each other"):
             counts(machine, code, smp)
         with report.case("the interpreter tells what it counts"):

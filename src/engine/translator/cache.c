@@ -10,8 +10,6 @@
 #include "engine/translator/look.h"
 #include "interpreter/isa.h"
 
-#define BLOCK_ROOM (48u << 10) /* more than the code of any block */
-
 static void *reserve(size_t size)
 {
     void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
@@ -29,19 +27,19 @@ static void release(void *memory, size_t size)
 /* Of no file: only then perf asks its map for names. */
 static int map_code(struct code_cache *cache, struct error *err)
 {
-    void *write = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE,
+    void *write = mmap(NULL, cache->size, PROT_READ | PROT_WRITE,
                        MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (write == MAP_FAILED) {
         return fail(err, errno, "cannot map memory for translated code");
     }
     cache->write = write;
     /* mremap(2): with no old size the same pages get a second mapping. */
-    void *execute = mremap(write, 0, CODE_SIZE, MREMAP_MAYMOVE);
+    void *execute = mremap(write, 0, cache->size, MREMAP_MAYMOVE);
     if (execute == MAP_FAILED) {
         return fail(err, errno, "cannot map memory for translated code a second time");
     }
     cache->execute = execute;
-    if (mprotect(execute, CODE_SIZE, PROT_READ | PROT_EXEC) < 0) {
+    if (mprotect(execute, cache->size, PROT_READ | PROT_EXEC) < 0) {
         return fail(err, errno,
                     "cannot map memory for translated code as executable (a security "
                     "policy may forbid it); use --engine interpreter");
@@ -50,7 +48,7 @@ static int map_code(struct code_cache *cache, struct error *err)
 }
 
 struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_policy *cpuid,
-                                  bool counts, struct error *err)
+                                  uint64_t size, bool counts, struct error *err)
 {
     struct code_cache *cache = calloc(1, sizeof(*cache));
     if (!cache) {
@@ -60,11 +58,13 @@ struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_poli
     pthread_mutex_init(&cache->lock, NULL);
     cache->memory = memory;
     cache->counts = counts;
+    cache->size = (uint32_t)(size ? size : CODE_SIZE_DEFAULT) & -(1u << 20);
+    size_t blocks = code_limit(cache, CODE_BLOCKS), links = code_limit(cache, CODE_LINKS);
     isa_decoder_init(&cache->decoder, 64, cpuid);
     isa_decoder_init(&cache->decoder_32, 32, cpuid);
-    cache->metadata = reserve(METADATA_SIZE);
-    cache->block = reserve(BLOCKS_MAX * sizeof(*cache->block));
-    cache->link = reserve(LINKS_MAX * sizeof(*cache->link));
+    cache->metadata = reserve(code_limit(cache, CODE_TABLES));
+    cache->block = reserve(blocks * sizeof(*cache->block));
+    cache->link = reserve(links * sizeof(*cache->link));
     cache->hash = reserve(BLOCK_HASH * sizeof(*cache->hash));
     cache->by_frame = reserve(BLOCK_HASH * sizeof(*cache->by_frame));
     if (!cache->metadata || !cache->block || !cache->link || !cache->hash ||
@@ -78,6 +78,7 @@ struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_poli
         return NULL;
     }
     trampoline_write(cache);
+    code_regions_init(cache);
     return cache;
 }
 
@@ -86,11 +87,12 @@ void code_cache_free(struct code_cache *cache)
     if (!cache) {
         return;
     }
-    release(cache->write, CODE_SIZE);
-    release((void *)(uintptr_t)cache->execute, CODE_SIZE);
-    release(cache->metadata, METADATA_SIZE);
-    release(cache->block, BLOCKS_MAX * sizeof(*cache->block));
-    release(cache->link, LINKS_MAX * sizeof(*cache->link));
+    release(cache->write, cache->size);
+    release((void *)(uintptr_t)cache->execute, cache->size);
+    size_t blocks = code_limit(cache, CODE_BLOCKS), links = code_limit(cache, CODE_LINKS);
+    release(cache->metadata, code_limit(cache, CODE_TABLES));
+    release(cache->block, blocks * sizeof(*cache->block));
+    release(cache->link, links * sizeof(*cache->link));
     release(cache->hash, BLOCK_HASH * sizeof(*cache->hash));
     release(cache->by_frame, BLOCK_HASH * sizeof(*cache->by_frame));
     pthread_mutex_destroy(&cache->lock);
@@ -156,14 +158,6 @@ struct block *code_find(struct code_cache *cache, const struct code_place *place
     return block;
 }
 
-bool code_has_room(const struct code_cache *cache)
-{
-    return cache->used + BLOCK_ROOM <= CODE_SIZE &&
-           cache->metadata_used + BLOCK_ROOM <= METADATA_SIZE &&
-           cache->block_count < BLOCKS_MAX &&
-           cache->link_count + 2 * BLOCK_INSN_MAX <= LINKS_MAX;
-}
-
 void *code_metadata(struct code_cache *cache, size_t size)
 {
     void *memory = cache->metadata + cache->metadata_used;
@@ -185,15 +179,25 @@ void code_publish(struct code_cache *cache, struct block *block)
             struct block_source **same = &cache->by_frame[frame_place(source->frame)];
             source->block = block;
             source->next = *same;
+            source->at = same;
+            if (*same) {
+                (*same)->at = &source->next;
+            }
             *same = source;
         }
     }
     struct block *_Atomic *head = &cache->hash[hash_place(&block->place)];
-    block->hash_next = *head;
+    struct block *next = *head;
+    block->hash_next = next;
+    block->hash_at = head;
+    if (next) {
+        next->hash_at = &block->hash_next;
+    }
     atomic_store_explicit(head, block, memory_order_release);
     if (cache->look) {
         look_block(cache->look, cache, block);
     }
+    code_region_publish(cache, block);
 }
 
 /* Other vCPUs execute what is patched: one aligned store each time. */
@@ -207,20 +211,32 @@ static void patch32(struct code_cache *cache, uint32_t place, uint32_t target)
 void code_link(struct code_cache *cache, struct link *link, struct block *to)
 {
     /* Where the page behind lies each jump has to find out. */
-    if (link->is_linked || to->is_dead || to->place.next != FRAME_NONE) {
+    if (link->is_linked || to->is_dead || to->place.next != FRAME_NONE ||
+        cache->block[link->from]->is_dead) {
         return;
     }
     link->is_linked = true;
     link->next = to->in;
+    link->at = &to->in;
+    if (to->in) {
+        to->in->at = &link->next;
+    }
     to->in = link;
     patch32(cache, link->place, link->from_memory ? to->entry_memory : to->entry);
 }
 
+static void source_remove(struct block_source *source)
+{
+    if (source->frame != FRAME_NONE) {
+        *source->at = source->next;
+        if (source->next) {
+            source->next->at = source->at;
+        }
+    }
+}
+
 static void kill(struct code_cache *cache, struct block *block)
 {
-    if (block->is_dead) {
-        return; /* by its other frame */
-    }
     block->is_dead = true;
     cache->counters.dead_now++;
     uint64_t code = 0xe9; /* JMP rel32, and what the NOP's place had behind it */
@@ -235,47 +251,55 @@ static void kill(struct code_cache *cache, struct block *block)
         patch32(cache, link->place, link->stub);
     }
     block->in = NULL;
-    struct block *_Atomic *at = &cache->hash[hash_place(&block->place)];
-    while (*at && *at != block) {
-        at = &(*at)->hash_next;
+    struct block *next = block->hash_next;
+    if (next) {
+        next->hash_at = block->hash_at;
     }
-    if (*at) {
-        atomic_store_explicit(at, block->hash_next, memory_order_release);
+    atomic_store_explicit(block->hash_at, next, memory_order_release);
+    for (unsigned i = 0; i < array_size(block->source); i++) {
+        source_remove(&block->source[i]);
     }
 }
 
 void code_invalidate_frame(struct code_cache *cache, frame_t frame, enum code_cause cause)
 {
     uint32_t version = FRAME_VERSION(cache->memory->frame[frame]);
-    struct block_source **at = &cache->by_frame[frame_place(frame)];
+    struct block_source **bucket = &cache->by_frame[frame_place(frame)], **at = bucket;
     while (*at) {
         struct block_source *source = *at;
-        if (source->frame == frame && source->version != version) {
-            cache->counters.invalidated[cause] += !source->block->is_dead;
-            kill(cache, source->block);
-            *at = source->next;
-        } else {
+        struct block *block = source->block;
+        if (source->frame != frame || source->version == version) {
             at = &source->next;
+            continue;
+        }
+        cache->counters.invalidated[cause]++;
+        kill(cache, block);
+        if (block->place.next != FRAME_NONE) {
+            at = bucket; /* its other frame has left a list, too: perhaps this one */
         }
     }
 }
 
-void code_drop_all(struct code_cache *cache)
+static void link_remove(struct link *link)
 {
-    memset((void *)cache->hash, 0, BLOCK_HASH * sizeof(*cache->hash));
-    memset(cache->by_frame, 0, BLOCK_HASH * sizeof(*cache->by_frame));
-    cache->counters.invalidated[BY_OVERFLOW] +=
-        cache->block_count - cache->counters.dead_now;
-    cache->counters.dead_now = 0;
-    cache->counters.flushes++;
-    if (cache->look) {
-        look_evicted(cache->look);
+    *link->at = link->next;
+    if (link->next) {
+        link->next->at = link->at;
     }
-    cache->used = cache->reserved;
-    cache->metadata_used = 0;
-    cache->block_count = 0;
-    cache->link_count = 0;
-    atomic_fetch_add(&cache->epoch, 1);
+    link->is_linked = false;
+}
+
+void code_retire(struct code_cache *cache, struct block *block)
+{
+    if (!block->is_dead) {
+        cache->counters.invalidated[BY_OVERFLOW]++;
+        kill(cache, block);
+    }
+    for (uint32_t i = block->first_link; i < block->last_link; i++) {
+        if (cache->link[i].is_linked) {
+            link_remove(&cache->link[i]);
+        }
+    }
 }
 
 void code_note_stop(struct code_cache *cache, uint64_t ns)
@@ -284,32 +308,4 @@ void code_note_stop(struct code_cache *cache, uint64_t ns)
     if (ns > cache->counters.longest_stop_ns) {
         cache->counters.longest_stop_ns = ns;
     }
-}
-
-const struct block *code_at(const struct code_cache *cache, uintptr_t address,
-                            unsigned *ordinal)
-{
-    uintptr_t offset = address - (uintptr_t)cache->execute;
-    if (offset >= cache->used || offset < cache->reserved) {
-        return NULL;
-    }
-    uint32_t low = 0, high = cache->block_count;
-    while (high - low > 1) {
-        uint32_t middle = low + (high - low) / 2;
-        if (cache->block[middle]->patch <= offset) {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    const struct block *block = high ? cache->block[low] : NULL;
-    if (!block || offset < block->insn[0].host || offset >= block->end) {
-        return NULL;
-    }
-    unsigned i = 0;
-    while (i + 1u < block->count && block->insn[i + 1].host <= offset) {
-        i++;
-    }
-    *ordinal = i;
-    return block;
 }

@@ -4,10 +4,10 @@
  * offset, mode, for kernel code the address, too), so that processes share them. One
  * memory mapped twice: what is written is never executable through the same mapping.
  *
- * Blocks are made one after another until the memory is full; then all are dropped, with
- * every vCPU at rest, and the epoch advances: whoever kept a place in the code compares
- * it. A block whose guest code was stored to is dead: its head leads out, links to it are
- * undone, its memory comes back with the next epoch.
+ * Blocks are made one after another until the memory is full; then the oldest are
+ * dropped, with every vCPU at rest, and the epoch advances: whoever kept a place in the
+ * code compares it. A block whose guest code was stored to is dead: its head leads out,
+ * links to it are undone, its memory comes back when its turn comes.
  *
  * Threads: everything here is under `lock`, but code_find and the code itself.
  */
@@ -69,7 +69,8 @@ struct link {
     uint16_t target;  /* offset in the page */
     bool from_memory; /* the guest's flags are in frame.arith there */
     bool is_linked;
-    struct link *next; /* of those that lead to the same block */
+    /* Of those that lead to the same block; and what points to this one. */
+    struct link *next, **at;
 };
 
 /* A frame that a block's guest code lies in. */
@@ -77,7 +78,7 @@ struct block_source {
     frame_t frame; /* FRAME_NONE: the second one of most blocks */
     uint32_t version;
     struct block *block;
-    struct block_source *next; /* in the same hash bucket of frames */
+    struct block_source *next, **at; /* in the same hash bucket of frames */
 };
 
 struct block {
@@ -93,8 +94,9 @@ struct block {
     uint32_t stale;        /* where the dead one leads */
     uint32_t cold;         /* its code that is rarely run, behind the rest */
     uint32_t end;          /* of its code */
-    struct block *_Atomic hash_next;
+    struct block *_Atomic hash_next, *_Atomic *hash_at;
     struct link *in;
+    uint32_t first_link, last_link; /* its own: from, to before */
     struct block_insn insn[];
 };
 
@@ -132,23 +134,44 @@ static inline unsigned code_jump_kind(unsigned mode)
            ((mode & (MODE_32 | MODE_FLAT)) == MODE_32 ? JUMP_BASED : 0);
 }
 
-#define CODE_SIZE     (64u << 20)
-#define METADATA_SIZE (64u << 20)
-#define BLOCKS_MAX    (1u << 18)
-#define LINKS_MAX     (1u << 19)
-#define BLOCK_HASH    BLOCKS_MAX
+/* What blocks are made of. */
+enum code_resource {
+    CODE_BYTES,
+    CODE_TABLES, /* bytes of struct block and what belongs to it */
+    CODE_BLOCKS,
+    CODE_LINKS,
+    CODE_RESOURCES,
+};
+
+/* A part of one: from start to before end, of which [start, used) holds blocks. */
+struct code_extent {
+    uint32_t start, end, used;
+};
+
+/* See region.c. */
+struct code_region {
+    struct code_extent extent[CODE_RESOURCES];
+    uint32_t retired; /* its first blocks, so many, are out of use */
+};
+
+#define CODE_REGIONS_MAX  16u
+#define CODE_SIZE_DEFAULT (64u << 20)
+#define BLOCK_HASH        (1u << 18)
 
 struct code_cache {
     pthread_mutex_t lock;
-    uint8_t *write;          /* PROT_READ | PROT_WRITE */
-    const uint8_t *execute;  /* the same, PROT_READ | PROT_EXEC */
-    uint32_t used, reserved; /* bytes; the first `reserved` are trampolines */
+    uint8_t *write;         /* PROT_READ | PROT_WRITE */
+    const uint8_t *execute; /* the same, PROT_READ | PROT_EXEC */
+    uint32_t size;          /* of either; the limits of all else follow from it */
+    uint32_t reserved;      /* so much of it are trampolines */
     uint8_t *metadata;
-    size_t metadata_used;
-    struct block **block; /* by number; their code lies in ascending order */
-    uint32_t block_count;
+    struct block **block; /* by number */
     struct link *link;
-    uint32_t link_count;
+    /* Where the next block's code, tables, number and links come from. */
+    uint32_t used, metadata_used, block_count, link_count;
+    struct code_region region[CODE_REGIONS_MAX];
+    unsigned regions, filling; /* how many, and which one is filled */
+    uint32_t region_size;      /* bytes of code */
     struct block *_Atomic *hash;
     struct block_source **by_frame;
     _Atomic uint64_t epoch;
@@ -171,7 +194,7 @@ struct code_cache {
 };
 
 struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_policy *cpuid,
-                                  bool counts, struct error *err);
+                                  uint64_t size, bool counts, struct error *err);
 void code_cache_free(struct code_cache *cache);
 
 /* The bytes of the instruction at an offset of a place's page: as many as one may have,
@@ -187,8 +210,6 @@ struct block *code_find(struct code_cache *cache, const struct code_place *place
 
 /* The rest is called with the lock held. */
 
-/* Room for a block of the longest kind? */
-bool code_has_room(const struct code_cache *cache);
 void *code_metadata(struct code_cache *cache, size_t size);
 /* Makes a finished block known. */
 void code_publish(struct code_cache *cache, struct block *block);
@@ -199,8 +220,23 @@ void code_invalidate_frame(struct code_cache *cache, frame_t frame,
                            enum code_cause cause);
 /* Every vCPU has stood still for so long. */
 void code_note_stop(struct code_cache *cache, uint64_t ns);
-/* Drops everything; no vCPU runs translated code. */
-void code_drop_all(struct code_cache *cache);
+/* No longer entered, nor known as the end of a link: as if its code had changed. */
+void code_retire(struct code_cache *cache, struct block *block);
+
+/* region.c. Room for a block of the longest kind? If not, there will be after
+ * code_evict. */
+bool code_make_room(struct code_cache *cache);
+/* Drops the oldest blocks; no vCPU is inside translated code. Places in code that anybody
+ * keeps are void: the epoch advances. */
+void code_evict(struct code_cache *cache);
+void code_regions_init(struct code_cache *cache);
+void code_region_publish(struct code_cache *cache, struct block *block);
+/* How much there is of a resource, and how much of it is used. */
+uint32_t code_limit(const struct code_cache *cache, enum code_resource resource);
+uint32_t code_usage(const struct code_cache *cache, enum code_resource resource);
+/* Calls each with every block, dead ones too. */
+void code_each(const struct code_cache *cache,
+               void (*each)(void *opaque, const struct block *block), void *opaque);
 
 /* The block and instruction whose code holds an address of the executable mapping; NULL:
  * none does. Also from signal handlers. */

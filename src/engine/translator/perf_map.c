@@ -98,6 +98,18 @@ void perf_map_outdated(struct perf_map *map)
     map->is_outdated = true;
 }
 
+struct anew {
+    struct perf_map *map;
+    const struct look *look;
+    const struct code_cache *cache;
+};
+
+static void write_again(void *opaque, const struct block *block)
+{
+    const struct anew *anew = opaque;
+    write_block(anew->map, anew->look, anew->cache, block);
+}
+
 static void write_anew(struct perf_map *map, const struct look *look,
                        const struct code_cache *cache)
 {
@@ -107,9 +119,8 @@ static void write_anew(struct perf_map *map, const struct look *look,
         return;
     }
     map->size = 0;
-    for (uint32_t i = 0; i < cache->block_count; i++) {
-        write_block(map, look, cache, cache->block[i]);
-    }
+    struct anew anew = {map, look, cache};
+    code_each(cache, write_again, &anew);
 }
 
 void perf_map_close(struct perf_map *map, const struct look *look,

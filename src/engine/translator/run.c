@@ -123,7 +123,7 @@ static void clear_stop(struct cpu *cpu)
     atomic_compare_exchange_strong(&cpu->attention, &stop, 0);
 }
 
-static void drop_all(struct translator_cpu *translator)
+static void make_room(struct translator_cpu *translator)
 {
     struct cpu *cpu = translator->cpu;
     struct code_cache *cache = translator->cache;
@@ -131,8 +131,8 @@ static void drop_all(struct translator_cpu *translator)
     uint64_t start_ns = clock_host_ns();
     cpu->hooks->exclusive_begin(cpu);
     pthread_mutex_lock(&cache->lock);
-    if (!code_has_room(cache)) {
-        code_drop_all(cache);
+    if (!code_make_room(cache)) {
+        code_evict(cache);
     }
     code_note_stop(cache, clock_host_ns() - start_ns);
     pthread_mutex_unlock(&cache->lock);
@@ -394,7 +394,7 @@ static bool find_or_step(struct translator_cpu *translator, unsigned left,
     case FOUND_ENTRY:
         return true;
     case FOUND_NO_ROOM:
-        drop_all(translator);
+        make_room(translator);
         return false;
     case FOUND_CLOSED:
         interpret_block(translator);

@@ -48,7 +48,7 @@ static const struct code_cache *cache_of(uintptr_t address)
 {
     for (unsigned i = 0; i < CACHES_MAX; i++) {
         const struct code_cache *cache = caches[i];
-        if (cache && address - (uintptr_t)cache->execute < CODE_SIZE) {
+        if (cache && address - (uintptr_t)cache->execute < cache->size) {
             return cache;
         }
     }

@@ -81,21 +81,19 @@ void code_stats_tell(struct code_cache *cache, engine_stat_fn *each, void *opaqu
 {
     pthread_mutex_lock(&cache->lock);
     const struct code_counters counters = cache->counters;
-    uint64_t used = cache->used - cache->reserved;
-    uint64_t share = larger(percent(used, CODE_SIZE - cache->reserved),
-                            percent(cache->metadata_used, METADATA_SIZE));
-    share = larger(share, percent(cache->block_count, BLOCKS_MAX));
-    share = larger(share, percent(cache->link_count, LINKS_MAX));
-    uint64_t blocks = cache->block_count, exits = cache->link_count;
-    uint64_t tables = cache->metadata_used;
+    uint64_t used[CODE_RESOURCES], share = 0;
+    for (unsigned i = 0; i < CODE_RESOURCES; i++) {
+        used[i] = code_usage(cache, i);
+        share = larger(share, percent(used[i], code_limit(cache, i)));
+    }
     pthread_mutex_unlock(&cache->lock);
     const struct row now[] = {
-        {"blocks", blocks},
+        {"blocks", used[CODE_BLOCKS]},
         {"dead_blocks", counters.dead_now},
-        {"direct_exits", exits},
-        {"code_bytes", used},
-        {"code_limit_bytes", CODE_SIZE},
-        {"tables_bytes", tables},
+        {"direct_exits", used[CODE_LINKS]},
+        {"code_bytes", used[CODE_BYTES]},
+        {"code_limit_bytes", cache->size},
+        {"tables_bytes", used[CODE_TABLES]},
         {"used_percent", share},
     };
     tell_rows("cache", now, array_size(now), each, opaque);

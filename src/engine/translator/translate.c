@@ -421,7 +421,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
 {
     struct translation *translation = &scratch;
     struct emit *emit = &translation->emit;
-    if (!code_has_room(cache)) {
+    if (!code_make_room(cache)) {
         *is_full = true;
         return NULL;
     }

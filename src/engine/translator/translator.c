@@ -29,8 +29,9 @@ static void code_changed(struct engine *engine, frame_t frame)
 
 static int backend_open(struct engine *engine, struct error *err)
 {
-    struct code_cache *cache = code_cache_new(engine->config.memory, engine->config.cpuid,
-                                              engine->config.is_deterministic, err);
+    struct code_cache *cache =
+        code_cache_new(engine->config.memory, engine->config.cpuid,
+                       engine->config.code_cache, engine->config.is_deterministic, err);
     if (!cache) {
         return -ENOMEM;
     }
@@ -67,7 +68,7 @@ static int backend_vcpu_open(struct engine_vcpu *vcpu, struct error *err)
     vcpu->opaque = translator;
     const struct code_cache *cache = vcpu->engine->opaque;
     vcpu->sampler.code = (uintptr_t)cache->execute;
-    vcpu->sampler.code_size = CODE_SIZE;
+    vcpu->sampler.code_size = cache->size;
     return translator_cpu_init(translator, vcpu->engine->opaque, vcpu->processor.cpu,
                                err);
 }
@@ -138,7 +139,7 @@ const struct engine_ops engine_translator = {
     .name = "translator",
     .summary = "translates guest code into host code; works on every host with AVX2",
     .counts_retired = false,
-    .shows_code = true,
+    .makes_code = true,
     .role = JAIL_VCPU,
     .probe = translator_probe,
     .way = translator_way,

@@ -1,0 +1,219 @@
+/*
+ * Room for blocks. The cache is a circle of regions, each with its share of all that
+ * blocks are made of. One is filled at a time; when it is full the next one is filled
+ * anew, whose blocks are the oldest.
+ *
+ * These blocks are taken out of use one by one beforehand, some with each block that is
+ * made, as if their code had been stored to: vCPUs go on meanwhile. Only to make sure
+ * that none is still inside, or keeps a place there, all have to come out for a moment.
+ */
+#include "engine/translator/cache.h"
+
+#include <stddef.h>
+
+#include "engine/translator/look.h"
+
+#define REGION_SIZE (4u << 20) /* of code, if there are not too few or too many */
+#define REGIONS_MIN 4u
+
+/* What blocks are made of: how much of it there is, where it is counted, and what the
+ * longest block may need. */
+static const struct resource {
+    size_t cursor;   /* field of struct code_cache: what is next */
+    uint32_t shares; /* bytes of code for each */
+    uint32_t room;
+} resources[CODE_RESOURCES] = {
+    [CODE_BYTES] = {offsetof(struct code_cache, used), 1, 48u << 10},
+    [CODE_TABLES] = {offsetof(struct code_cache, metadata_used), 1, 48u << 10},
+    [CODE_BLOCKS] = {offsetof(struct code_cache, block_count), 256, 1},
+    [CODE_LINKS] = {offsetof(struct code_cache, link_count), 128, 2 * BLOCK_INSN_MAX},
+};
+
+static uint32_t *cursor(struct code_cache *cache, unsigned resource)
+{
+    return (uint32_t *)((uint8_t *)cache + resources[resource].cursor);
+}
+
+static struct code_region *next_region(struct code_cache *cache)
+{
+    return &cache->region[(cache->filling + 1) % cache->regions];
+}
+
+static bool is_empty(const struct code_region *region)
+{
+    const struct code_extent *blocks = &region->extent[CODE_BLOCKS];
+    return blocks->used == blocks->start;
+}
+
+uint32_t code_limit(const struct code_cache *cache, enum code_resource resource)
+{
+    return cache->size / resources[resource].shares;
+}
+
+void code_regions_init(struct code_cache *cache)
+{
+    uint32_t count = cache->size / REGION_SIZE;
+    count = count < REGIONS_MIN ? REGIONS_MIN : count;
+    cache->regions = count > CODE_REGIONS_MAX ? CODE_REGIONS_MAX : count;
+    cache->region_size = (cache->size / cache->regions) & ~(uint32_t)63;
+    for (unsigned i = 0; i < cache->regions; i++) {
+        for (unsigned resource = 0; resource < CODE_RESOURCES; resource++) {
+            uint32_t share =
+                (code_limit(cache, resource) / cache->regions) & ~(uint32_t)63;
+            cache->region[i].extent[resource] =
+                (struct code_extent){i * share, (i + 1) * share, i * share};
+        }
+    }
+    struct code_extent *code = &cache->region[0].extent[CODE_BYTES];
+    code->start = code->used = cache->reserved;
+}
+
+static bool has_room(struct code_cache *cache)
+{
+    const struct code_region *region = &cache->region[cache->filling];
+    for (unsigned i = 0; i < CODE_RESOURCES; i++) {
+        if (*cursor(cache, i) + resources[i].room > region->extent[i].end) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void fill_next(struct code_cache *cache)
+{
+    struct code_region *region = next_region(cache);
+    cache->filling = (unsigned)(region - cache->region);
+    region->retired = 0;
+    for (unsigned i = 0; i < CODE_RESOURCES; i++) {
+        region->extent[i].used = region->extent[i].start;
+        *cursor(cache, i) = region->extent[i].start;
+    }
+}
+
+bool code_make_room(struct code_cache *cache)
+{
+    if (has_room(cache)) {
+        return true;
+    }
+    if (!is_empty(next_region(cache))) {
+        return false;
+    }
+    fill_next(cache);
+    return true;
+}
+
+/* The region's first blocks, up to so many, are no longer entered, nor known as the end
+ * of a link. */
+static void retire(struct code_cache *cache, struct code_region *region, uint32_t count)
+{
+    uint32_t first = region->extent[CODE_BLOCKS].start;
+    while (region->retired < count) {
+        code_retire(cache, cache->block[first + region->retired++]);
+    }
+}
+
+void code_evict(struct code_cache *cache)
+{
+    struct code_region *region = next_region(cache);
+    const struct code_extent *blocks = &region->extent[CODE_BLOCKS];
+    uint32_t count = blocks->used - blocks->start;
+    retire(cache, region, count);
+    cache->counters.dead_now -= count;
+    cache->counters.flushes++;
+    fill_next(cache);
+    atomic_fetch_add(&cache->epoch, 1);
+    if (cache->look) {
+        look_evicted(cache->look);
+    }
+}
+
+/* How much of the scarcest is used, in thousandths. */
+static uint64_t fullness(const struct code_region *region)
+{
+    uint64_t most = 0;
+    for (unsigned i = 0; i < CODE_RESOURCES; i++) {
+        const struct code_extent *extent = &region->extent[i];
+        uint64_t share =
+            (extent->used - extent->start) * 1000ull / (extent->end - extent->start);
+        most = share > most ? share : most;
+    }
+    return most;
+}
+
+/* Where the block being published got its links from, and what comes next. */
+void code_region_publish(struct code_cache *cache, struct block *block)
+{
+    struct code_region *region = &cache->region[cache->filling];
+    block->first_link = region->extent[CODE_LINKS].used;
+    block->last_link = cache->link_count;
+    for (unsigned i = 0; i < CODE_RESOURCES; i++) {
+        region->extent[i].used = *cursor(cache, i);
+    }
+    /* From the half on, so that all are out of use when the region is full. */
+    struct code_region *next = next_region(cache);
+    const struct code_extent *blocks = &next->extent[CODE_BLOCKS];
+    uint64_t full = fullness(region);
+    if (full > 500 && blocks->used != blocks->start) {
+        uint64_t count = blocks->used - blocks->start;
+        retire(cache, next, (uint32_t)(count * (full - 500) / 500));
+    }
+}
+
+uint32_t code_usage(const struct code_cache *cache, enum code_resource resource)
+{
+    uint32_t sum = 0;
+    for (unsigned i = 0; i < cache->regions; i++) {
+        const struct code_extent *extent = &cache->region[i].extent[resource];
+        sum += extent->used - extent->start;
+    }
+    return sum;
+}
+
+void code_each(const struct code_cache *cache,
+               void (*each)(void *opaque, const struct block *block), void *opaque)
+{
+    for (unsigned i = 0; i < cache->regions; i++) {
+        const struct code_extent *blocks = &cache->region[i].extent[CODE_BLOCKS];
+        for (uint32_t number = blocks->start; number < blocks->used; number++) {
+            each(opaque, cache->block[number]);
+        }
+    }
+}
+
+const struct block *code_at(const struct code_cache *cache, uintptr_t address,
+                            unsigned *ordinal)
+{
+    uintptr_t offset = address - (uintptr_t)cache->execute;
+    if (offset >= (uintptr_t)cache->regions * cache->region_size) {
+        return NULL;
+    }
+    const struct code_region *region = &cache->region[offset / cache->region_size];
+    const struct code_extent *code = &region->extent[CODE_BYTES];
+    if (offset < code->start || offset >= code->used) {
+        return NULL;
+    }
+    /* Their code lies in ascending order. */
+    uint32_t low = region->extent[CODE_BLOCKS].start;
+    uint32_t high = region->extent[CODE_BLOCKS].used;
+    if (low == high) {
+        return NULL;
+    }
+    while (high - low > 1) {
+        uint32_t middle = low + (high - low) / 2;
+        if (cache->block[middle]->patch <= offset) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    const struct block *block = cache->block[low];
+    if (offset < block->insn[0].host || offset >= block->end) {
+        return NULL;
+    }
+    unsigned i = 0;
+    while (i + 1u < block->count && block->insn[i + 1].host <= offset) {
+        i++;
+    }
+    *ordinal = i;
+    return block;
+}
