@@ -167,7 +167,7 @@ void emit_leave(struct emit *emit, unsigned reason);
 /* emit_copy.c */
 emit_fn emit_copy, emit_nothing, emit_lea;
 /* emit_string.c */
-emit_fn emit_stos, emit_movs;
+emit_fn emit_stos, emit_movs, emit_lods, emit_scas, emit_cmps;
 /* emit_system.c */
 emit_fn emit_cli, emit_sti, emit_cld, emit_swapgs, emit_pushf, emit_popf;
 /* emit_stack.c */

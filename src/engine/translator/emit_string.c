@@ -1,39 +1,39 @@
 /*
- * REP STOS and MOVS, as they fill and copy memory: what lies within one page is done by
- * the host's REP, on checked host addresses, page after page. Everything else (backwards,
- * an element across two pages, no RAM) is the interpreter's, from where it has come to.
+ * String instructions. REP STOS and MOVS, as they fill and copy memory: what lies within
+ * one page is done by the host's REP, on checked host addresses, page after page. Those
+ * without a prefix by loads, stores and compares. Everything else (backwards, an element
+ * across two pages, no RAM) is the interpreter's, from where it has come to.
  */
 #include "engine/translator/emit.h"
 
 #define FLAG_DF_BYTE 0x04 /* of RFLAGS' second byte */
 
-static unsigned log2_size(ZydisMnemonic mnemonic)
+static unsigned element_size(const struct guest_insn *insn)
 {
-    switch (mnemonic) {
-    case ZYDIS_MNEMONIC_STOSB:
-    case ZYDIS_MNEMONIC_MOVSB:
-        return 0;
-    case ZYDIS_MNEMONIC_STOSD:
-    case ZYDIS_MNEMONIC_MOVSD:
-        return 2;
-    default:
-        return 3;
+    return insn->decoded.operand_width / 8;
+}
+
+static bool has_repeat(const struct guest_insn *insn)
+{
+    for (unsigned i = 0; i < insn->decoded.raw.prefix_count; i++) {
+        uint8_t prefix = insn->decoded.raw.prefixes[i].value;
+        if (prefix == 0xf2 || prefix == 0xf3) {
+            return true;
+        }
     }
+    return false;
 }
 
 static bool is_plain(const struct emit *emit, const struct guest_insn *insn)
 {
     const ZydisDecodedInstruction *decoded = &insn->decoded;
-    bool is_string = decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
-                     decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT;
-    return is_string && decoded->attributes & ZYDIS_ATTRIB_HAS_REP &&
+    return decoded->attributes & ZYDIS_ATTRIB_HAS_REP &&
            decoded->address_width == emit->width * 8 &&
            (emit->is_64 || emit->mode & MODE_FLAT) &&
            !(decoded->attributes & ZYDIS_ATTRIB_HAS_SEGMENT);
 }
 
-/* Forwards; returns where to go if RCX is 0, when nothing is accessed. */
-static uint8_t *emit_begin(struct emit *emit)
+static void leave_if_backwards(struct emit *emit)
 {
     struct code *code = &emit->code;
     host_fs(code, true, HOST_MOV_LOAD, HOST_R8, FRAME(cpu));
@@ -42,8 +42,14 @@ static uint8_t *emit_begin(struct emit *emit)
     host_op_mem(code, false, 0xf6, 0, &flags); /* TEST byte, imm8 */
     code8(code, FLAG_DF_BYTE);
     emit_leave_if(emit, HOST_NE);
-    host_op_reg(code, emit->is_64, 0x85, HOST_RCX, HOST_RCX); /* TEST */
-    return host_jcc(code, HOST_E);
+}
+
+/* Returns where to go if RCX is 0, when nothing is accessed. */
+static uint8_t *emit_begin(struct emit *emit)
+{
+    leave_if_backwards(emit);
+    host_op_reg(&emit->code, emit->is_64, 0x85, HOST_RCX, HOST_RCX); /* TEST */
+    return host_jcc(&emit->code, HOST_E);
 }
 
 /* r10 = the lesser of itself and the elements that fit behind offset r8 of a page. */
@@ -83,6 +89,9 @@ static void emit_end(struct emit *emit, const uint8_t *again, uint8_t *done)
 
 static void rep(struct code *code, unsigned shift, unsigned opcode)
 {
+    if (shift == 1) {
+        code8(code, 0x66);
+    }
     code8(code, 0xf3);
     if (shift == 3) {
         code8(code, 0x48);
@@ -108,7 +117,7 @@ static bool emit_string(struct emit *emit, const struct guest_insn *insn, unsign
                         bool has_source)
 {
     struct code *code = &emit->code;
-    unsigned shift = log2_size(insn->decoded.mnemonic);
+    unsigned shift = (unsigned)__builtin_ctz(element_size(insn));
     if (!is_plain(emit, insn) || emit->cache->counts) {
         return false;
     }
@@ -142,12 +151,90 @@ static bool emit_string(struct emit *emit, const struct guest_insn *insn, unsign
     return true;
 }
 
+/* ---- without a prefix ---------------------------------------------------------------
+ */
+
+/* Host r8 = host address of what RSI or RDI points to. */
+static void check_element(struct emit *emit, const struct guest_insn *insn,
+                          unsigned guest, bool is_write)
+{
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        const ZydisDecodedOperand *operand = &insn->operand[i];
+        if (operand->type == ZYDIS_OPERAND_TYPE_MEMORY &&
+            (unsigned)ZydisRegisterGetId(operand->mem.base) == guest) {
+            emit_address(emit, insn, operand, true);
+            emit_check(emit, element_size(insn), is_write);
+        }
+    }
+}
+
+/* opcode: of the byte form; with the element at [r8]. */
+static void element_op(struct emit *emit, unsigned size, unsigned opcode, unsigned host)
+{
+    struct host_mem element = {HOST_R8, HOST_NONE, 0, 0};
+    if (size == 2) {
+        code8(&emit->code, 0x66);
+    }
+    host_op_mem(&emit->code, size == 8, opcode | (size > 1), host, &element);
+}
+#define BYTE_LOAD    0x8a
+#define BYTE_STORE   0x88
+#define BYTE_COMPARE 0x3a
+
+/* What is read (accumulator: not from memory) is written or compared, or loaded. */
+static bool emit_element(struct emit *emit, const struct guest_insn *insn,
+                         bool has_source, bool has_target, unsigned opcode)
+{
+    unsigned size = element_size(insn);
+    if (has_repeat(insn) || insn->decoded.address_width != emit->width * 8) {
+        return false;
+    }
+    emit_spill_flags(emit, insn->flags_live_before);
+    leave_if_backwards(emit);
+    unsigned value = has_source && has_target ? HOST_R10 : HOST_RAX;
+    if (has_source) {
+        check_element(emit, insn, HOST_RSI, false);
+        element_op(emit, size, BYTE_LOAD, value);
+    }
+    if (has_target) {
+        check_element(emit, insn, HOST_RDI, opcode == BYTE_STORE);
+        element_op(emit, size, opcode, value);
+        emit_lea_base(emit, HOST_RDI, HOST_RDI, (int32_t)size);
+    }
+    if (has_source) {
+        emit_lea_base(emit, HOST_RSI, HOST_RSI, (int32_t)size);
+    }
+    if (opcode == BYTE_COMPARE) {
+        emit->flags_in_memory = false;
+    } else if (opcode == BYTE_STORE) {
+        emit_watch(emit, size, insn->flags_live);
+    }
+    return true;
+}
+
 bool emit_stos(struct emit *emit, const struct guest_insn *insn)
 {
-    return emit_string(emit, insn, 0xaa, false);
+    return has_repeat(insn) ? emit_string(emit, insn, 0xaa, false)
+                            : emit_element(emit, insn, false, true, BYTE_STORE);
 }
 
 bool emit_movs(struct emit *emit, const struct guest_insn *insn)
 {
-    return emit_string(emit, insn, 0xa4, true);
+    return has_repeat(insn) ? emit_string(emit, insn, 0xa4, true)
+                            : emit_element(emit, insn, true, true, BYTE_STORE);
+}
+
+bool emit_lods(struct emit *emit, const struct guest_insn *insn)
+{
+    return emit_element(emit, insn, true, false, BYTE_LOAD);
+}
+
+bool emit_scas(struct emit *emit, const struct guest_insn *insn)
+{
+    return emit_element(emit, insn, false, true, BYTE_COMPARE);
+}
+
+bool emit_cmps(struct emit *emit, const struct guest_insn *insn)
+{
+    return emit_element(emit, insn, true, true, BYTE_COMPARE);
 }

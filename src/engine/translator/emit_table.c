@@ -48,9 +48,15 @@ static const struct emit_row rows[] = {
     {ZYDIS_MNEMONIC_CLD, emit_cld}, {ZYDIS_MNEMONIC_SWAPGS, emit_swapgs},
     {ZYDIS_MNEMONIC_PUSHFQ, emit_pushf}, {ZYDIS_MNEMONIC_POPFQ, emit_popf},
     {ZYDIS_MNEMONIC_PUSHFD, emit_pushf}, {ZYDIS_MNEMONIC_POPFD, emit_popf},
-    {ZYDIS_MNEMONIC_STOSB, emit_stos}, {ZYDIS_MNEMONIC_STOSD, emit_stos},
-    {ZYDIS_MNEMONIC_STOSQ, emit_stos}, {ZYDIS_MNEMONIC_MOVSB, emit_movs},
-    {ZYDIS_MNEMONIC_MOVSQ, emit_movs},
+    {ZYDIS_MNEMONIC_STOSB, emit_stos}, {ZYDIS_MNEMONIC_STOSW, emit_stos},
+    {ZYDIS_MNEMONIC_STOSD, emit_stos}, {ZYDIS_MNEMONIC_STOSQ, emit_stos},
+    {ZYDIS_MNEMONIC_MOVSB, emit_movs}, {ZYDIS_MNEMONIC_MOVSW, emit_movs},
+    {ZYDIS_MNEMONIC_MOVSQ, emit_movs}, {ZYDIS_MNEMONIC_LODSB, emit_lods},
+    {ZYDIS_MNEMONIC_LODSW, emit_lods}, {ZYDIS_MNEMONIC_LODSD, emit_lods},
+    {ZYDIS_MNEMONIC_LODSQ, emit_lods}, {ZYDIS_MNEMONIC_SCASB, emit_scas},
+    {ZYDIS_MNEMONIC_SCASW, emit_scas}, {ZYDIS_MNEMONIC_SCASD, emit_scas},
+    {ZYDIS_MNEMONIC_SCASQ, emit_scas}, {ZYDIS_MNEMONIC_CMPSB, emit_cmps},
+    {ZYDIS_MNEMONIC_CMPSW, emit_cmps}, {ZYDIS_MNEMONIC_CMPSQ, emit_cmps},
     {ZYDIS_MNEMONIC_PUSH, emit_push}, {ZYDIS_MNEMONIC_POP, emit_pop},
     {ZYDIS_MNEMONIC_LEAVE, emit_leave_frame},
     {ZYDIS_MNEMONIC_CALL, emit_call}, {ZYDIS_MNEMONIC_RET, emit_ret},
@@ -239,9 +245,9 @@ emit_fn *emit_find(struct cpu *cpu, struct guest_insn *insn)
     if (emit != emit_nothing && has_odd_address(insn)) {
         return NULL;
     }
-    if (is_string && decoded->mnemonic == ZYDIS_MNEMONIC_MOVSD &&
-        decoded->machine_mode != ZYDIS_MACHINE_MODE_LONG_64) {
-        emit = emit_movs; /* not the vector instruction of the same name */
+    if (is_string && (decoded->opcode & 0xfc) == 0xa4) {
+        /* MOVSD and CMPSD are not the vector instructions of these names. */
+        emit = decoded->opcode & 2 ? emit_cmps : emit_movs;
     }
     if (!emit && !is_string && is_native(decoded->mnemonic)) {
         emit = emit_copy;
