@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "dispatcher/doorbell.h"
 #include "dispatcher/lifecycle.h"
 #include "dispatcher/steps.h"
 #include "dispatcher/vcpu.h"
@@ -101,6 +102,7 @@ void vm_free(struct vm *vm)
         return;
     }
     vm_stop(vm);
+    vm_close_doorbells(vm);
     /* Devices lower their lines into vCPUs, and own timers of the queue. */
     while (vm->device_count > 0) {
         struct device *device = vm->device[--vm->device_count];

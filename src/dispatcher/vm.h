@@ -81,6 +81,7 @@ struct vm {
     struct loop *loop;
     struct bus ports;
     struct bus mmio;
+    struct doorbell *doorbells; /* dispatcher/doorbell.h */
     const struct engine_ops *engine_ops;
     struct engine *engine;
     unsigned cpu_count;

@@ -100,6 +100,13 @@ struct engine_config {
     uint64_t code_cache;     /* bytes of it that are kept at most; 0: as it likes */
 };
 
+/* A store of these 4 bytes at gpa, where nothing is mapped. */
+struct engine_doorbell {
+    gpa_t gpa;
+    uint32_t value;
+    int fd; /* an eventfd that it is to signal */
+};
+
 /* What it is given for one vCPU. */
 struct vcpu_config {
     unsigned index;
@@ -249,6 +256,11 @@ struct engine_ops {
     bool (*send)(struct engine *engine, const struct apic_message *message);
     void (*route)(struct engine *engine, unsigned input,
                   const struct apic_message *message);
+
+    /* From is_on to not: that store need not exit, if the guest's code makes it, but adds
+     * 1 to the eventfd. Any thread. NULL if it cannot be had. */
+    int (*doorbell)(struct engine *engine, const struct engine_doorbell *bell, bool is_on,
+                    struct error *err);
 
     /* After RUN_FAILED: why. NULL if run() never returns it. */
     void (*failure)(struct engine_vcpu *vcpu, struct error *err);

@@ -5,6 +5,7 @@
 
 #include "base/scope.h"
 #include "device/virtio/virtio_mmio.h"
+#include "dispatcher/doorbell.h"
 #include "dispatcher/steps.h"
 #include "jail/jail.h"
 #include "machine/memory_map.h"
@@ -52,7 +53,11 @@ static int add_disk(struct board_disks *disks, struct vm *vm, unsigned index,
     }
     const struct region region = virtio_mmio_region(virtio_blk_virtio(blk), place.base);
     disks->place[index] = place;
-    return vm_add_mmio(vm, &region, err);
+    result = vm_add_mmio(vm, &region, err);
+    for (unsigned i = 0; result >= 0 && i < queues; i++) {
+        vm_add_doorbell(vm, place.base + VIRTIO_MMIO_NOTIFY, i);
+    }
+    return result;
 }
 
 static void enter_jail(void)

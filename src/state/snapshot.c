@@ -9,6 +9,7 @@
 #include <time.h>
 #include <xxhash.h>
 
+#include "dispatcher/doorbell.h"
 #include "machine/board.h"
 #include "state/config.h"
 #include "state/directory.h"
@@ -102,6 +103,7 @@ static int save_still(struct saving *saving, struct error *err)
     if (saving->vm->request_pending) {
         return fail_plain(err, EBUSY, "the guest is just being reset or ended");
     }
+    vm_hear_doorbells(saving->vm);
     for (unsigned i = 0; i < saving->vm->device_count; i++) {
         device_drain(saving->vm->device[i]);
     }

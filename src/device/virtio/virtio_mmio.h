@@ -6,6 +6,7 @@
 
 #include "device/virtio/virtio.h"
 
-#define VIRTIO_MMIO_SIZE 0x1000u
+#define VIRTIO_MMIO_SIZE   0x1000u
+#define VIRTIO_MMIO_NOTIFY 0x50u /* the number of a queue is written to it */
 
 struct region virtio_mmio_region(struct virtio *virtio, uint64_t base);

@@ -1,9 +1,12 @@
 /*
- * What KVM cannot do, the interpreter does. What KVM's own emulator leaves: one
- * instruction, or the delivery of one event. Debugging: as long as a debugger has points,
- * or steps, its processors run here altogether, since KVM's breakpoints are few and not
- * every host delivers them.
+ * What KVM cannot do, the interpreter does. What KVM's own emulator leaves: an
+ * instruction, or the delivery of an event. Where such instructions are close together
+ * the state would be moved for each, so the interpreter then goes on for a while.
+ * Debugging: as long as a debugger has points, or steps, its processors run here
+ * altogether, since KVM's breakpoints are few and not every host delivers them.
  */
+
+#include <x86intrin.h>
 
 #include "engine/kvm/vcpu.h"
 #include "engine/processor_cpu.h"
@@ -28,18 +31,46 @@ static void move_out(struct engine_vcpu *vcpu)
     kvm_tsc_sync(vcpu);
 }
 
+/* Bounds how long an interrupt waits, which KVM would not let wait. */
+#define STEPS_MOST 4096u
+
+/* As many as pay: twice as many as the last time if KVM has not got on since for as long
+ * as that took, else one. */
+static unsigned choose_steps(struct engine_vcpu *vcpu, uint64_t now)
+{
+    unsigned twice = 2 * vcpu->emulated_steps;
+    bool is_close = now - vcpu->emulated_end < vcpu->emulated_ticks;
+    return !is_close || twice == 0 ? 1 : twice < STEPS_MOST ? twice : STEPS_MOST;
+}
+
+/* Whoever kicks sets immediate_exit. */
+static void step(struct engine_vcpu *vcpu, unsigned count)
+{
+    struct cpu *cpu = vcpu->processor.cpu;
+    vcpu->emulated_steps = 0;
+    do {
+        cpu_step(cpu);
+        vcpu->emulated_steps++;
+    } while (vcpu->emulated_steps < count && cpu->state.activity == X86_RUNNING &&
+             !__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_RELAXED));
+}
+
 void kvm_emulate(struct engine_vcpu *vcpu)
 {
     struct cpu *cpu = vcpu->processor.cpu;
+    uint64_t start = __rdtsc();
+    unsigned steps = choose_steps(vcpu, start);
     move_in(vcpu);
     struct x86_event event = cpu->state.event;
     cpu->state.event = (struct x86_event){0};
     if (event.pending) {
         event_deliver(cpu, &event, cpu->state.cr2);
     } else {
-        cpu_step(cpu);
+        step(vcpu, steps);
     }
     move_out(vcpu);
+    vcpu->emulated_end = __rdtsc();
+    vcpu->emulated_ticks = vcpu->emulated_end - start;
     processor_count(&vcpu->processor, EXIT_EMULATED);
 }
 

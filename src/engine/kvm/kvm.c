@@ -316,6 +316,7 @@ const struct engine_ops engine_kvm = {
     .has_apics = kvm_has_apics,
     .send = kvm_apic_send,
     .route = kvm_apic_route,
+    .doorbell = kvm_doorbell,
     .failure = kvm_failure,
     .debug_stop = kvm_debug_stop,
 };

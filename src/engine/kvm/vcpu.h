@@ -81,6 +81,10 @@ struct engine_vcpu {
     bool is_timer_stopped; /* in KVM; struct lapic has its deadline */
     enum x86_activity loaded_activity;
 
+    /* The last time that the interpreter helped: how far it went, and the host's TSC. */
+    unsigned emulated_steps;
+    uint64_t emulated_end, emulated_ticks;
+
     bool is_debugged; /* there are points or a step to be made: the interpreter runs */
 
     int thread;             /* that last called run(); its kick signal is unblocked */
@@ -140,6 +144,10 @@ void kvm_emulate(struct engine_vcpu *vcpu);
 enum run_result kvm_interpret(struct engine_vcpu *vcpu);
 int kvm_debug(struct engine_vcpu *vcpu, const struct debug_control *control,
               struct error *err);
+
+/* doorbell.c */
+int kvm_doorbell(struct engine *engine, const struct engine_doorbell *bell, bool is_on,
+                 struct error *err);
 
 /* apic.c */
 bool kvm_apic_is_offered(int device);

@@ -194,6 +194,9 @@ static int fake_ioctl(int fd, unsigned long request, unsigned long argument)
         return access_msr(data, request == KVM_SET_MSRS);
     case KVM_X86_SET_MSR_FILTER:
         return set_filter(data);
+    case KVM_IOEVENTFD:
+        fake_kvm.doorbell = *(struct kvm_ioeventfd *)data;
+        return 0;
     case KVM_INTERRUPT:
         fake_kvm.interrupt = ((struct kvm_interrupt *)data)->irq;
         return 0;

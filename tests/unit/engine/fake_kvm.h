@@ -48,7 +48,8 @@ struct fake_kvm {
     struct kvm_userspace_memory_region region[8];
     unsigned interrupt; /* the last one injected */
     unsigned nmis;
-    bool has_ring; /* offers dirty rings */
+    struct kvm_ioeventfd doorbell; /* the last one */
+    bool has_ring;                 /* offers dirty rings */
     struct kvm_dirty_gfn *ring;
     unsigned ring_resets;
     bool has_dirty_page; /* of slot 0: its second */

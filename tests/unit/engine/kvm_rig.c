@@ -1,5 +1,7 @@
 #include "kvm_rig.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -99,4 +101,86 @@ int teardown(void **state)
     fixture_close(*state);
     fixture_free(*state);
     return 0;
+}
+
+unsigned count_entries(const char *path)
+{
+    DIR *directory = opendir(path);
+    assert_non_null(directory);
+    unsigned count = 0;
+    while (readdir(directory)) {
+        count++;
+    }
+    closedir(directory);
+    return count;
+}
+
+bool is_first(void)
+{
+    return fake_kvm.runs == 1;
+}
+
+int halt(struct kvm_run *run)
+{
+    run->exit_reason = KVM_EXIT_HLT;
+    return run->immediate_exit ? EINTR : 0;
+}
+
+int run_emulation_failure(struct kvm_run *run)
+{
+    if (!is_first()) {
+        return halt(run);
+    }
+    run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+    run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
+    return 0;
+}
+
+void fill_state(struct x86_state *state)
+{
+    x86_state_reset(state, true);
+    for (unsigned i = 0; i < X86_GPR_COUNT; i++) {
+        state->gpr[i] = 0x1111111111111111ull * i;
+    }
+    for (unsigned i = 0; i < 32; i++) {
+        for (unsigned j = 0; j < 16; j++) {
+            state->vec[j].u8[i] = (uint8_t)(i * 16 + j);
+        }
+    }
+    for (unsigned i = 0; i < 8; i++) {
+        memset(state->fpu.st[i], (int)i + 1, 10);
+    }
+    state->fpu.fcw = 0x27f;
+    state->fpu.fsw = 0x3800;
+    state->fpu.ftw = 0x80;
+    state->fpu.fop = 0x123;
+    state->fpu.fip = 0x1234567890;
+    state->fpu.fdp = 0x9876543210;
+    state->rip = 0xfff1;
+    state->rflags |= X86_FLAG_IF | X86_FLAG_CF;
+    state->cr2 = 0x5000;
+    state->cr3 = 0x3000;
+    state->dr[0] = 0x10;
+    state->dr[3] = 0x13;
+    state->star = 1;
+    state->lstar = 2;
+    state->kernel_gs_base = 3;
+    state->tsc_aux = 4;
+    state->sysenter_eip = 5;
+    state->mtrr.default_type = 0xc06;
+    state->tsc_offset = 7;
+    state->seg[X86_DS].selector = 0x23;
+    state->seg[X86_DS].access = X86_ACCESS_UNUSABLE | X86_ACCESS_DPL;
+    state->event = (struct x86_event){.pending = true,
+                                      .vector = 14,
+                                      .type = X86_EVENT_EXCEPTION,
+                                      .has_error = true,
+                                      .error = 6};
+    state->nmi_blocked = true;
+}
+
+void push_dirty(unsigned at, uint32_t slot, uint64_t page)
+{
+    fake_kvm.ring[at] = (struct kvm_dirty_gfn){
+        .flags = KVM_DIRTY_GFN_F_DIRTY, .slot = slot, .offset = page};
 }

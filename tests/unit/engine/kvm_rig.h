@@ -35,3 +35,14 @@ int teardown(void **state);
 
 /* The last one made, for the fake's run function, which takes no argument. */
 extern struct fixture *current;
+
+/* What run functions give first, and the HLT that ends them. */
+bool is_first(void);
+int halt(struct kvm_run *run);
+/* KVM cannot do the first instruction. */
+int run_emulation_failure(struct kvm_run *run);
+/* A state in which every part differs from a reset's. */
+void fill_state(struct x86_state *state);
+/* The guest has stored to a page: an entry of the ring. */
+void push_dirty(unsigned at, uint32_t slot, uint64_t page);
+unsigned count_entries(const char *directory);

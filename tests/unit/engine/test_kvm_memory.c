@@ -121,6 +121,46 @@ static void test_slots_change_between_stretches_of_guest_code(void **state)
     assert_int_equal(fake_kvm.region[1].flags, KVM_MEM_READONLY);
 }
 
+static int run_full(struct kvm_run *run)
+{
+    if (!is_first()) {
+        return halt(run);
+    }
+    push_dirty(2, 0, 9);
+    run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+    return 0;
+}
+
+static void test_dirty_ring_reaches_the_frames(void **unused)
+{
+    struct fixture *f = fixture_new();
+    uint64_t bitmap;
+    fake_kvm.has_ring = true;
+    assert_true(fixture_open(f));
+    memory_dirty_start(f->memory);
+    push_dirty(0, 0, 3);
+    push_dirty(1, 0, 5);
+    memory_dirty_fetch(f->memory, 0, 16, &bitmap);
+    assert_int_equal(bitmap, 1 << 3 | 1 << 5);
+    assert_int_equal(fake_kvm.ring[0].flags, KVM_DIRTY_GFN_F_RESET);
+    assert_int_equal(fake_kvm.ring[1].flags, KVM_DIRTY_GFN_F_RESET);
+    assert_int_equal(fake_kvm.ring_resets, 1);
+    memory_dirty_fetch(f->memory, 0, 16, &bitmap);
+    assert_int_equal(bitmap, 0);
+    assert_int_equal(fake_kvm.ring_resets, 1);
+    /* A full one, and entries that name nothing. */
+    fake_kvm.run = run_full;
+    assert_int_equal(engine_kvm.run(f->vcpu), RUN_HALTED);
+    push_dirty(3, 0, 1u << 30);
+    push_dirty(4, 77, 0);
+    memory_dirty_fetch(f->memory, 0, 16, &bitmap);
+    assert_int_equal(bitmap, 1 << 9);
+    assert_int_equal(fake_kvm.ring_resets, 3);
+    memory_dirty_stop(f->memory);
+    fixture_close(f);
+    fixture_free(f);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -130,6 +170,7 @@ int main(void)
         TEST(test_slots_follow_the_gate),
         TEST(test_slots_change_between_stretches_of_guest_code),
         TEST(test_dirty_log_reaches_the_frames),
+        cmocka_unit_test(test_dirty_ring_reaches_the_frames),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
