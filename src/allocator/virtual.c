@@ -10,6 +10,13 @@ static void *walk_entry(void *opaque, gpa_t gpa)
     return frame == FRAME_NONE ? NULL : memory_host(memory, frame) + gpa % FRAME_SIZE;
 }
 
+bool virtual_load_pdptes(struct memory *memory, uint64_t cr3, uint8_t physical_bits,
+                         uint64_t pdpte[4])
+{
+    const struct x86_walk_memory window = {.entry = walk_entry, .opaque = memory};
+    return x86_pdptes_load(&window, cr3, physical_bits, pdpte);
+}
+
 bool virtual_translate(const struct virtual_space *space, gva_t gva, gpa_t *gpa)
 {
     const struct x86_state *state = space->state;
@@ -22,6 +29,7 @@ bool virtual_translate(const struct virtual_space *space, gva_t gva, gpa_t *gpa)
         .cr3 = state->cr3,
         .cr4 = state->cr4,
         .efer = state->efer,
+        .pdpte = state->pdpte,
         .physical_bits = space->physical_bits,
     };
     struct x86_walk_memory memory = {.entry = walk_entry, .opaque = space->memory};

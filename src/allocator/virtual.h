@@ -12,6 +12,9 @@ struct virtual_space {
     uint8_t physical_bits;         /* MAXPHYADDR */
 };
 
+/* x86_pdptes_load from guest memory. */
+bool virtual_load_pdptes(struct memory *memory, uint64_t cr3, uint8_t physical_bits,
+                         uint64_t pdpte[4]);
 bool virtual_translate(const struct virtual_space *space, gva_t gva, gpa_t *gpa);
 /* From a linear address on; both return how many bytes could be had, up to the first that
  * has no page or no RAM. */

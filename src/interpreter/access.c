@@ -6,6 +6,7 @@
 #include "interpreter/block.h"
 #include "interpreter/breakpoint.h"
 #include "interpreter/debug.h"
+#include "interpreter/key.h"
 #include "x86/paging.h"
 
 /* Where one piece of an access, within one page, goes. */
@@ -46,16 +47,24 @@ static bool walk(struct cpu *cpu, enum tlb_view view, gva_t gva, enum x86_access
         .cr3 = state->cr3,
         .cr4 = state->cr4,
         .efer = state->efer,
+        .pdpte = state->pdpte,
+        .pkru = state->pkru,
         .ac = view == TLB_KERNEL_AC,
         .cpl = view == TLB_USER ? 3 : 0,
         .physical_bits = cpu->cpuid->physical_bits,
     };
-    struct x86_walk_memory memory = {walk_entry, walk_entry_written, cpu};
+    const struct x86_walk_memory memory = {walk_entry, walk_entry_written, cpu};
     struct x86_exception fault;
     if (!x86_walk(&context, &memory, gva, access, out, &fault)) {
         return cpu_raise_page_fault(cpu, &fault);
     }
     return true;
+}
+
+bool access_load_pdptes(struct cpu *cpu, uint64_t cr3)
+{
+    const struct x86_walk_memory memory = {walk_entry, walk_entry_written, cpu};
+    return x86_pdptes_load(&memory, cr3, cpu->cpuid->physical_bits, cpu->state.pdpte);
 }
 
 static enum tlb_view current_view(const struct cpu *cpu)
@@ -116,6 +125,9 @@ static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
     entry->frame = &cpu->memory->frame[frame];
     if (translation->page_size > FRAME_SIZE) {
         cpu_note_large_page(cpu->tlb_context, gva, translation->page_size);
+    }
+    if (unlikely(translation->key)) {
+        key_note(cpu->tlb_context, index);
     }
 }
 

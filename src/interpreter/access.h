@@ -114,6 +114,10 @@ bool access_write(struct cpu *cpu, uint64_t ea, const void *buffer, unsigned siz
 /* Are all these bytes writable (readable)? Raises the fault a store (load) would. */
 bool access_probe(struct cpu *cpu, uint64_t ea, unsigned size, bool is_write);
 
+/* Loads the page-directory-pointer entries of PAE paging (x86_pdptes_load). False: a #GP,
+ * which is the caller's. */
+bool access_load_pdptes(struct cpu *cpu, uint64_t cr3);
+
 /* The processor's own supervisor accesses whatever the CPL (descriptor tables, TSS,
  * gates): SDM 3A 4.6.1 "implicit supervisor-mode accesses". */
 bool access_read_system(struct cpu *cpu, uint64_t gva, void *buffer, unsigned size);

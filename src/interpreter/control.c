@@ -2,6 +2,7 @@
 
 #include "interpreter/breakpoint.h"
 #include "interpreter/operation.h"
+#include "x86/paging.h"
 #include "x86/segment.h"
 
 /* ---- CR0 ---- */
@@ -30,6 +31,14 @@ static bool cr0_is_valid(const struct cpu *cpu, uint64_t value)
     return true;
 }
 
+/* SDM 3A 4.4.1: those of the table that CR3 names, if PAE paging is used with these
+ * values; a reserved bit in them is a #GP, before anything has changed. */
+static bool load_pdptes(struct cpu *cpu, uint64_t cr0, uint64_t cr4, uint64_t efer)
+{
+    return !x86_is_pae(cr0, cr4, efer) || access_load_pdptes(cpu, cpu->state.cr3) ||
+           cpu_raise(cpu, X86_GP, 0);
+}
+
 static bool set_cr0(struct cpu *cpu, uint64_t value)
 {
     struct x86_state *state = &cpu->state;
@@ -38,11 +47,16 @@ static bool set_cr0(struct cpu *cpu, uint64_t value)
     }
     value = (value & CR0_WRITABLE) | X86_CR0_ET;
     uint64_t changed = state->cr0 ^ value;
-    state->cr0 = value;
-    if (changed & X86_CR0_PG && state->efer & X86_EFER_LME) {
-        state->efer =
-            (state->efer & ~X86_EFER_LMA) | (value & X86_CR0_PG ? X86_EFER_LMA : 0);
+    uint64_t efer = state->efer;
+    if (changed & X86_CR0_PG && efer & X86_EFER_LME) {
+        efer = (efer & ~X86_EFER_LMA) | (value & X86_CR0_PG ? X86_EFER_LMA : 0);
     }
+    if (changed & (X86_CR0_CD | X86_CR0_NW | X86_CR0_PG) &&
+        !load_pdptes(cpu, value, state->cr4, efer)) {
+        return false;
+    }
+    state->cr0 = value;
+    state->efer = efer;
     if (changed & (X86_CR0_PG | X86_CR0_PE | X86_CR0_WP)) {
         cpu_flush_all(cpu);
     }
@@ -61,6 +75,10 @@ static bool set_cr3(struct cpu *cpu, uint64_t value)
         value &= ~X86_CR3_NOFLUSH;
     }
     if (cpu->is_long && value >> cpu->cpuid->physical_bits) {
+        return cpu_raise(cpu, X86_GP, 0);
+    }
+    if (x86_is_pae(state->cr0, state->cr4, state->efer) &&
+        !access_load_pdptes(cpu, value)) {
         return cpu_raise(cpu, X86_GP, 0);
     }
     state->cr3 = value;
@@ -88,6 +106,7 @@ static const struct {
     {X86_CR4_OSXSAVE, CPU_XSAVE},
     {X86_CR4_SMEP, CPU_SMEP},
     {X86_CR4_SMAP, CPU_SMAP},
+    {X86_CR4_PKE, CPU_PKU},
 };
 
 static uint64_t cr4_writable(const struct cpuid_policy *policy)
@@ -104,7 +123,8 @@ static uint64_t cr4_writable(const struct cpuid_policy *policy)
 static bool set_cr4(struct cpu *cpu, uint64_t value)
 {
     static const uint64_t translation = X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE |
-                                        X86_CR4_PCIDE | X86_CR4_SMEP | X86_CR4_SMAP;
+                                        X86_CR4_PCIDE | X86_CR4_SMEP | X86_CR4_SMAP |
+                                        X86_CR4_PKE;
     struct x86_state *state = &cpu->state;
     uint64_t changed = state->cr4 ^ value;
     bool leaves_pae = cpu->is_long && !(value & X86_CR4_PAE);
@@ -113,6 +133,11 @@ static bool set_cr4(struct cpu *cpu, uint64_t value)
         changed & value & X86_CR4_PCIDE && (!cpu->is_long || state->cr3 & 0xfff);
     if (value & ~cr4_writable(cpu->cpuid) || leaves_pae || wrong_pcide) {
         return cpu_raise(cpu, X86_GP, 0);
+    }
+    static const uint64_t reloads =
+        X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PSE | X86_CR4_SMEP;
+    if (changed & reloads && !load_pdptes(cpu, state->cr0, value, state->efer)) {
+        return false;
     }
     state->cr4 = value;
     if (changed & X86_CR4_DE) {

@@ -329,6 +329,7 @@ static void context_clear(struct cpu *cpu, struct tlb_context *context)
         context->view[view].jump_miss = cpu->jump_miss;
         area_clear(&context->view[view]);
     }
+    context->keyed_count = 0;
     memset(context->large_filter, 0, sizeof(context->large_filter));
     memset(context->giant_filter, 0, sizeof(context->giant_filter));
     context->generation = ++cpu->generations;

@@ -106,7 +106,9 @@ struct tlb_area {
     bool is_ready;                    /* it has been emptied as a whole once */
 };
 
-#define TLB_NO_KEY UINT64_MAX
+#define TLB_NO_KEY    UINT64_MAX
+
+#define TLB_KEYED_MAX 64
 
 /*
  * What makes code need a look at every instruction or every access, in struct cpu's
@@ -125,6 +127,9 @@ struct tlb_context {
     /* Which 2M (4M: two of them) and 1G regions have entries from large pages, hashed:
      * INVLPG drops a large page whole, though it is cached in 4K pieces. */
     uint64_t large_filter[2][4], giant_filter[2]; /* of each half of the addresses */
+    /* Entries of pages with protection keys, for key.c. */
+    uint16_t keyed[TLB_KEYED_MAX];
+    unsigned keyed_count; /* more than TLB_KEYED_MAX: unknown which */
     struct tlb_area view[TLB_VIEWS];
 };
 

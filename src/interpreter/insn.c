@@ -31,6 +31,7 @@ static const struct {
     {"selector", insn_rows_selector},
     {"system", insn_rows_system},
     {"control", insn_rows_control},
+    {"key", insn_rows_key},
     {"flag", insn_rows_flag},
     {"native", insn_rows_native},
     {"x87", insn_rows_x87},

@@ -118,6 +118,7 @@ extern const struct insn_row insn_rows_selector[]; /* selector.c: LAR, LSL, VERR
 extern const struct insn_row
     insn_rows_system[]; /* system.c: MSR, CPUID, HLT, IN/OUT, INVLPG, NOP.. */
 extern const struct insn_row insn_rows_control[]; /* control.c: CR, DR, XCR0 */
+extern const struct insn_row insn_rows_key[];     /* key.c: RDPKRU, WRPKRU */
 extern const struct insn_row insn_rows_flag[];    /* flag.c: CLI, STI, PUSHF, CLC.. */
 extern const struct insn_row
     insn_rows_native[]; /* native.c: SSE..AVX2, AES, SHA, BMI: on the host's units */

@@ -58,6 +58,7 @@ static const struct isa_need isa_needs[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
     NEED(MOVBE, MOVBE),
     NEED(PCLMULQDQ, PCLMULQDQ),
     NEED(PENTIUMMMX, MMX),
+    NEED(PKU, PKU),
     NEED(POPCNT, POPCNT),
     NEED(RDPID, RDPID),
     NEED(RDRAND, RDRAND),

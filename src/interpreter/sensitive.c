@@ -36,6 +36,8 @@ static const struct reason reasons[] = {
     WHY(RDTSCP, "shows the real time and IA32_TSC_AUX unless CR4.TSD"),
     WHY(RDPID, "shows IA32_TSC_AUX"),
     WHY(XGETBV, "shows XCR0"),
+    WHY(RDPKRU, "shows the rights of protection keys; undefined without CR4.PKE"),
+    WHY(WRPKRU, "sets the rights of protection keys; undefined without CR4.PKE"),
     /* Flags. */
     WHY(PUSHF, "shows IF and IOPL as they really are"),
     WHY(PUSHFD, "shows IF and IOPL as they really are"),

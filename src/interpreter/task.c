@@ -11,6 +11,7 @@
 #include "interpreter/breakpoint.h"
 #include "interpreter/event.h"
 #include "interpreter/transfer.h"
+#include "x86/paging.h"
 
 #define SELECTOR_ERROR(selector) ((uint32_t)(selector)&0xfffcu)
 
@@ -163,13 +164,22 @@ static uint64_t load_value(const struct tss_layout *layout, const uint8_t *image
     return layout->word == 2 ? value | 0xffff0000u : value;
 }
 
-static void load_address_space(struct cpu *cpu, const struct tss *new,
+/* A bad page-directory-pointer entry is the new task's #GP; CR3 then stays as it was. */
+static bool load_address_space(struct cpu *cpu, const struct tss *new,
                                const uint8_t *image)
 {
-    if (new->layout == &layout32 && cpu->state.cr0 &X86_CR0_PG) {
-        cpu->state.cr3 = access_host_load(image + TSS32_CR3, 4);
-        cpu_switch_context(cpu, false);
+    struct x86_state *state = &cpu->state;
+    if (new->layout != &layout32 || !(state->cr0 & X86_CR0_PG)) {
+        return true;
     }
+    uint64_t cr3 = access_host_load(image + TSS32_CR3, 4);
+    if (cr3 != state->cr3 && x86_is_pae(state->cr0, state->cr4, state->efer) &&
+        !access_load_pdptes(cpu, cr3)) {
+        return false;
+    }
+    state->cr3 = cr3;
+    cpu_switch_context(cpu, false);
+    return true;
 }
 
 static void load_flags(struct cpu *cpu, const struct task_switch *request,
@@ -331,13 +341,13 @@ enum task_result task_switch(struct cpu *cpu, const struct task_switch *request)
     }
 
     cpu->state.tr = new.descriptor.segment;
-    load_address_space(cpu, &new, image);
+    bool has_tables = load_address_space(cpu, &new, image);
     load_registers(cpu, request, &new, image);
     cpu->state.cr0 |= X86_CR0_TS;
     breakpoint_switch_task(cpu, new.layout == &layout32 &&image[TSS32_TRAP] & 1);
 
-    bool is_well = load_ldt(cpu) && load_segments(cpu) &&
-                   push_error(cpu, request, &new) &&
+    bool is_well = (has_tables || cpu_raise(cpu, X86_GP, 0)) && load_ldt(cpu) &&
+                   load_segments(cpu) && push_error(cpu, request, &new) &&
                    transfer_check_target(cpu, &cpu->state.seg[X86_CS], cpu->rip);
     return is_well ? TASK_SWITCHED : TASK_FAULTED;
 }

@@ -1,4 +1,5 @@
 /* FXSAVE, XSAVE and their kind; MXCSR. SDM 1 10.5 and 13; 2A "FXSAVE"; 2D "XRSTOR". */
+#include "interpreter/key.h"
 #include "interpreter/native.h"
 #include "interpreter/x87.h"
 
@@ -16,7 +17,8 @@
 #define AREA_XSTATE_BV  512u
 #define AREA_XCOMP_BV   520u
 #define AREA_YMM        576u
-#define AREA_TOTAL      832u
+#define AREA_TOTAL      832u /* behind YMM's upper halves */
+#define PKRU_SIZE       8u
 
 #define XCOMP_COMPACTED (1ull << 63)
 
@@ -132,7 +134,8 @@ uint64_t xsave_in_use(const struct cpu *cpu)
 {
     return (is_x87_used(&cpu->state.fpu) ? X86_XCR0_X87 : 0) |
            (is_half_used(cpu, 0) ? X86_XCR0_SSE : 0) |
-           (is_half_used(cpu, 16) ? X86_XCR0_AVX : 0);
+           (is_half_used(cpu, 16) ? X86_XCR0_AVX : 0) |
+           (cpu->state.pkru ? X86_XCR0_PKRU : 0);
 }
 
 /* ---- FXSAVE ----------------------------------------------------------------------- */
@@ -231,6 +234,32 @@ static uint64_t requested(const struct cpu *cpu)
     return (mask << 32 | (uint32_t)cpu->reg[X86_RAX]) & cpu->state.xcr0;
 }
 
+/* Where PKRU lies (SDM 1 13.4.2, 13.4.3): `compacted` is XCOMP_BV, 0 in the standard
+ * form. */
+static unsigned pkru_place(const struct cpu *cpu, uint64_t compacted)
+{
+    if (!compacted) {
+        return cpuid_pkru_offset(cpu->cpuid);
+    }
+    return compacted & X86_XCR0_AVX ? AREA_TOTAL : AREA_YMM;
+}
+
+/* Bytes up to the end of the last component. All of it lies in two pages at most, the
+ * first and the last, whatever is between. */
+static unsigned area_size(const struct cpu *cpu, uint64_t components, uint64_t compacted)
+{
+    if (components & X86_XCR0_PKRU) {
+        return pkru_place(cpu, compacted) + PKRU_SIZE;
+    }
+    return components & X86_XCR0_AVX ? AREA_TOTAL : AREA_YMM;
+}
+
+static bool write_pkru(struct cpu *cpu, uint64_t ea)
+{
+    uint64_t pkru = cpu->state.pkru;
+    return access_write(cpu, ea, &pkru, PKRU_SIZE);
+}
+
 /* Writes the components in which; with_mxcsr apart, since AVX shares it with SSE. */
 static bool write_components(struct cpu *cpu, uint64_t ea, uint64_t which,
                              bool with_mxcsr, bool is_wide)
@@ -273,16 +302,16 @@ static const struct insn *save_standard(struct cpu *cpu, const struct insn *insn
     }
     uint64_t components = requested(cpu);
     uint64_t used = xsave_in_use(cpu);
-    unsigned size = components & X86_XCR0_AVX ? AREA_TOTAL : AREA_YMM;
-    if (!access_probe(cpu, ea, size, true)) {
+    uint64_t written = optimise ? components & used : components;
+    if (!access_probe(cpu, ea, area_size(cpu, components, 0), true)) {
         return insn_fault(cpu, insn);
     }
     struct loaded header = access_load(cpu, ea + AREA_XSTATE_BV, 8);
     uint64_t bits = (header.value & ~components) | (components & used);
     if (!header.ok ||
-        !write_components(cpu, ea, optimise ? components & used : components,
-                          components & (X86_XCR0_SSE | X86_XCR0_AVX),
+        !write_components(cpu, ea, written, components & (X86_XCR0_SSE | X86_XCR0_AVX),
                           insn->aux & X87_WIDE) ||
+        (written & X86_XCR0_PKRU && !write_pkru(cpu, ea + pkru_place(cpu, 0))) ||
         !access_store(cpu, ea + AREA_XSTATE_BV, 8, bits)) {
         return insn_fault(cpu, insn);
     }
@@ -299,8 +328,8 @@ const struct insn *xsave_xsaveopt(struct cpu *cpu, const struct insn *insn)
     return save_standard(cpu, insn, true);
 }
 
-/* Compacted: with three components the places are those of the standard form. SDM 1
- * 13.10: a changed MXCSR alone makes SSE count as in use. */
+/* Compacted: the places are those of the standard form but for PKRU's. SDM 1 13.10: a
+ * changed MXCSR alone makes SSE count as in use. */
 const struct insn *xsave_xsavec(struct cpu *cpu, const struct insn *insn)
 {
     uint64_t ea = insn_address(cpu, insn);
@@ -311,11 +340,12 @@ const struct insn *xsave_xsavec(struct cpu *cpu, const struct insn *insn)
     uint64_t used = xsave_in_use(cpu);
     used |= cpu->state.fpu.mxcsr != MXCSR_INIT ? X86_XCR0_SSE : 0;
     used &= components;
-    unsigned size = components & X86_XCR0_AVX ? AREA_TOTAL : AREA_YMM;
-    if (!access_probe(cpu, ea, size, true) ||
+    uint64_t compacted = components | XCOMP_COMPACTED;
+    if (!access_probe(cpu, ea, area_size(cpu, components, compacted), true) ||
         !write_components(cpu, ea, used, used & X86_XCR0_SSE, insn->aux & X87_WIDE) ||
+        (used & X86_XCR0_PKRU && !write_pkru(cpu, ea + pkru_place(cpu, compacted))) ||
         !access_store(cpu, ea + AREA_XSTATE_BV, 8, used) ||
-        !access_store(cpu, ea + AREA_XCOMP_BV, 8, components | XCOMP_COMPACTED)) {
+        !access_store(cpu, ea + AREA_XCOMP_BV, 8, compacted)) {
         return insn_fault(cpu, insn);
     }
     NEXT(cpu, insn);
@@ -385,6 +415,11 @@ const struct insn *xsave_xrstor(struct cpu *cpu, const struct insn *insn)
         !access_read(cpu, ea + AREA_YMM, area + AREA_YMM, AREA_TOTAL - AREA_YMM)) {
         return insn_fault(cpu, insn);
     }
+    uint64_t pkru = 0;
+    if (components & present & X86_XCR0_PKRU &&
+        !access_read(cpu, ea + pkru_place(cpu, header.xcomp_bv), &pkru, PKRU_SIZE)) {
+        return insn_fault(cpu, insn);
+    }
     uint32_t mxcsr = mxcsr_of(area);
     bool is_compacted = header.xcomp_bv & XCOMP_COMPACTED;
     bool sets_mxcsr =
@@ -397,6 +432,9 @@ const struct insn *xsave_xrstor(struct cpu *cpu, const struct insn *insn)
     }
     cpu->state.fpu.mxcsr = sets_mxcsr ? mxcsr : cpu->state.fpu.mxcsr;
     restore_components(cpu, components, present, insn->aux & X87_WIDE, area);
+    if (components & X86_XCR0_PKRU) {
+        key_set_rights(cpu, (uint32_t)pkru);
+    }
     NEXT(cpu, insn);
 }
 

@@ -171,10 +171,10 @@ static void finish(struct cpuid_policy *policy, const struct cpuid_host *host,
                    const char brand[48])
 {
     policy->immunities = cpuid_has(policy, CPU_ARCH_CAPABILITIES) ? host->immunities : 0;
-    policy->xcr0_valid = !cpuid_has(policy, CPU_XSAVE) ? 0
-                         : cpuid_has(policy, CPU_AVX)
-                             ? X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX
-                             : X86_XCR0_X87 | X86_XCR0_SSE;
+    policy->xcr0_valid =
+        (cpuid_has(policy, CPU_XSAVE) ? X86_XCR0_X87 | X86_XCR0_SSE : 0) |
+        (cpuid_has(policy, CPU_AVX) ? X86_XCR0_AVX : 0) |
+        (cpuid_has(policy, CPU_PKU) ? X86_XCR0_PKRU : 0);
     cpuid_build_leaves(policy, host, brand);
 }
 
@@ -311,6 +311,14 @@ static const struct cpuid_leaf *find_leaf(const struct cpuid_policy *policy,
     return NULL;
 }
 
+/* What the model says may have come from a stranger: within a page, or as usual. */
+uint32_t cpuid_pkru_offset(const struct cpuid_policy *policy)
+{
+    const struct cpuid_leaf *leaf = find_leaf(policy, 0xd, XSAVE_PKRU);
+    bool is_good = leaf && leaf->ebx >= XSAVE_EXTENDED && leaf->ebx <= 4096 - 8;
+    return is_good ? leaf->ebx : cpuid_usual_pkru_offset(policy->vendor);
+}
+
 /* The last leaf of the range that the leaf belongs to, or 0 if there is no such range. */
 static uint32_t range_last(const struct cpuid_policy *policy, uint32_t leaf)
 {
@@ -342,7 +350,7 @@ static uint32_t effective_leaf(const struct cpuid_policy *policy,
 static void adjust(const struct cpuid_policy *policy, const struct x86_state *state,
                    uint32_t apic_id, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
-    const uint32_t apic = 1u << 9, osxsave = 1u << 27, nx = 1u << 20;
+    const uint32_t apic = 1u << 9, osxsave = 1u << 27, nx = 1u << 20, ospke = 1u << 4;
     const bool apic_enabled = state->apic_base & APIC_GLOBAL_ENABLE;
     switch (leaf) {
     case 0:
@@ -353,15 +361,18 @@ static void adjust(const struct cpuid_policy *policy, const struct x86_state *st
         out[2] |= state->cr4 & X86_CR4_OSXSAVE ? osxsave : 0;
         out[3] &= apic_enabled ? ~0u : ~apic;
         break;
+    case 7:
+        out[2] |= subleaf == 0 && state->cr4 & X86_CR4_PKE ? ospke : 0;
+        break;
     case 0xb:
         out[2] = (out[2] & ~0xffu) | (subleaf & 0xff);
         out[3] = apic_id;
         break;
     case 0xd:
         if (policy->xcr0_valid && subleaf == 0) {
-            out[1] = cpuid_xsave_size(state->xcr0);
+            out[1] = cpuid_xsave_size(policy, state->xcr0);
         } else if (cpuid_has(policy, CPU_XSAVEC) && subleaf == 1) {
-            out[1] = cpuid_xsave_size(state->xcr0 | state->xss);
+            out[1] = cpuid_xsavec_size(state->xcr0 | state->xss);
         }
         break;
     case 0x80000001:

@@ -79,6 +79,7 @@ enum cpu_feature {
     CPU_CLWB,
     CPU_SHA,
     CPU_UMIP,
+    CPU_PKU,
     CPU_RDPID,
     CPU_VAES,
     CPU_VPCLMULQDQ,
@@ -175,6 +176,9 @@ static inline bool cpuid_has(const struct cpuid_policy *policy, enum cpu_feature
 void cpuid_execute(const struct cpuid_policy *policy, const struct x86_state *state,
                    uint32_t apic_id, uint32_t leaf, uint32_t subleaf,
                    uint32_t out[4] /* eax, ebx, ecx, edx */);
+
+/* Where PKRU lies in the standard form of the XSAVE area, in a model that has it. */
+uint32_t cpuid_pkru_offset(const struct cpuid_policy *policy);
 
 /* Rate of the host's TSC in kHz: from CPUID where it tells, else measured for half a
  * millisecond. Cached. */

@@ -12,18 +12,30 @@
 
 #define LEAF_7_EBX_AVX512F (1u << 16)
 
-/* SDM 1 13.4: legacy region and header, then AVX at its one place in either form. */
-#define XSAVE_LEGACY     576u
-#define XSAVE_AVX_OFFSET 576u
-#define XSAVE_AVX_SIZE   256u
+#define XSAVE_AVX_SIZE     256u
+#define XSAVE_PKRU_SIZE    8u
 
 /* The longest ratio that survives `crystal in kHz * numerator` in 32 bits, which is how
  * guests multiply. */
 #define CRYSTAL_RATIO_MAX (UINT32_MAX / (CPUID_APIC_BUS_HZ / 1000))
 
-uint32_t cpuid_xsave_size(uint64_t components)
+/* SDM 1 13.4: legacy region and header, then AVX at its one place in either form; PKRU
+ * has one of its own in the standard form, behind what we do not offer. */
+uint32_t cpuid_xsave_size(const struct cpuid_policy *policy, uint64_t components)
 {
-    return components & X86_XCR0_AVX ? XSAVE_AVX_OFFSET + XSAVE_AVX_SIZE : XSAVE_LEGACY;
+    return components & X86_XCR0_PKRU ? cpuid_pkru_offset(policy) + XSAVE_PKRU_SIZE
+                                      : cpuid_xsavec_size(components);
+}
+
+uint32_t cpuid_xsavec_size(uint64_t components)
+{
+    return XSAVE_EXTENDED + (components & X86_XCR0_AVX ? XSAVE_AVX_SIZE : 0) +
+           (components & X86_XCR0_PKRU ? XSAVE_PKRU_SIZE : 0);
+}
+
+uint32_t cpuid_usual_pkru_offset(enum cpu_vendor vendor)
+{
+    return vendor == CPU_VENDOR_AMD ? 2432 : 2688;
 }
 
 /* Leaves are added in ascending order. */
@@ -139,17 +151,33 @@ static void add_topology(struct cpuid_policy *policy)
     add_sub(policy, 0xb, 1, core_bits(policy), policy->cpus, type_core << 8 | 1, 0);
 }
 
-static void add_xsave(struct cpuid_policy *policy)
+/* The host's place if it has one, since KVM's guests see that. */
+static uint32_t pkru_offset(const struct cpuid_policy *policy,
+                            const struct cpuid_host *host)
+{
+    uint32_t out[4];
+    cpuid_host_read(host, 0xd, XSAVE_PKRU, out);
+    return out[0] == XSAVE_PKRU_SIZE ? out[1] : cpuid_usual_pkru_offset(policy->vendor);
+}
+
+static void add_xsave(struct cpuid_policy *policy, const struct cpuid_host *host)
 {
     if (!cpuid_has(policy, CPU_XSAVE)) {
         return;
     }
+    uint32_t pkru = pkru_offset(policy, host);
+    uint32_t size = policy->xcr0_valid & X86_XCR0_PKRU
+                        ? pkru + XSAVE_PKRU_SIZE
+                        : cpuid_xsavec_size(policy->xcr0_valid);
     /* EBX of both is the size for what is enabled at the time. */
-    add_sub(policy, 0xd, 0, (uint32_t)policy->xcr0_valid, 0,
-            cpuid_xsave_size(policy->xcr0_valid), (uint32_t)(policy->xcr0_valid >> 32));
+    add_sub(policy, 0xd, 0, (uint32_t)policy->xcr0_valid, 0, size,
+            (uint32_t)(policy->xcr0_valid >> 32));
     add_sub(policy, 0xd, 1, feature_word(policy, 0xd, 1, CPUID_EAX), 0, 0, 0);
     if (policy->xcr0_valid & X86_XCR0_AVX) {
-        add_sub(policy, 0xd, 2, XSAVE_AVX_SIZE, XSAVE_AVX_OFFSET, 0, 0);
+        add_sub(policy, 0xd, 2, XSAVE_AVX_SIZE, XSAVE_EXTENDED, 0, 0);
+    }
+    if (policy->xcr0_valid & X86_XCR0_PKRU) {
+        add_sub(policy, 0xd, XSAVE_PKRU, XSAVE_PKRU_SIZE, pkru, 0, 0);
     }
 }
 
@@ -196,7 +224,7 @@ static void add_basic(struct cpuid_policy *policy, const struct cpuid_host *host
     add_sub(policy, 7, 0, 0, feature_word(policy, 7, 0, CPUID_EBX),
             feature_word(policy, 7, 0, CPUID_ECX), feature_word(policy, 7, 0, CPUID_EDX));
     add_topology(policy);
-    add_xsave(policy);
+    add_xsave(policy, host);
     add_frequencies(policy);
 }
 

@@ -70,6 +70,7 @@ const struct cpuid_feature_row cpuid_features[CPU_FEATURE_COUNT] = {
     ROW(CLWB, "CLWB", 7, EBX, 24, HOST),
     ROW(SHA, "SHA", 7, EBX, 29, HOST, .needs = CPU_SSE2),
     ROW(UMIP, "UMIP", 7, ECX, 2, OURS),
+    ROW(PKU, "PKU", 7, ECX, 3, OURS, .needs = CPU_XSAVE),
     ROW(VAES, "VAES", 7, ECX, 9, HOST, .needs = CPU_AVX2),
     ROW(VPCLMULQDQ, "VPCLMULQDQ", 7, ECX, 10, HOST, .needs = CPU_AVX2),
     ROW(RDPID, "RDPID", 7, ECX, 22, OURS),

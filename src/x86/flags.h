@@ -77,6 +77,7 @@
 #define X86_XCR0_X87         (1ull << 0)
 #define X86_XCR0_SSE         (1ull << 1)
 #define X86_XCR0_AVX         (1ull << 2)
+#define X86_XCR0_PKRU        (1ull << 9)
 
 #define X86_PTE_P            (1ull << 0)
 #define X86_PTE_W            (1ull << 1)
@@ -87,7 +88,12 @@
 #define X86_PTE_D            (1ull << 6)
 #define X86_PTE_PS           (1ull << 7) /* large page, in a page directory (pointer) entry */
 #define X86_PTE_G            (1ull << 8)
+#define X86_PTE_KEY_SHIFT    59 /* of four bits */
 #define X86_PTE_NX           (1ull << 63)
+
+/* PKRU: two bits for each key. */
+#define X86_PKRU_AD 1u
+#define X86_PKRU_WD 2u
 
 /* Page-fault error code, SDM 3A 4.7. */
 #define X86_PF_P    (1u << 0)
@@ -95,6 +101,7 @@
 #define X86_PF_U    (1u << 2)
 #define X86_PF_RSVD (1u << 3)
 #define X86_PF_I    (1u << 4)
+#define X86_PF_PK   (1u << 5)
 
 enum x86_vector_number {
     X86_DE = 0,

@@ -21,7 +21,7 @@
 #define LARGE_2M_RESERVED 0x00000000001fe000ull
 #define LARGE_1G_RESERVED 0x000000003fffe000ull
 /* A PDPTE of PAE paging has only P, PWT, PCD and an address (table 4-8). */
-#define PAE_PDPTE_RESERVED 0x00000000000001e6ull
+#define PAE_PDPTE_RESERVED 0x80000000000001e6ull
 /* A 4 MiB page: bits 20:13 are bits 39:32 of the address, bit 21 is reserved (PSE-36). */
 #define LARGE_4M_RESERVED 0x00200000u
 #define LARGE_4M_HIGH     0x001fe000u
@@ -52,8 +52,31 @@ struct permissions {
     bool read, write, execute;
 };
 
-/* SDM 3A 4.6.1, for data pages (no protection keys, no shadow stacks). */
-static inline struct permissions leaf_permissions(const struct x86_walk_context *context,
+/* SDM 3A 4.6.2: only with 4-level paging, and only for pages that are user's. */
+static inline bool has_key(const struct x86_walk_context *context,
+                           const struct leaf *leaf)
+{
+    return context->cr4 & X86_CR4_PKE && context->efer & X86_EFER_LMA &&
+           leaf->flags & X86_PTE_U;
+}
+
+static inline unsigned leaf_key(const struct leaf *leaf)
+{
+    return leaf->entry >> X86_PTE_KEY_SHIFT & 15;
+}
+
+/* What the key's rights forbid to an access that is no fetch. */
+static inline bool key_forbids(const struct x86_walk_context *context,
+                               const struct leaf *leaf, bool is_write)
+{
+    uint32_t rights = context->pkru >> leaf_key(leaf) * 2;
+    bool is_user = context->cpl == 3 && !context->implicit;
+    bool forbids_write = rights & X86_PKRU_WD && (is_user || context->cr0 & X86_CR0_WP);
+    return rights & X86_PKRU_AD || (is_write && forbids_write);
+}
+
+/* SDM 3A 4.6.1, for data pages (no shadow stacks). */
+static inline struct permissions page_permissions(const struct x86_walk_context *context,
                                                   const struct leaf *leaf)
 {
     bool is_user_page = leaf->flags & X86_PTE_U;
@@ -74,6 +97,18 @@ static inline struct permissions leaf_permissions(const struct x86_walk_context 
         .write = !smap && (can_write || !(context->cr0 & X86_CR0_WP)),
         .execute = can_execute && !(is_user_page && (context->cr4 & X86_CR4_SMEP)),
     };
+}
+
+static inline struct permissions leaf_permissions(const struct x86_walk_context *context,
+                                                  const struct leaf *leaf)
+{
+    struct permissions permissions = page_permissions(context, leaf);
+
+    if (has_key(context, leaf)) {
+        permissions.read = permissions.read && !key_forbids(context, leaf, false);
+        permissions.write = permissions.write && !key_forbids(context, leaf, true);
+    }
+    return permissions;
 }
 
 static inline bool permits(struct permissions permissions, enum x86_access access)
@@ -149,7 +184,10 @@ static inline int finish(const struct x86_walk_context *context,
     uint64_t bits = access == X86_WRITE ? X86_PTE_A | X86_PTE_D : X86_PTE_A;
 
     if (!permits(leaf_permissions(context, leaf), access)) {
-        return X86_PF_P;
+        /* SDM 3A 4.7: PK tells that the key forbids it, whatever else does. */
+        bool is_key = access != X86_FETCH && has_key(context, leaf) &&
+                      key_forbids(context, leaf, access == X86_WRITE);
+        return X86_PF_P | (is_key ? X86_PF_PK : 0);
     }
     for (unsigned i = 0; i < leaf->upper_count; i++) {
         const struct upper *upper = &leaf->upper[i];
@@ -167,40 +205,39 @@ static inline int finish(const struct x86_walk_context *context,
 
 /* Bits that must be 0 in an 8-byte entry at a level, given that it is or is not a leaf.
  */
-static inline uint64_t reserved_bits(uint64_t common, unsigned level, bool is_pae,
-                                     bool is_large)
+static inline uint64_t reserved_bits(uint64_t common, unsigned level, bool is_large)
 {
     if (level == 4) {
         return common | X86_PTE_PS;
     }
     if (level == 3) {
-        if (is_pae) {
-            return common | PAE_PDPTE_RESERVED | X86_PTE_NX;
-        }
         return is_large ? common | LARGE_1G_RESERVED : common;
     }
     return is_large ? common | LARGE_2M_RESERVED : common;
 }
 
-/*
- * 4-level paging (SDM 3A 4.5) and PAE paging (4.4). The PDPTEs of PAE paging are read
- * from memory at each walk rather than kept in registers, as AMD's processors do; a
- * reserved bit in them is then a #PF. Compiled for each combination of the constant
- * arguments.
- */
+/* 4-level paging (SDM 3A 4.5) and PAE paging (4.4), whose first level is in registers.
+ * Compiled for each combination of the constant arguments. */
 static inline __attribute__((always_inline)) int
 walk_wide(const struct x86_walk_context *context, const struct x86_walk_memory *memory,
           gva_t gva, enum x86_access access, bool is_pae, bool is_peek, struct leaf *leaf)
 {
     uint64_t common = ADDRESS_52 & ~0ull << context->physical_bits;
-    gpa_t table = context->cr3 & (is_pae ? CR3_PAE : ADDRESS_52);
-    unsigned level = is_pae ? 3 : 4;
+    gpa_t table = context->cr3 & ADDRESS_52;
+    unsigned level = 4;
 
     if (!(context->efer & X86_EFER_NXE)) {
         common |= X86_PTE_NX;
     }
     if (is_pae) {
+        /* No W, U, A or NX here. */
+        uint64_t entry = context->pdpte[gva >> 30 & 3];
+        if (!(entry & X86_PTE_P)) {
+            return 0;
+        }
         common |= PAE_IGNORED;
+        table = entry & ADDRESS_52;
+        level = 2;
     }
     leaf->flags = ~0ull;
     leaf->no_execute = 0;
@@ -209,23 +246,14 @@ walk_wide(const struct x86_walk_context *context, const struct x86_walk_memory *
     while (true) {
         unsigned shift = 3 + 9 * level;
         gpa_t gpa = table + (gva >> shift & 0x1ff) * 8;
-        if (is_pae && level == 3) {
-            gpa = table + (gva >> 30 & 3) * 8;
-        }
         void *host = memory->entry(memory->opaque, gpa);
         uint64_t entry = load_entry(host, true);
         if (!(entry & X86_PTE_P)) {
             return 0;
         }
         bool is_large = level > 1 && (entry & X86_PTE_PS);
-        if (entry & reserved_bits(common, level, is_pae, is_large)) {
+        if (entry & reserved_bits(common, level, is_large)) {
             return X86_PF_P | X86_PF_RSVD;
-        }
-        if (is_pae && level == 3) {
-            /* No W, U, A or NX here. */
-            table = entry & ADDRESS_52;
-            level = 2;
-            continue;
         }
         leaf->flags &= entry;
         leaf->no_execute |= entry & X86_PTE_NX;
@@ -307,6 +335,26 @@ walk_any(const struct x86_walk_context *context, const struct x86_walk_memory *m
     return walk_narrow(context, memory, gva, access, is_peek, leaf);
 }
 
+bool x86_pdptes_load(const struct x86_walk_memory *memory, uint64_t cr3,
+                     uint8_t physical_bits, uint64_t pdpte[4])
+{
+    uint64_t reserved =
+        PAE_PDPTE_RESERVED | PAE_IGNORED | (ADDRESS_52 & ~0ull << physical_bits);
+    uint64_t loaded[4];
+
+    for (unsigned i = 0; i < 4; i++) {
+        gpa_t gpa = (cr3 & CR3_PAE) + i * 8;
+        loaded[i] = load_entry(memory->entry(memory->opaque, gpa), true);
+        if (loaded[i] & X86_PTE_P && loaded[i] & reserved) {
+            return false;
+        }
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        pdpte[i] = loaded[i];
+    }
+    return true;
+}
+
 /* Without paging, linear addresses are physical ones of 32 bits. */
 static void identity(gva_t gva, struct x86_translation *out)
 {
@@ -333,6 +381,7 @@ static inline void fill(const struct x86_walk_context *context, gva_t gva,
     out->readable_user = leaf->flags & X86_PTE_U;
     out->global = (leaf->entry & X86_PTE_G) && (context->cr4 & X86_CR4_PGE);
     out->entry = leaf->entry;
+    out->key = has_key(context, leaf) ? (uint8_t)leaf_key(leaf) : 0;
 }
 
 /* SDM 3A 4.7: the W, U and I bits tell the access, P and RSVD what the walk found. */

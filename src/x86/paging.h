@@ -33,6 +33,8 @@ struct x86_walk_memory {
 /* The registers a walk depends on. */
 struct x86_walk_context {
     uint64_t cr0, cr3, cr4, efer;
+    const uint64_t *pdpte; /* the four of PAE paging: x86_pdptes_load */
+    uint32_t pkru;
     bool ac;       /* RFLAGS.AC, for SMAP */
     uint8_t cpl;   /* 3: user access; below: supervisor */
     bool implicit; /* a supervisor access by the processor itself (descriptor tables,
@@ -54,7 +56,21 @@ struct x86_translation {
     bool readable_user; /* U/S of the whole walk: a user page */
     bool global;
     uint64_t entry; /* the leaf entry, for cache attributes; 0 when paging is off */
+    uint8_t key;    /* whose rights in PKRU count, too; 0 where none do */
 };
+
+/* Has the processor four page-directory-pointer entries in its registers with these? */
+static inline bool x86_is_pae(uint64_t cr0, uint64_t cr4, uint64_t efer)
+{
+    return cr0 & X86_CR0_PG && cr4 & X86_CR4_PAE && !(efer & X86_EFER_LMA);
+}
+/*
+ * Reads them from the table that CR3 names (SDM 3A 4.4.1), before anything is walked with
+ * PAE paging and whenever that section says so. False, and nothing is loaded, if a
+ * present one has a reserved bit set: #GP for the instruction.
+ */
+bool x86_pdptes_load(const struct x86_walk_memory *memory, uint64_t cr3,
+                     uint8_t physical_bits, uint64_t pdpte[4]);
 
 /*
  * Translates one address for one access. Returns true and fills *out, having set the

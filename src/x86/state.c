@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "x86/paging.h"
 #include "x86/segment.h"
 
 #define RESET_CR0  (X86_CR0_CD | X86_CR0_NW | X86_CR0_ET)
@@ -49,6 +50,7 @@ static void reset_core(struct x86_state *state, bool is_bootstrap)
     state->cr2 = 0;
     state->cr3 = 0;
     state->cr4 = 0;
+    memset(state->pdpte, 0, sizeof(state->pdpte));
     state->efer = 0;
     memset(state->dr, 0, sizeof(state->dr));
     state->dr6 = RESET_DR6;
@@ -213,11 +215,18 @@ int x86_state_format(const struct x86_state *state, char *buffer, unsigned size)
              (unsigned long long)state->cr0, (unsigned long long)state->cr2,
              (unsigned long long)state->cr3, (unsigned long long)state->cr4,
              (unsigned long long)state->efer);
+    if (x86_is_pae(state->cr0, state->cr4, state->efer)) {
+        text_add(&text, "PDPTE=%016llx %016llx %016llx %016llx\n",
+                 (unsigned long long)state->pdpte[0], (unsigned long long)state->pdpte[1],
+                 (unsigned long long)state->pdpte[2],
+                 (unsigned long long)state->pdpte[3]);
+    }
     text_add(&text, "DR0=%016llx DR1=%016llx DR2=%016llx DR3=%016llx\n",
              (unsigned long long)state->dr[0], (unsigned long long)state->dr[1],
              (unsigned long long)state->dr[2], (unsigned long long)state->dr[3]);
-    text_add(&text, "DR6=%08llx DR7=%08llx XCR0=%llx\n", (unsigned long long)state->dr6,
-             (unsigned long long)state->dr7, (unsigned long long)state->xcr0);
+    text_add(&text, "DR6=%08llx DR7=%08llx XCR0=%llx PKRU=%08x\n",
+             (unsigned long long)state->dr6, (unsigned long long)state->dr7,
+             (unsigned long long)state->xcr0, state->pkru);
     if (state->event.pending) {
         text_add(&text, "pending: vector %u, type %u, error code %x\n",
                  state->event.vector, state->event.type, state->event.error);

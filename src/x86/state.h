@@ -143,7 +143,9 @@ struct x86_state {
     struct x86_table gdtr, idtr;
 
     uint64_t cr0, cr2, cr3, cr4; /* CR8 is the APIC's TPR */
+    uint64_t pdpte[4];           /* of PAE paging, as loaded: SDM 3A 4.4.1 */
     uint64_t xcr0;
+    uint32_t pkru;
     uint64_t efer;
     uint64_t dr[4], dr6, dr7;
 

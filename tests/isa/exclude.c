@@ -7,6 +7,7 @@
 #define PROCESSOR   "a segment of the host's kernel tells on which processor it runs"
 #define HYPERVISOR  "a hypervisor below the host may report another address"
 #define EMULATED    "a host kernel may answer it in the processor's place"
+#define KEYS        "protection keys are the host's kernel's to give"
 
 static const struct {
     ZydisMnemonic mnemonic;
@@ -25,7 +26,8 @@ static const struct {
     {ZYDIS_MNEMONIC_SYSENTER, KERNEL},      {ZYDIS_MNEMONIC_INT1, HYPERVISOR},
     {ZYDIS_MNEMONIC_SGDT, EMULATED},        {ZYDIS_MNEMONIC_SIDT, EMULATED},
     {ZYDIS_MNEMONIC_SLDT, EMULATED},        {ZYDIS_MNEMONIC_SMSW, EMULATED},
-    {ZYDIS_MNEMONIC_STR, EMULATED},
+    {ZYDIS_MNEMONIC_STR, EMULATED},         {ZYDIS_MNEMONIC_RDPKRU, KEYS},
+    {ZYDIS_MNEMONIC_WRPKRU, KEYS},
 };
 
 const char *form_excluded(ZydisMnemonic mnemonic)

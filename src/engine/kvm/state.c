@@ -3,9 +3,11 @@
 #include <errno.h>
 #include <string.h>
 
+#include "allocator/virtual.h"
 #include "base/scope.h"
 #include "engine/kvm/vcpu.h"
 #include "x86/exception.h"
+#include "x86/paging.h"
 
 /* The XSAVE image's standard format (SDM 1 13.4). */
 #define XSAVE_FCW           0
@@ -138,6 +140,19 @@ static struct kvm_segment *segment_field(struct kvm_sregs *sregs, unsigned index
     return (struct kvm_segment *)(void *)((char *)sregs + segment_offsets[index]);
 }
 
+/* KVM_GET_SREGS does not show them, and KVM_SET_SREGS loads them from memory: so does
+ * this. */
+static void save_pdptes(struct engine_vcpu *vcpu)
+{
+    struct x86_state *state = &vcpu->state;
+    const struct engine_config *config = &vcpu->engine->config;
+    memset(state->pdpte, 0, sizeof(state->pdpte));
+    if (x86_is_pae(state->cr0, state->cr4, state->efer)) {
+        virtual_load_pdptes(config->memory, state->cr3, config->cpuid->physical_bits,
+                            state->pdpte);
+    }
+}
+
 static void save_system(struct engine_vcpu *vcpu)
 {
     struct x86_state *state = &vcpu->state;
@@ -157,6 +172,7 @@ static void save_system(struct engine_vcpu *vcpu)
     state->cr3 = sregs.cr3;
     state->cr4 = sregs.cr4;
     state->efer = sregs.efer;
+    save_pdptes(vcpu);
     if (vcpu->engine->has_apic) {
         state->apic_base = sregs.apic_base;
         vcpu->processor.config.lapic->base = sregs.apic_base;
@@ -185,7 +201,7 @@ static void load_system(struct engine_vcpu *vcpu)
     set(vcpu, KVM_SET_SREGS, &sregs, "KVM_SET_SREGS");
 }
 
-/* x87, SSE and AVX. */
+/* x87, SSE, AVX and PKRU. */
 
 /* What the image does not hold is in its initial state (SDM 1 13.6). */
 static void save_vectors(struct engine_vcpu *vcpu)
@@ -200,7 +216,12 @@ static void save_vectors(struct engine_vcpu *vcpu)
     LOAD(image, XSAVE_BV, held);
     *fpu = (struct x86_fpu){.fcw = FCW_INITIAL};
     memset(vcpu->state.vec, 0, sizeof(vcpu->state.vec));
+    vcpu->state.pkru = 0;
     LOAD(image, XSAVE_MXCSR, fpu->mxcsr);
+    const struct cpuid_policy *cpuid = vcpu->engine->config.cpuid;
+    if (held & cpuid->xcr0_valid & X86_XCR0_PKRU) {
+        LOAD(image, cpuid_pkru_offset(cpuid), vcpu->state.pkru);
+    }
     if (held & X86_XCR0_X87) {
         LOAD(image, XSAVE_FCW, fpu->fcw);
         LOAD(image, XSAVE_FSW, fpu->fsw);
@@ -226,8 +247,12 @@ static void load_vectors(struct engine_vcpu *vcpu)
     const struct x86_fpu *fpu = &vcpu->state.fpu;
     struct kvm_xsave xsave = {0};
     uint8_t *image = (uint8_t *)xsave.region;
+    const struct cpuid_policy *cpuid = vcpu->engine->config.cpuid;
     uint64_t held = X86_XCR0_X87 | X86_XCR0_SSE |
-                    (vcpu->engine->config.cpuid->xcr0_valid & X86_XCR0_AVX);
+                    (cpuid->xcr0_valid & (X86_XCR0_AVX | X86_XCR0_PKRU));
+    if (held & X86_XCR0_PKRU) {
+        STORE(vcpu->state.pkru, image, cpuid_pkru_offset(cpuid));
+    }
     STORE(held, image, XSAVE_BV);
     STORE(fpu->fcw, image, XSAVE_FCW);
     STORE(fpu->fsw, image, XSAVE_FSW);

@@ -17,6 +17,7 @@
 #define IDT     "own IDT"
 #define MSRS    "own MSRs, loaded on entry"
 #define XCR0    "own XCR0, loaded on entry"
+#define PKRU    "own PKRU, loaded on entry"
 #define BITMAP  "MSR bitmap; exits for the rest"
 #define PORTS   "exits"
 #define PAGING  "own translations"
@@ -55,6 +56,7 @@ static const struct {
     MEANS(FXRSTOR64, CONTROL), MEANS(XSAVE, XCR0), MEANS(XSAVE64, XCR0),
     MEANS(XSAVEC, XCR0), MEANS(XSAVEC64, XCR0), MEANS(XSAVEOPT, XCR0),
     MEANS(XSAVEOPT64, XCR0), MEANS(XRSTOR, XCR0), MEANS(XRSTOR64, XCR0),
+    MEANS(RDPKRU, PKRU), MEANS(WRPKRU, PKRU),
     MEANS(HLT, EXITS), MEANS(MONITOR, EXITS), MEANS(MWAIT, EXITS), MEANS(IN, PORTS),
     MEANS(OUT, PORTS), MEANS(INSB, PORTS), MEANS(INSW, PORTS), MEANS(INSD, PORTS),
     MEANS(OUTSB, PORTS), MEANS(OUTSW, PORTS), MEANS(OUTSD, PORTS),

@@ -169,7 +169,7 @@ emit_fn emit_copy, emit_nothing, emit_lea;
 /* emit_string.c */
 emit_fn emit_stos, emit_movs, emit_lods, emit_scas, emit_cmps;
 /* emit_system.c */
-emit_fn emit_cli, emit_sti, emit_cld, emit_swapgs, emit_pushf, emit_popf;
+emit_fn emit_cli, emit_sti, emit_cld, emit_swapgs, emit_pushf, emit_popf, emit_rdpkru;
 /* emit_stack.c */
 emit_fn emit_push, emit_pop, emit_leave_frame;
 /* emit_branch.c */

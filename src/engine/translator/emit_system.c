@@ -100,6 +100,23 @@ bool emit_swapgs(struct emit *emit, const struct guest_insn *insn)
     return true;
 }
 
+/* Kernels read it whenever they switch between tasks. At every CPL. */
+bool emit_rdpkru(struct emit *emit, const struct guest_insn *insn)
+{
+    struct code *code = &emit->code;
+    emit_spill_flags(emit, insn->flags_live_before);
+    load_cpu(emit);
+    struct host_mem cr4 = at_r8(CPU(state.cr4)), pkru = at_r8(CPU(state.pkru));
+    host_op_mem(code, false, 0xf7, 0, &cr4); /* TEST */
+    code32(code, X86_CR4_PKE);
+    emit_leave_if(emit, HOST_E);
+    CODE(code, "\x85\xc9"); /* TEST ecx, ecx */
+    emit_leave_if(emit, HOST_NE);
+    host_op_mem(code, false, HOST_MOV_LOAD, HOST_RAX, &pkru);
+    CODE(code, "\x31\xd2"); /* XOR edx, edx */
+    return true;
+}
+
 /* Host r9d = arithmetic flags as RFLAGS has them, from frame.arith; clobbers r10. */
 static void load_arith(struct emit *emit)
 {

@@ -46,6 +46,7 @@ static const struct emit_row rows[] = {
     {ZYDIS_MNEMONIC_LEA, emit_lea},
     {ZYDIS_MNEMONIC_CLI, emit_cli}, {ZYDIS_MNEMONIC_STI, emit_sti},
     {ZYDIS_MNEMONIC_CLD, emit_cld}, {ZYDIS_MNEMONIC_SWAPGS, emit_swapgs},
+    {ZYDIS_MNEMONIC_RDPKRU, emit_rdpkru},
     {ZYDIS_MNEMONIC_PUSHFQ, emit_pushf}, {ZYDIS_MNEMONIC_POPFQ, emit_popf},
     {ZYDIS_MNEMONIC_PUSHFD, emit_pushf}, {ZYDIS_MNEMONIC_POPFD, emit_popf},
     {ZYDIS_MNEMONIC_STOSB, emit_stos}, {ZYDIS_MNEMONIC_STOSW, emit_stos},

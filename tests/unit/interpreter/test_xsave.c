@@ -166,6 +166,49 @@ static void test_xsavec_leaves_out_initial_state(void **state)
     assert_int_equal(cpu->state.vec[15].u8[31], 7 + 64 + 15);
 }
 
+/* At its own place in the standard form, behind the others in the compacted one. */
+static void test_pkru_is_a_component(void **state)
+{
+    struct cpu *cpu = processor.cpu;
+    if (!cpuid_has(&processor.policy, CPU_PKU)) {
+        skip();
+    }
+    const uint64_t old = cpu->state.xcr0;
+    const unsigned place = cpuid_pkru_offset(&processor.policy);
+    cpu->state.xcr0 |= X86_XCR0_PKRU;
+    cpu->state.pkru = 0x12345678;
+    memset(area(), 0, place + 8);
+    put(place, UINT64_MAX);
+    assert_int_equal(execute(xsave64, AREA, X86_XCR0_PKRU), RAN);
+    assert_int_equal(word(512), X86_XCR0_PKRU);
+    assert_true(word(place) == 0x12345678);
+    cpu->state.pkru = 0;
+    assert_int_equal(execute(xrstor64, AREA, X86_XCR0_PKRU), RAN);
+    assert_int_equal(cpu->state.pkru, 0x12345678);
+    put(512, 0); /* its initial state */
+    assert_int_equal(execute(xrstor64, AREA, X86_XCR0_PKRU), RAN);
+    assert_int_equal(cpu->state.pkru, 0);
+    put(place, 5);
+    assert_int_equal(execute(xsave64, AREA, X86_XCR0_PKRU), RAN);
+    assert_int_equal(word(512), 0);
+    assert_true(word(place) == 0);
+    if (has_avx() && cpuid_has(&processor.policy, CPU_XSAVEC)) {
+        static const uint64_t with[] = {X86_XCR0_PKRU, X86_XCR0_PKRU | X86_XCR0_AVX};
+        for (unsigned i = 0; i < 2; i++) {
+            cpu->state.pkru = 0xabc;
+            memset(area(), 0, 1024);
+            assert_int_equal(execute(xsavec64, AREA, with[i]), RAN);
+            assert_true(word(520) == (with[i] | 1ull << 63));
+            assert_true(word(i ? 832 : 576) == 0xabc);
+            cpu->state.pkru = 0;
+            assert_int_equal(execute(xrstor64, AREA, with[i]), RAN);
+            assert_int_equal(cpu->state.pkru, 0xabc);
+        }
+    }
+    cpu->state.xcr0 = old;
+    cpu->state.pkru = 0;
+}
+
 static void test_bad_headers_fault(void **state)
 {
     static const struct {
@@ -208,6 +251,7 @@ int main(void)
         cmocka_unit_test(test_xsave_and_back),
         cmocka_unit_test(test_xrstor_initialises_what_is_absent),
         cmocka_unit_test(test_xsavec_leaves_out_initial_state),
+        cmocka_unit_test(test_pkru_is_a_component),
         cmocka_unit_test(test_bad_headers_fault),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -174,8 +174,8 @@ static void test_nothing_beyond_the_engines_is_offered(void **unused)
     assert_int_equal(execute(1, 0)[2] & (monitor | vmx), 0);
     const uint32_t avx512f = 1u << 16, rtm = 1u << 11, mpx = 1u << 14;
     assert_int_equal(execute(7, 0)[1] & (avx512f | rtm | mpx), 0);
-    const uint32_t pku = 1u << 3, cet_ss = 1u << 7, la57 = 1u << 16;
-    assert_int_equal(out[2] & (pku | cet_ss | la57), 0);
+    const uint32_t cet_ss = 1u << 7, la57 = 1u << 16, pks = 1u << 31;
+    assert_int_equal(out[2] & (cet_ss | la57 | pks), 0);
     const uint32_t ibrs = 1u << 26;
     assert_int_equal(out[3] & ibrs, 0);
     assert_int_equal(out[0], 0); /* no further subleaves */
@@ -216,8 +216,8 @@ static void test_features_fall_with_what_they_need(void **unused)
         assert_false(shows(avx[i]));
     }
     assert_true(shows(CPU_XSAVE));
-    assert_int_equal(policy.xcr0_valid, X86_XCR0_X87 | X86_XCR0_SSE);
-    assert_int_equal(execute(0xd, 0)[2], 576);
+    assert_int_equal(policy.xcr0_valid, X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_PKRU);
+    assert_int_equal(execute(0xd, 0)[2], 2440);
 
     fake = amd_host();
     fake.ecx1 &= ~(1u << 0); /* no SSE3, and nothing that builds on it */
@@ -339,18 +339,31 @@ static void test_state_shows_through(void **unused)
     assert_int_equal(out[3] & apic, apic);
     assert_int_equal(execute(0x80000001, 0)[3] & apic, apic);
     assert_int_equal(execute(0xd, 0)[1], 576);
-    assert_int_equal(out[2], 832);
+    assert_int_equal(out[2], 2440); /* as AMD's processors have it */
+    const uint32_t pku = 1u << 3, ospke = 1u << 4;
+    assert_int_equal(execute(7, 0)[2] & (pku | ospke), pku);
+    state.cr4 |= X86_CR4_PKE;
+    assert_int_equal(execute(7, 0)[2] & (pku | ospke), pku | ospke);
     state.cr4 |= X86_CR4_OSXSAVE;
     state.xcr0 = policy.xcr0_valid;
     state.apic_base = 0;
     assert_int_equal(execute(1, 0)[2] & osxsave, osxsave);
     assert_int_equal(out[3] & apic, 0);
     assert_int_equal(execute(0x80000001, 0)[3] & apic, 0);
+    assert_int_equal(execute(0xd, 0)[1], 2440);
+    assert_int_equal(execute(0xd, 1)[1], 840); /* compacted */
+    state.xcr0 &= ~(uint64_t)X86_XCR0_PKRU;
     assert_int_equal(execute(0xd, 0)[1], 832);
     assert_int_equal(execute(0xd, 1)[1], 832);
     assert_int_equal(execute(0xd, 2)[0], 256);
     assert_int_equal(out[1], 576);
     assert_int_equal(execute(0xd, 3)[0], 0);
+    assert_int_equal(execute(0xd, 9)[0], 8);
+    assert_int_equal(out[1], 2432);
+    assert_int_equal(cpuid_pkru_offset(&policy), 2432);
+    fake = intel_host();
+    assert_int_equal(build(&fake, NULL, 2, NULL), 0);
+    assert_int_equal(cpuid_pkru_offset(&policy), 2688);
 }
 
 static void test_misc_enable_shows_through(void **unused)

@@ -434,10 +434,13 @@ static void test_pae_paging(void **unused)
     uint64_t *pdpte = &arena[512 + 4 + 3], *pde = &arena[1024 + 2],
              *pte = &arena[1536 + 3];
     struct x86_exception fault;
+    uint64_t registers[4];
 
     context.cr3 = 0x1020;
     context.efer = X86_EFER_NXE;
+    context.pdpte = registers;
     *pdpte = 0x2000 | X86_PTE_P | X86_PTE_PWT;
+    assert_true(x86_pdptes_load(&memory, context.cr3, 40, registers));
     *pde = 0x3000 | PWU;
     *pte = 0xa000 | PWU | X86_PTE_NX;
     assert_true(x86_walk(&context, &memory, gva, X86_WRITE, &translation, &fault));
@@ -454,12 +457,76 @@ static void test_pae_paging(void **unused)
     *pde |= 1ull << 52; /* ignored in 4-level paging, reserved here */
     assert_false(x86_walk(&context, &memory, gva, X86_READ, &translation, &fault));
     assert_int_equal(fault.error, X86_PF_P | X86_PF_RSVD);
-    *pdpte |= X86_PTE_W;
-    assert_false(x86_walk(&context, &memory, gva, X86_READ, &translation, &fault));
-    assert_int_equal(fault.error, X86_PF_P | X86_PF_RSVD);
+    *pde &= ~(1ull << 52);
+    /* A change of the table does not count until it is loaded again. */
     *pdpte = 0;
+    assert_true(x86_walk(&context, &memory, gva, X86_READ, &translation, &fault));
+    assert_true(x86_pdptes_load(&memory, context.cr3, 40, registers));
     assert_false(x86_walk(&context, &memory, gva, X86_READ, &translation, &fault));
     assert_int_equal(fault.error, 0);
+}
+
+/* SDM 3A table 4-8. */
+static void test_pdptes_with_reserved_bits(void **unused)
+{
+    static const uint64_t reserved[] = {X86_PTE_W,  X86_PTE_U,  X86_PTE_A,  X86_PTE_D,
+                                        X86_PTE_PS, X86_PTE_G,  1ull << 40, 1ull << 51,
+                                        1ull << 52, 1ull << 62, X86_PTE_NX};
+    uint64_t registers[4] = {1, 2, 3, 4};
+    for (unsigned i = 0; i < 4; i++) {
+        for (unsigned j = 0; j < sizeof(reserved) / sizeof(reserved[0]); j++) {
+            memset(arena, 0, sizeof(arena));
+            arena[i] = reserved[j]; /* not present: anything goes */
+            assert_true(x86_pdptes_load(&memory, 0, 40, registers));
+            assert_true(registers[i] == reserved[j]);
+            arena[i] |= X86_PTE_P;
+            registers[0] = 1;
+            assert_false(x86_pdptes_load(&memory, 0, 40, registers));
+            assert_int_equal(registers[0], 1);
+        }
+    }
+    memset(arena, 0, sizeof(arena));
+    arena[0] = 0x1000 | X86_PTE_P | X86_PTE_PWT | X86_PTE_PCD | 7u << 9 | 1ull << 39;
+    assert_true(x86_pdptes_load(&memory, 0, 40, registers));
+}
+
+/* SDM 3A 4.6.2: every key, every pair of rights, every kind of access. */
+static void test_protection_keys(void **unused)
+{
+    for (unsigned variant = 0; variant < 16 * 4 * 2 * 2 * 2 * 3; variant++) {
+        unsigned key = variant % 16, rights = variant / 16 % 4;
+        bool is_user_page = variant / 64 % 2, is_user = variant / 128 % 2;
+        bool has_wp = variant / 256 % 2;
+        enum x86_access access = variant / 512;
+        struct x86_walk_context context = long_context(is_user ? 3 : 0);
+        context.cr0 = (context.cr0 & ~(uint64_t)X86_CR0_WP) | (has_wp ? X86_CR0_WP : 0);
+        context.cr4 |= X86_CR4_PKE;
+        context.pkru = rights << key * 2;
+        setup(NULL);
+        *slot(1) = 0x9000 | PW | (is_user_page ? X86_PTE_U : 0) | X86_PTE_D |
+                   (uint64_t)key << X86_PTE_KEY_SHIFT;
+        bool is_denied =
+            rights & X86_PKRU_AD ||
+            (access == X86_WRITE && rights & X86_PKRU_WD && (is_user || has_wp));
+        bool is_key = is_user_page && access != X86_FETCH && is_denied;
+        bool is_mode = is_user && !is_user_page;
+        uint32_t error = walk_error(&context, access);
+        if (!is_key && !is_mode) {
+            bool forbids_all = is_user_page && rights & X86_PKRU_AD;
+            bool forbids_write =
+                is_user_page && rights & X86_PKRU_WD && (is_user || has_wp);
+            assert_int_equal(error, OK);
+            assert_int_equal(translation.key, is_user_page ? key : 0);
+            assert_int_equal(translation.readable, !forbids_all);
+            assert_int_equal(translation.writable, !forbids_all && !forbids_write);
+        } else {
+            assert_int_equal(error & X86_PF_PK, is_key ? X86_PF_PK : 0);
+            assert_true(error & X86_PF_P);
+        }
+        /* Without CR4.PKE the bits are ignored. */
+        context.cr4 &= ~(uint64_t)X86_CR4_PKE;
+        assert_int_equal(walk_error(&context, access) == OK, !is_mode);
+    }
 }
 
 int main(void)
@@ -481,6 +548,8 @@ int main(void)
         cmocka_unit_test_setup(test_peek_has_no_side_effects, setup),
         cmocka_unit_test_setup(test_32_bit_paging, setup),
         cmocka_unit_test_setup(test_pae_paging, setup),
+        cmocka_unit_test_setup(test_pdptes_with_reserved_bits, setup),
+        cmocka_unit_test_setup(test_protection_keys, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

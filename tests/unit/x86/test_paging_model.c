@@ -104,14 +104,16 @@ static bool model_reserved(const struct x86_walk_context *context,
     if (width < 52 && any_bit(entry, width, 51)) {
         return true;
     }
-    if (bit(entry, 63) && !(context->efer & X86_EFER_NXE)) {
+    if (bit(entry, 63) && !(mode == &pae && shift == 30) &&
+        !(context->efer & X86_EFER_NXE)) {
         return true;
     }
     if (mode == &pae && any_bit(entry, 52, 62)) {
         return true;
     }
     if (mode == &pae && shift == 30) {
-        return any_bit(entry, 1, 2) || any_bit(entry, 5, 8) || bit(entry, 63);
+        return any_bit(entry, 1, 2) || any_bit(entry, 5, 8) || bit(entry, 63) ||
+               any_bit(entry, 52, 62);
     }
     if (shift == 39) {
         return bit(entry, 7);
@@ -188,6 +190,24 @@ static struct result model_fault(const struct x86_walk_context *context,
     return result;
 }
 
+/* What the key of a user page denies. */
+static bool model_key_denies(const struct x86_walk_context *context, uint64_t entry,
+                             bool user_page, bool is_write)
+{
+    unsigned key =
+        bit(entry, 59) + 2 * bit(entry, 60) + 4 * bit(entry, 61) + 8 * bit(entry, 62);
+    bool is_user = context->cpl == 3 && !context->implicit;
+
+    if (!(context->cr4 & X86_CR4_PKE) || !user_page) {
+        return false;
+    }
+    if (bit(context->pkru, 2 * key)) {
+        return true;
+    }
+    return is_write && bit(context->pkru, 2 * key + 1) &&
+           (is_user || context->cr0 & X86_CR0_WP);
+}
+
 static struct result model_walk(const struct x86_walk_context *context,
                                 const struct mode *mode, gva_t gva,
                                 enum x86_access access)
@@ -225,10 +245,16 @@ static struct result model_walk(const struct x86_walk_context *context,
         }
         struct result result = {.ok = true, .size = 1ull << shift};
         model_rights(context, user_page, writable, no_execute, &result);
+        bool is_denied = mode == &long_mode && access != X86_FETCH &&
+                         model_key_denies(context, entry, user_page, access == X86_WRITE);
+        if (mode == &long_mode) {
+            result.read &= !model_key_denies(context, entry, user_page, false);
+            result.write &= !model_key_denies(context, entry, user_page, true);
+        }
         if (!(access == X86_READ    ? result.read
               : access == X86_WRITE ? result.write
                                     : result.execute)) {
-            return model_fault(context, mode, access, 1);
+            return model_fault(context, mode, access, is_denied ? 33 : 1);
         }
         for (unsigned j = 0; j < used_count; j++) {
             model_set(used[j], 5);
@@ -270,6 +296,7 @@ static uint64_t random_entry(const struct mode *mode, unsigned width)
     entry |= one_in(6) ? X86_PTE_NX : 0;
     entry |= one_in(40) ? 1ull << (next_random() % 51 + 12) : 0;
     entry |= one_in(40) && width < 52 ? 1ull << width : 0;
+    entry |= mode == &long_mode ? (next_random() & 15) << 59 : 0;
     return entry;
 }
 
@@ -282,7 +309,7 @@ static void fill(const struct mode *mode, unsigned width)
             if (mode == &legacy) {
                 entry |= random_entry(mode, width) << 32;
             } else if (mode == &pae && page == 0) {
-                entry &= one_in(4) ? ~0ull : ~0x80000000000001e6ull;
+                entry &= one_in(16) ? ~0ull : ~0x80000000000001e6ull;
             }
             arena[page * 512 + i] = entry;
         }
@@ -302,7 +329,10 @@ static struct x86_walk_context random_context(const struct mode *mode)
         .implicit = bit(random, 8) && bit(random, 9),
         .cpl = bit(random, 10) ? 3 : 0,
         .physical_bits = (uint8_t)(32 + (random >> 16) % 21),
+        .pkru = (uint32_t)next_random() & (uint32_t)next_random(),
     };
+
+    context.cr4 |= bit(random, 11) ? X86_CR4_PKE : 0;
 
     if (mode != &legacy) {
         context.cr4 |= X86_CR4_PAE;
@@ -311,6 +341,24 @@ static struct x86_walk_context random_context(const struct mode *mode)
         context.efer |= X86_EFER_LMA | X86_EFER_LME;
     }
     return context;
+}
+
+/* The four entries are loaded, all or none. */
+static bool load_pdptes(struct x86_walk_context *context)
+{
+    static uint64_t registers[4];
+    bool is_good = true;
+
+    for (unsigned i = 0; i < 4; i++) {
+        uint64_t entry = model_read(context->cr3 + 8 * i, 8);
+        is_good = is_good &&
+                  !(bit(entry, 0) && model_reserved(context, &pae, 30, false, entry));
+    }
+    context->pdpte = registers;
+    assert_int_equal(
+        x86_pdptes_load(&memory, context->cr3, context->physical_bits, registers),
+        is_good);
+    return is_good;
 }
 
 static unsigned compare(const struct mode *mode)
@@ -323,6 +371,9 @@ static unsigned compare(const struct mode *mode)
 
     for (unsigned i = 0; i < mode->levels; i++) {
         gva |= next_random() % (mode == &pae && i == 0 ? 4 : 8) << mode->level[i].shift;
+    }
+    if (mode == &pae && !load_pdptes(&context)) {
+        return 2;
     }
     struct result expected = model_walk(&context, mode, gva, access);
     bool ok = x86_walk(&context, &memory, gva, access, &translation, &fault);
