@@ -172,6 +172,8 @@ emit_fn emit_stos, emit_movs, emit_lods, emit_scas, emit_cmps;
 emit_fn emit_cli, emit_sti, emit_cld, emit_swapgs, emit_pushf, emit_popf, emit_rdpkru;
 /* emit_stack.c */
 emit_fn emit_push, emit_pop, emit_leave_frame;
+/* emit_segment.c */
+emit_fn emit_push_segment, emit_read_segment, emit_load_segment;
 /* emit_branch.c */
 emit_fn emit_call, emit_ret, emit_jmp, emit_jcc, emit_loop, emit_jrcxz;
 

@@ -2,6 +2,8 @@
  * whatever is sensitive, and what is rare. */
 #include "engine/translator/emit.h"
 
+#include <string.h>
+
 #include "base/scope.h"
 #include "interpreter/insn.h"
 #include "interpreter/isa.h"
@@ -169,6 +171,12 @@ static void find_units(struct guest_insn *insn)
     insn->uses_vector |= is_vector_insn(insn);
 }
 
+static bool is_segment(const ZydisDecodedOperand *operand)
+{
+    return operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+           ZydisRegisterGetClass(operand->reg.value) == ZYDIS_REGCLASS_SEGMENT;
+}
+
 static bool has_special_register(const struct guest_insn *insn)
 {
     for (unsigned i = 0; i < insn->decoded.operand_count_visible; i++) {
@@ -203,6 +211,9 @@ static bool is_bit_string(const struct guest_insn *insn)
 enum engine_way emit_way(const struct insn_row *row)
 {
     pthread_once(&once, index_rows);
+    if (row->form && strstr(row->form, "Sreg")) {
+        return WAY_TRANSLATED;
+    }
     emit_fn *emit = by_mnemonic[row->mnemonic];
     if (row->bind == native_bind || row->bind == native_bind_zero) {
         return WAY_COPIED;
@@ -231,10 +242,38 @@ static bool has_odd_address(const struct guest_insn *insn)
     return insn->decoded.address_width == 16;
 }
 
+/* MOV, PUSH and POP of a segment register that have functions of their own. */
+static emit_fn *find_segment(const struct guest_insn *insn)
+{
+    const ZydisDecodedOperand *to = &insn->operand[0], *from = &insn->operand[1];
+    bool is_loaded = is_segment(to);
+    /* Behind a load of SS and of CS more is different than a register. */
+    if (is_loaded &&
+        (to->reg.value == ZYDIS_REGISTER_SS || to->reg.value == ZYDIS_REGISTER_CS)) {
+        is_loaded = false;
+    }
+    switch (insn->decoded.mnemonic) {
+    case ZYDIS_MNEMONIC_PUSH:
+        return is_segment(to) ? emit_push_segment : NULL;
+    case ZYDIS_MNEMONIC_POP:
+        return is_loaded ? emit_load_segment : NULL;
+    case ZYDIS_MNEMONIC_MOV:
+        return is_loaded          ? emit_load_segment
+               : is_segment(from) ? emit_read_segment
+                                  : NULL;
+    default:
+        return NULL;
+    }
+}
+
 emit_fn *emit_find(struct cpu *cpu, struct guest_insn *insn)
 {
     pthread_once(&once, index_rows);
     const ZydisDecodedInstruction *decoded = &insn->decoded;
+    emit_fn *segment = find_segment(insn);
+    if (segment) {
+        return has_odd_address(insn) ? NULL : segment;
+    }
     if (!native_isa_offered(cpu->cpuid, decoded) || has_special_register(insn) ||
         is_bit_string(insn)) {
         return NULL;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "interpreter/x87.h"
+#include "x86/segment.h"
 
 /* A writable data segment of 4 GiB: nothing in it but paging refuses an access. */
 static bool is_odd(const struct x86_segment *segment)
@@ -29,8 +30,16 @@ static void segments_in(const struct cpu *cpu)
 {
     struct frame *frame = &translator_frame;
     for (unsigned i = 0; i < X86_SEGMENT_COUNT; i++) {
-        frame->segment_base[i] = (uint32_t)cpu->state.seg[i].base;
-        frame->segment_odd[i] = is_odd(&cpu->state.seg[i]);
+        const struct x86_segment *segment = &cpu->state.seg[i];
+        if (frame->segment_base[i] != (uint32_t)segment->base ||
+            frame->segment_limit[i] != segment->limit ||
+            frame->segment_access[i] != segment->access) {
+            frame->segment_base[i] = (uint32_t)segment->base;
+            frame->segment_limit[i] = segment->limit;
+            frame->segment_access[i] = segment->access;
+            frame->segment_descriptor[i] = x86_segment_pack(segment);
+            frame->segment_odd[i] = is_odd(segment);
+        }
     }
 }
 

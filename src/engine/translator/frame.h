@@ -47,7 +47,8 @@ struct frame {
     struct cpu *cpu;
     /* Outside 64-bit mode, by enum x86_segment_register. An odd one is not a writable
      * data segment of 4 GiB: what accesses it is the interpreter's. */
-    uint32_t segment_base[6];
+    uint32_t segment_base[6], segment_limit[6], segment_access[6];
+    uint64_t segment_descriptor[6]; /* as it was in its table */
     uint8_t segment_odd[6];
     uint8_t fpu[FRAME_XSAVE_SIZE] __attribute__((aligned(64)));
 };
