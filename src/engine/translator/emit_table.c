@@ -82,6 +82,8 @@ static const struct emit_row rows[] = {
     COPY(FSUBR), COPY(FSUBRP), COPY(FTST), COPY(FUCOM), COPY(FUCOMI), COPY(FUCOMIP),
     COPY(FUCOMP), COPY(FUCOMPP), COPY(FWAIT), COPY(FXAM), COPY(FXCH), COPY(FXTRACT),
     COPY(FYL2X), COPY(FYL2XP1),
+    /* What may unmask exceptions, LDMXCSR, is the interpreter's. */
+    COPY(STMXCSR), COPY(VSTMXCSR),
 };
 /* clang-format on */
 
