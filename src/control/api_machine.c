@@ -243,9 +243,20 @@ const struct operation machine_operations[] = {
             "\"exits\" is what `--exit-stats` writes: for every virtual processor and "
             "in total, each reason with its count and the nanoseconds its handling "
             "took; \"inside\" is what the engine counts of its own "
-            "([translator.md](translator.md) explains the translator's). Memory is in "
-            "bytes, the time of threads in nanoseconds.",
-        .response = "`{\"exits\": {...}, \"memory\": {\"configured\": 536870912, "
+            "([translator.md](translator.md) explains the translator's). \"timer\" is "
+            "how "
+            "late the APIC timer's interrupts were, \"device_timers\" the other timers: "
+            "how many came, how many merged with one before (\"missed\"), the worst, and "
+            "how many came within each time (null: later; [time.md](time.md)). Memory is "
+            "in bytes, the time of threads in nanoseconds.",
+        .response = "`{\"exits\": {\"version\": 1, \"engine\": \"translator\", "
+                    "\"wall_ns\": 2000000000, \"vcpus\": [{\"index\": 0, \"retired\": "
+                    "null, \"exits\": {\"io\": {\"count\": 12, \"ns\": 3400}, ...}, "
+                    "\"timer\": {\"count\": 250, \"missed\": 0, \"worst_ns\": 83000, "
+                    "\"late\": [{\"within_ns\": 10000, \"count\": 201}, ..., "
+                    "{\"within_ns\": null, \"count\": 0}]}, \"inside\": {...}}, ...], "
+                    "\"totals\": {...}, \"device_timers\": {...}}, \"memory\": "
+                    "{\"configured\": 536870912, "
                     "\"resident\": 73400320, \"process\": 81788928}, \"threads\": "
                     "[{\"name\": \"cpu0\", \"ns\": 1200000000}, ...]}`",
         .success = 200,
@@ -258,7 +269,11 @@ const struct operation machine_operations[] = {
         .when = OPERATION_AFTER,
         .summary = "The same for Prometheus, as text",
         .description = "",
-        .response = "lines such as `doppel_exits_total{vcpu=\"0\",reason=\"io\"} 1234`",
+        .response =
+            "lines such as `doppel_exits_total{vcpu=\"0\",reason=\"io\"} 1234`; timers "
+            "are the histogram `doppel_timer_late_seconds` and "
+            "`doppel_timer_missed_total`, each with `timer=\"apic\",vcpu=\"0\"` and "
+            "`timer=\"device\"`",
         .success = 200,
         .handle = handle_metrics,
     },
