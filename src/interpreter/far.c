@@ -18,6 +18,7 @@ struct target {
     unsigned parameters;         /* that a gate copies */
     struct transfer_stack stack; /* CALL: after the push */
     uint16_t task;               /* not 0: the selector of a TSS, and only that counts */
+    bool is_checked_late;        /* the offset, when the return address has been pushed */
 };
 
 static unsigned dpl_of(uint32_t access)
@@ -58,11 +59,17 @@ static bool check_present_code(struct cpu *cpu, struct transfer_descriptor *desc
     target->code = *segment;
     target->offset =
         transfer_offset(cpu, segment, truncate(target->offset, target->size));
-    return transfer_check_target(cpu, &target->code, target->offset);
+    return target->is_checked_late ||
+           transfer_check_target(cpu, &target->code, target->offset);
 }
 
+/*
+ * SDM 2A "CALL" checks the offset before the push and does not tell what a fault leaves
+ * below the stack pointer. Intel's processors push value by value where no gate is
+ * passed, and look at the offset last.
+ */
 static bool find_direct(struct cpu *cpu, struct transfer_descriptor *descriptor,
-                        struct target *target)
+                        bool is_call, struct target *target)
 {
     uint32_t access = descriptor->segment.access;
     unsigned dpl = dpl_of(access);
@@ -74,6 +81,7 @@ static bool find_direct(struct cpu *cpu, struct transfer_descriptor *descriptor,
         return cpu_raise(cpu, X86_GP, SELECTOR_ERROR(target->selector));
     }
     target->cpl = cpu->cpl;
+    target->is_checked_late = is_call && cpu->cpuid->vendor == CPU_VENDOR_INTEL;
     return check_present_code(cpu, descriptor, target);
 }
 
@@ -192,7 +200,7 @@ static bool find_target(struct cpu *cpu, bool is_call, struct target *target)
     if (!is_code(descriptor.segment.access)) {
         return cpu_raise(cpu, X86_GP, SELECTOR_ERROR(target->selector));
     }
-    return find_direct(cpu, &descriptor, target);
+    return find_direct(cpu, &descriptor, is_call, target);
 }
 
 /* ---- JMP, CALL ---- */
@@ -255,7 +263,12 @@ static bool push_return(struct cpu *cpu, const struct insn *insn, struct target 
     }
     const uint64_t frame[] = {cpu->state.seg[X86_CS].selector,
                               operation_next_rip(cpu, insn)};
-    return transfer_push(cpu, &target->stack, frame, 2, target->size);
+    if (!target->is_checked_late) {
+        return transfer_push(cpu, &target->stack, frame, 2, target->size);
+    }
+    return transfer_push(cpu, &target->stack, &frame[0], 1, target->size) &&
+           transfer_push(cpu, &target->stack, &frame[1], 1, target->size) &&
+           transfer_check_target(cpu, &target->code, target->offset);
 }
 
 static bool transfer_to_task(struct cpu *cpu, const struct insn *insn,

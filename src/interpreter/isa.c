@@ -87,6 +87,57 @@ static const struct isa_need isa_needs[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
     NEED(XSAVEOPT, XSAVEOPT),
 };
 
+/* What an instruction needs besides: the decoder's sets of the older ones are those of
+ * processors, and CPUID's features others. */
+static const struct {
+    ZydisMnemonic mnemonic;
+    enum cpu_feature feature;
+} mnemonic_needs[] = {
+    {ZYDIS_MNEMONIC_CMPXCHG8B, CPU_CX8},
+    {ZYDIS_MNEMONIC_FCOMI, CPU_CMOV}, /* SDM 2A "CPUID", table 3-11, CMOV */
+    {ZYDIS_MNEMONIC_FCOMI, CPU_FPU},
+    {ZYDIS_MNEMONIC_FCOMIP, CPU_CMOV},
+    {ZYDIS_MNEMONIC_FCOMIP, CPU_FPU},
+    {ZYDIS_MNEMONIC_FISTTP, CPU_FPU},
+    {ZYDIS_MNEMONIC_FUCOMI, CPU_CMOV},
+    {ZYDIS_MNEMONIC_FUCOMI, CPU_FPU},
+    {ZYDIS_MNEMONIC_FUCOMIP, CPU_CMOV},
+    {ZYDIS_MNEMONIC_FUCOMIP, CPU_FPU},
+    {ZYDIS_MNEMONIC_RDMSR, CPU_MSR},
+    {ZYDIS_MNEMONIC_RDTSC, CPU_TSC},
+    {ZYDIS_MNEMONIC_SYSCALL, CPU_SYSCALL},
+    {ZYDIS_MNEMONIC_SYSENTER, CPU_SEP},
+    {ZYDIS_MNEMONIC_SYSEXIT, CPU_SEP},
+    {ZYDIS_MNEMONIC_SYSRET, CPU_SYSCALL},
+    {ZYDIS_MNEMONIC_VPCLMULQDQ, CPU_PCLMULQDQ},
+    {ZYDIS_MNEMONIC_WRMSR, CPU_MSR},
+    /* SSE's additions to MMX (SDM 1 10.4.4). */
+    {ZYDIS_MNEMONIC_MASKMOVQ, CPU_SSE},
+    {ZYDIS_MNEMONIC_MOVNTQ, CPU_SSE},
+    {ZYDIS_MNEMONIC_PAVGB, CPU_SSE},
+    {ZYDIS_MNEMONIC_PAVGW, CPU_SSE},
+    {ZYDIS_MNEMONIC_PEXTRW, CPU_SSE},
+    {ZYDIS_MNEMONIC_PINSRW, CPU_SSE},
+    {ZYDIS_MNEMONIC_PMAXSW, CPU_SSE},
+    {ZYDIS_MNEMONIC_PMAXUB, CPU_SSE},
+    {ZYDIS_MNEMONIC_PMINSW, CPU_SSE},
+    {ZYDIS_MNEMONIC_PMINUB, CPU_SSE},
+    {ZYDIS_MNEMONIC_PMULHUW, CPU_SSE},
+    {ZYDIS_MNEMONIC_PSADBW, CPU_SSE},
+    {ZYDIS_MNEMONIC_PSHUFW, CPU_SSE},
+};
+
+static bool mnemonic_is_offered(const struct cpuid_policy *policy, ZydisMnemonic mnemonic)
+{
+    for (unsigned i = 0; i < array_size(mnemonic_needs); i++) {
+        if (mnemonic_needs[i].mnemonic == mnemonic &&
+            !cpuid_has(policy, mnemonic_needs[i].feature)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool isa_has(const struct cpuid_policy *policy, uint8_t need)
 {
     return need < ISA_FEATURE ||
@@ -105,6 +156,9 @@ bool native_isa_offered(const struct cpuid_policy *policy,
         decoded->opcode_map == ZYDIS_OPCODE_MAP_0F && decoded->raw.modrm.mod == 3) {
         return false;
     }
+    if (!mnemonic_is_offered(policy, decoded->mnemonic)) {
+        return false;
+    }
     switch (decoded->mnemonic) {
     case ZYDIS_MNEMONIC_ENDBR32: /* SDM 1 17.3.8: NOPs without CET */
     case ZYDIS_MNEMONIC_ENDBR64:
@@ -113,11 +167,6 @@ bool native_isa_offered(const struct cpuid_policy *policy,
     case ZYDIS_MNEMONIC_VMCALL: /* the hypercall hook decides */
     case ZYDIS_MNEMONIC_VMMCALL:
         return true;
-    case ZYDIS_MNEMONIC_VPCLMULQDQ:
-        if (!cpuid_has(policy, CPU_PCLMULQDQ)) {
-            return false;
-        }
-        break;
     case ZYDIS_MNEMONIC_LAHF:
     case ZYDIS_MNEMONIC_SAHF:
         return decoded->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 ||

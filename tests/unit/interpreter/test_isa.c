@@ -30,8 +30,7 @@ static void test_base_needs_no_feature(void **state)
     struct cpuid_policy policy = {0};
     assert_true(OFFERED(&policy, "\x01\xc8"));         /* add */
     assert_true(OFFERED(&policy, "\x0f\xc8"));         /* bswap */
-    assert_true(OFFERED(&policy, "\x0f\xc7\x0e"));     /* cmpxchg8b */
-    assert_true(OFFERED(&policy, "\x0f\x31"));         /* rdtsc */
+    assert_true(OFFERED(&policy, "\x0f\x20\xc0"));     /* mov cr0, rax */
     assert_true(OFFERED(&policy, "\x0f\x01\x16"));     /* lgdt */
     assert_true(OFFERED(&policy, "\x0f\x1f\x00"));     /* nop r/m */
     assert_true(OFFERED(&policy, "\xf3\x90"));         /* pause */
@@ -47,7 +46,10 @@ static void test_features_gate(void **state)
         size_t length;
         enum cpu_feature feature;
     } rows[] = {
-        {"\x0f\x05", 2, CPU_LM},
+        {"\x0f\xc7\x0e", 3, CPU_CX8},
+        {"\x0f\x31", 2, CPU_TSC},
+        {"\x0f\x01\xf8", 3, CPU_LM},
+        {"\x0f\x01\xef", 3, CPU_PKU},
         {"\x0f\x58\xc1", 3, CPU_SSE},
         {"\x66\x0f\x58\xc1", 4, CPU_SSE2},
         {"\x0f\x6f\xc1", 3, CPU_MMX},

@@ -41,9 +41,14 @@ static void test_they_stay_as_loaded(void **state)
     assert_int_equal(f->cpu->state.pdpte[0], DIRECTORY | X86_PTE_P);
     struct x86_state saved;
     cpu_sync_out(f->cpu, &saved);
+    saved.activity = X86_RUNNING;
+    saved.rip = FIXTURE_CODE;
+    saved.gpr[X86_RAX] = 1;
     cpu_sync_in(f->cpu, &saved); /* nothing is cached any more */
     RUN_BYTES(f, LOAD, HLT);
     assert_int_equal(fixture_vector(f), -1);
+    assert_int_equal(f->cpu->reg[X86_RAX], fixture_read(f, 0, 4));
+    assert_int_equal(f->cpu->rip, FIXTURE_CODE + 6);
     fixture_free(f);
 }
 
