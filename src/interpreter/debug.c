@@ -56,6 +56,14 @@ void debug_resume(struct cpu *cpu)
     }
 }
 
+void debug_skip(struct cpu *cpu)
+{
+    if (cpu->debug) {
+        cpu->debug->skips_breakpoint = true;
+        cpu->debug->skip_address = debug_address(cpu);
+    }
+}
+
 bool debug_has_offset(const struct cpu *cpu, unsigned offset)
 {
     const struct debug_control *control = &cpu->debug->control;

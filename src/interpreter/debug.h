@@ -22,6 +22,10 @@ int debug_set(struct cpu *cpu, const struct debug_control *control);
 /* Before running on: forgets the last stop, and steps over a breakpoint right here. */
 void debug_resume(struct cpu *cpu);
 
+/* Steps over a breakpoint right here, since the processor has stopped at it before,
+ * somewhere else. */
+void debug_skip(struct cpu *cpu);
+
 /* The linear address of the next instruction. */
 gva_t debug_address(const struct cpu *cpu);
 /* Did something stop the processor since it was resumed? */

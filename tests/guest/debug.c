@@ -1,6 +1,7 @@
 /* Something for a debugger to look at: tests/system/test_gdb.py knows these names. Run
  * alone, it checks that nobody changed anything. */
 #include "layout.h"
+#include "cpu.h"
 #include "guest.h"
 #include "smp.h"
 
@@ -51,6 +52,10 @@ static void try_rounds(void)
 void guest_test(void)
 {
     smp_start(true);
+    /* For a debugger that interrupts it: with the word on the command line, for ever. */
+    while (guest_option("wait")) {
+        pause();
+    }
     case_begin("rounds");
     try_rounds();
 }

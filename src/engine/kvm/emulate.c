@@ -1,9 +1,9 @@
 /*
  * What KVM cannot do, the interpreter does. What KVM's own emulator leaves: an
  * instruction, or the delivery of an event. Where such instructions are close together
- * the state would be moved for each, so the interpreter then goes on for a while.
- * Debugging: as long as a debugger has points, or steps, its processors run here
- * altogether, since KVM's breakpoints are few and not every host delivers them.
+ * the state would be moved for each, so the interpreter then goes on for a while. And
+ * debugging, unless guest_debug.c can: as long as a debugger has points, or steps, its
+ * processors run here altogether.
  */
 
 #include <x86intrin.h>
@@ -11,6 +11,7 @@
 #include "engine/kvm/vcpu.h"
 #include "engine/processor_cpu.h"
 #include "interpreter/block.h"
+#include "interpreter/debug.h"
 #include "interpreter/event.h"
 #include "interpreter/run.h"
 
@@ -58,6 +59,11 @@ static void step(struct engine_vcpu *vcpu, unsigned count)
 void kvm_emulate(struct engine_vcpu *vcpu)
 {
     struct cpu *cpu = vcpu->processor.cpu;
+    if (vcpu->has_guest_debug) {
+        /* It then has to look at the points as well. */
+        vcpu->must_interpret = vcpu->has_stopped = true;
+        return;
+    }
     uint64_t start = __rdtsc();
     unsigned steps = choose_steps(vcpu, start);
     move_in(vcpu);
@@ -78,9 +84,18 @@ enum run_result kvm_interpret(struct engine_vcpu *vcpu)
 {
     move_in(vcpu);
     atomic_store(&vcpu->is_interpreting, true);
+    struct cpu *cpu = vcpu->processor.cpu;
     enum run_result result = RUN_FAILED;
+    if (vcpu->has_stopped && cpu->rip == vcpu->stopped_rip) {
+        debug_skip(cpu);
+    }
+    vcpu->has_stopped = false;
     if (!vcpu->failure.code) {
         result = processor_cpu_run(&vcpu->processor);
+    }
+    if (result == RUN_DEBUG && vcpu->processor.stop.reason == DEBUG_POINT) {
+        vcpu->has_stopped = vcpu->processor.stop.kind == DEBUG_EXECUTE;
+        vcpu->stopped_rip = cpu->rip;
     }
     atomic_store(&vcpu->is_interpreting, false);
     move_out(vcpu);
@@ -90,6 +105,8 @@ enum run_result kvm_interpret(struct engine_vcpu *vcpu)
 int kvm_debug(struct engine_vcpu *vcpu, const struct debug_control *control,
               struct error *err)
 {
-    vcpu->is_debugged = control && (control->step || control->count);
+    vcpu->control = control ? *control : (struct debug_control){0};
+    vcpu->is_debugged = vcpu->control.step || vcpu->control.count;
+    vcpu->fits_guest_debug = kvm_guest_debug_fits(vcpu->engine, &vcpu->control);
     return processor_cpu_debug(&vcpu->processor, control, err);
 }

@@ -101,7 +101,7 @@ static const struct {
     [KVM_EXIT_EXCEPTION] = {"exception"},
     [KVM_EXIT_IO] = {"port access", exit_io},
     [KVM_EXIT_HYPERCALL] = {"hypercall"},
-    [KVM_EXIT_DEBUG] = {"debug"},
+    [KVM_EXIT_DEBUG] = {"debug", kvm_guest_debug_exit},
     [KVM_EXIT_HLT] = {"halt", exit_hlt},
     [KVM_EXIT_MMIO] = {"memory-mapped access", exit_mmio},
     [KVM_EXIT_IRQ_WINDOW_OPEN] = {"interrupt window", exit_window},

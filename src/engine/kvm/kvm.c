@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/log.h"
 #include "base/scope.h"
 #include "engine/kvm/speed.h"
 #include "engine/kvm/vcpu.h"
@@ -141,6 +142,13 @@ static int make_engine(struct engine *engine, struct error *err)
     result = result < 0 ? result : kvm_kick_init(err);
     if (result < 0) {
         return result;
+    }
+    if (engine->config.is_debugged) {
+        engine->has_guest_debug = kvm_guest_debug_works();
+        log_info("KVM: breakpoints and steps are %s",
+                 engine->has_guest_debug
+                     ? "its own"
+                     : "the interpreter's, since this host does not deliver them");
     }
     memory_set_engine(engine->config.memory, &listener, engine);
     kvm_memory_changed(engine);

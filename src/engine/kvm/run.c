@@ -252,7 +252,8 @@ static enum run_result run(struct engine_vcpu *vcpu)
         }
         exclusive_yield(&vcpu->engine->exclusive);
         kvm_memory_follow(vcpu);
-        if (!take_events(vcpu) && !vcpu->failure.code) {
+        bool is_stepped = vcpu->has_guest_debug && vcpu->control.step;
+        if (!is_stepped && !take_events(vcpu) && !vcpu->failure.code) {
             continue;
         }
         if (vcpu->failure.code) {
@@ -267,6 +268,12 @@ static enum run_result run(struct engine_vcpu *vcpu)
         if (enter(vcpu)) {
             kvm_exit_handle(vcpu);
         }
+        if (kvm_guest_debug_has_stopped(vcpu)) {
+            return RUN_DEBUG;
+        }
+        if (vcpu->must_interpret) {
+            return RUN_KICKED;
+        }
     }
 }
 
@@ -278,7 +285,7 @@ enum run_result kvm_run(struct engine_vcpu *vcpu)
     if (has_failed(vcpu)) {
         return RUN_FAILED;
     }
-    if (vcpu->is_debugged) {
+    if (vcpu->is_debugged && !(vcpu->fits_guest_debug && kvm_guest_debug_start(vcpu))) {
         return kvm_interpret(vcpu);
     }
     exclusive_enter(&vcpu->engine->exclusive);
@@ -290,5 +297,12 @@ enum run_result kvm_run(struct engine_vcpu *vcpu)
         kvm_apic_stop(vcpu);
     }
     exclusive_leave(&vcpu->engine->exclusive);
+    if (vcpu->has_guest_debug) {
+        kvm_guest_debug_end(vcpu);
+    }
+    if (vcpu->must_interpret) {
+        vcpu->must_interpret = false;
+        return kvm_interpret(vcpu);
+    }
     return vcpu->failure.code ? RUN_FAILED : result;
 }

@@ -41,6 +41,8 @@ struct engine {
     struct error memory_failure; /* code 0: none */
     bool has_ring; /* the dirty log is a ring for each vCPU, not a bitmap: ring.c */
 
+    bool has_guest_debug; /* KVM delivers a debugger's points: guest_debug.c */
+
     bool has_apic;                        /* the APICs are KVM's: apic.c */
     pthread_mutex_t apic_lock;            /* messages; the routes below */
     struct kvm_irq_routing_msi route[24]; /* of the I/O APIC's inputs; address 0: none */
@@ -85,7 +87,15 @@ struct engine_vcpu {
     unsigned emulated_steps;
     uint64_t emulated_end, emulated_ticks;
 
-    bool is_debugged; /* there are points or a step to be made: the interpreter runs */
+    /* A debugger's points, or a step to be made: by KVM if they fit, else the interpreter
+     * runs. */
+    bool is_debugged;
+    bool fits_guest_debug;
+    struct debug_control control;
+    bool has_guest_debug; /* KVM was told them, for this run() */
+    bool must_interpret;  /* KVM could not do an instruction meanwhile */
+    bool has_stopped;     /* before the instruction at stopped_rip, for its breakpoint */
+    uint64_t stopped_rip;
 
     int thread;             /* that last called run(); its kick signal is unblocked */
     _Atomic bool is_inside; /* in KVM_RUN, or about to be */
@@ -148,6 +158,17 @@ int kvm_debug(struct engine_vcpu *vcpu, const struct debug_control *control,
 /* doorbell.c */
 int kvm_doorbell(struct engine *engine, const struct engine_doorbell *bell, bool is_on,
                  struct error *err);
+
+/* guest_debug.c. works: tries it. Between start (false: not now, and nothing began) and
+ * end the vCPU runs in KVM with the debugger's points. */
+#define KVM_POINTS 4
+bool kvm_guest_debug_works(void);
+bool kvm_guest_debug_fits(const struct engine *engine,
+                          const struct debug_control *control);
+bool kvm_guest_debug_start(struct engine_vcpu *vcpu);
+void kvm_guest_debug_end(struct engine_vcpu *vcpu);
+void kvm_guest_debug_exit(struct engine_vcpu *vcpu);
+bool kvm_guest_debug_has_stopped(struct engine_vcpu *vcpu);
 
 /* apic.c */
 bool kvm_apic_is_offered(int device);

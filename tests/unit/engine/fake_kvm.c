@@ -157,6 +157,9 @@ static int fake_ioctl(int fd, unsigned long request, unsigned long argument)
         if (argument == KVM_CAP_DIRTY_LOG_RING_ACQ_REL) {
             return fake_kvm.has_ring ? 1 << 20 : 0;
         }
+        if (argument == KVM_CAP_SET_GUEST_DEBUG2) {
+            return fake_kvm.has_guest_debug ? (int)KVM_GUESTDBG_BLOCKIRQ : 0;
+        }
         return argument != KVM_CAP_SPLIT_IRQCHIP || fake_kvm.has_apic;
     case KVM_RESET_DIRTY_RINGS:
         fake_kvm.ring_resets++;
@@ -194,6 +197,8 @@ static int fake_ioctl(int fd, unsigned long request, unsigned long argument)
         return access_msr(data, request == KVM_SET_MSRS);
     case KVM_X86_SET_MSR_FILTER:
         return set_filter(data);
+    case KVM_SET_GUEST_DEBUG:
+        return keep(&fake_kvm.guest_debug, data, sizeof(fake_kvm.guest_debug));
     case KVM_IOEVENTFD:
         fake_kvm.doorbell = *(struct kvm_ioeventfd *)data;
         return 0;

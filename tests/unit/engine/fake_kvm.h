@@ -48,6 +48,8 @@ struct fake_kvm {
     struct kvm_userspace_memory_region region[8];
     unsigned interrupt; /* the last one injected */
     unsigned nmis;
+    bool has_guest_debug; /* says that it can hold interrupts back in steps */
+    struct kvm_guest_debug guest_debug;
     struct kvm_ioeventfd doorbell; /* the last one */
     bool has_ring;                 /* offers dirty rings */
     struct kvm_dirty_gfn *ring;
