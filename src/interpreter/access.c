@@ -28,6 +28,14 @@ static void *walk_entry(void *opaque, gpa_t gpa)
     return memory_host(cpu->memory, frame) + gpa % FRAME_SIZE;
 }
 
+static bool walk_entry_is_writable(void *opaque, gpa_t gpa)
+{
+    struct cpu *cpu = opaque;
+    bool is_writable;
+    memory_frame(cpu->memory, memory_bus_address(cpu->memory, gpa), &is_writable);
+    return is_writable;
+}
+
 static void walk_entry_written(void *opaque, gpa_t gpa)
 {
     struct cpu *cpu = opaque;
@@ -53,7 +61,8 @@ static bool walk(struct cpu *cpu, enum tlb_view view, gva_t gva, enum x86_access
         .cpl = view == TLB_USER ? 3 : 0,
         .physical_bits = cpu->cpuid->physical_bits,
     };
-    const struct x86_walk_memory memory = {walk_entry, walk_entry_written, cpu};
+    const struct x86_walk_memory memory = {walk_entry, walk_entry_is_writable,
+                                           walk_entry_written, cpu};
     struct x86_exception fault;
     if (!x86_walk(&context, &memory, gva, access, out, &fault)) {
         return cpu_raise_page_fault(cpu, &fault);
@@ -63,7 +72,7 @@ static bool walk(struct cpu *cpu, enum tlb_view view, gva_t gva, enum x86_access
 
 bool access_load_pdptes(struct cpu *cpu, uint64_t cr3)
 {
-    const struct x86_walk_memory memory = {walk_entry, walk_entry_written, cpu};
+    const struct x86_walk_memory memory = {.entry = walk_entry, .opaque = cpu};
     return x86_pdptes_load(&memory, cr3, cpu->cpuid->physical_bits, cpu->state.pdpte);
 }
 

@@ -136,6 +136,10 @@ static inline bool set_bits(const struct x86_walk_memory *memory, void *host, gp
     uint64_t judged = entry;
     bool done = false;
 
+    if ((entry & bits) != bits && memory->is_writable &&
+        !memory->is_writable(memory->opaque, gpa)) {
+        return true;
+    }
     while ((entry & bits) != bits && !done) {
         if (is_wide) {
             done = __atomic_compare_exchange_n((uint64_t *)host, &entry, entry | bits,

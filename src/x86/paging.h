@@ -24,6 +24,9 @@ struct x86_walk_memory {
      * 32-bit paging), or NULL if it is not RAM. The walk reads it in one access and sets
      * A and D by a host compare-and-exchange. */
     void *(*entry)(void *opaque, gpa_t gpa);
+    /* Does a write reach the entry that was read? NULL: always. Where it does not (ROM),
+     * A and D bits are lost. */
+    bool (*is_writable)(void *opaque, gpa_t gpa);
     /* Called after an entry's A or D bit was written (dirty log, code invalidation); may
      * be NULL. */
     void (*entry_written)(void *opaque, gpa_t gpa);

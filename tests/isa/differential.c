@@ -419,6 +419,13 @@ static bool set_up(struct run *run, const struct engine_ops *engine)
     return true;
 }
 
+static bool run_regressions(struct run *run)
+{
+    bool is_intel = guest_policy(run->guest)->vendor == CPU_VENDOR_INTEL;
+    return run_fixed(run, regressions, regression_count) &&
+           (!is_intel || run_fixed(run, intel_regressions, intel_regression_count));
+}
+
 static int run_all(struct run *run)
 {
     const struct options *options = &run->options;
@@ -429,8 +436,7 @@ static int run_all(struct run *run)
         return 2;
     }
     bool is_whole = options->first == 0;
-    bool is_done =
-        !is_whole || (run_fixed(run, regressions, regression_count) && run_programs(run));
+    bool is_done = !is_whole || (run_regressions(run) && run_programs(run));
     is_done = is_done && run_generated(run) && print_coverage(run);
     bool is_complete = !options->must_be_complete ||
                        coverage_is_complete(stdout, run->campaign.has_compat);

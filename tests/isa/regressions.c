@@ -245,3 +245,27 @@ const struct isa_case regressions[] = {
 };
 
 const unsigned regression_count = sizeof(regressions) / sizeof(regressions[0]);
+
+const struct isa_case intel_regressions[] = {
+    /* Far calls whose target faults: the return address has been pushed. */
+    {.bits = 64,
+     .code_length = 3,
+     .code = {0x4a, 0xff, 0x1e},
+     .gpr = {[4] = ISA_DATA + 0x298, [6] = ISA_DATA + 0x1160},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff,
+     .image = 2},
+    /* And whose second push faults: the first has been done. */
+    {.bits = 32,
+     .code_length = 4,
+     .code = {0xf3, 0xff, 0x5f, 0x00},
+     .gpr = {[4] = ISA_STACK + 7, [7] = ISA_DATA + 0xfff},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff,
+     .image = 6},
+};
+
+const unsigned intel_regression_count =
+    sizeof(intel_regressions) / sizeof(intel_regressions[0]);

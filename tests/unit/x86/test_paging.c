@@ -145,6 +145,27 @@ static void test_walk_sets_accessed_and_dirty(void **unused)
     assert_true(translation.writable);
 }
 
+static bool only_the_leaf_is_ram(void *opaque, gpa_t gpa)
+{
+    return gpa >= 0x4000;
+}
+
+/* Tables in ROM: what would be set is lost, and nothing else comes of it. */
+static void test_bits_of_rom_stay(void **unused)
+{
+    const struct x86_walk_memory rom = {.entry = arena_entry,
+                                        .is_writable = only_the_leaf_is_ram};
+    struct x86_walk_context context = long_context(3);
+    struct x86_exception fault;
+
+    assert_true(x86_walk(&context, &rom, GVA, X86_WRITE, &translation, &fault));
+    assert_int_equal(translation.gpa, 0x9123);
+    for (unsigned level = 2; level <= 4; level++) {
+        assert_false(*slot(level) & X86_PTE_A);
+    }
+    assert_int_equal(*slot(1), 0x9000 | PWU | X86_PTE_A | X86_PTE_D);
+}
+
 static void test_not_present_at_each_level(void **unused)
 {
     struct x86_walk_context context = long_context(3);
@@ -534,6 +555,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_paging_off),
         cmocka_unit_test_setup(test_walk_sets_accessed_and_dirty, setup),
+        cmocka_unit_test_setup(test_bits_of_rom_stay, setup),
         cmocka_unit_test_setup(test_not_present_at_each_level, setup),
         cmocka_unit_test_setup(test_large_pages, setup),
         cmocka_unit_test_setup(test_reserved_bits, setup),
