@@ -11,11 +11,21 @@
 
 #include <cmocka.h>
 
-/* Something to do in a known place, until the sampler has met it there. */
-static __attribute__((noinline)) void work_until_seen(const struct sampler *sampler,
-                                                      enum where where)
+/* Where the linker puts what is in the section of that name. */
+extern const char __start_sampled[], __stop_sampled[];
+
+/* Something to do at known addresses. */
+static __attribute__((noinline, section("sampled"))) void work(void)
 {
-    for (volatile unsigned i = 0; sampler_ns(sampler, where) == 0; i++) {
+    for (volatile unsigned i = 0; i < 1000000; i++) {
+    }
+}
+
+/* Until the sampler has met it. */
+static void work_until_seen(const struct sampler *sampler, enum where where)
+{
+    while (sampler_ns(sampler, where) == 0) {
+        work();
     }
 }
 
@@ -58,7 +68,8 @@ static void *work_in_guest_code(void *opaque)
 
 static void test_tells_guest_code_by_its_address(void **state)
 {
-    struct sampler sampler = {.code = (uintptr_t)work_until_seen, .code_size = 64};
+    struct sampler sampler = {.code = (uintptr_t)__start_sampled,
+                              .code_size = (uint64_t)(__stop_sampled - __start_sampled)};
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, work_in_guest_code, &sampler), 0);
     pthread_join(thread, NULL);
