@@ -284,14 +284,14 @@ void vm_request_reset(struct vm *vm)
     submit(vm);
 }
 
-static void log_state(const struct x86_state *state)
+static void log_state(enum log_level level, const struct x86_state *state)
 {
     char text[4096];
     x86_state_format(state, text, sizeof(text));
     char *rest = text;
     for (char *line = strsep(&rest, "\n"); line; line = strsep(&rest, "\n")) {
         if (*line) {
-            log_info("%s", line);
+            log_message(level, "%s", line);
         }
     }
 }
@@ -309,7 +309,7 @@ void vm_report_shutdown(struct vcpu *vcpu)
         vm_request_reset(vm);
         return;
     }
-    log_state(&state);
+    log_state(LOG_INFO, &state);
     vm_request_end(vm, VM_END_CRASH, 0, message);
 }
 
@@ -320,7 +320,7 @@ void vm_report_failure(struct vcpu *vcpu)
     struct x86_state state;
     vm->engine_ops->failure(vcpu->engine, &err);
     vm->engine_ops->get_state(vcpu->engine, &state);
-    log_state(&state);
+    log_state(LOG_ERROR, &state);
     fail_within(&err, "engine %s", vm->engine_ops->name);
     vm_request_end(vm, VM_END_ERROR, 0, err.message);
 }

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/scope.h"
+#include "engine/kvm/bench.h"
 #include "engine/kvm/vcpu.h"
 #include "x86/cpuid_table.h"
 #include "x86/paravirt.h"
@@ -130,6 +131,23 @@ static struct kvm_cpuid2 *forced_entries(int device, struct error *err)
  * can flush a TLB in it. */
 #define PARAVIRT_WITHOUT_APIC (PARAVIRT_STEAL | PARAVIRT_EOI)
 
+/* There are KVMs whose emulator executes VMCALL by having the processor execute it again,
+ * for ever, as they do in ring 0 if they emulate all of it. */
+static bool do_hypercalls_end(void)
+{
+    static const uint8_t code[] = {0x0f, 0x01, 0xc1, 0xf4}; /* vmcall; hlt */
+    struct kvm_bench bench;
+    bool do_end = false;
+    if (kvm_bench_open(&bench, NULL) >= 0) {
+        kvm_bench_put(&bench, code, sizeof(code));
+        do_end = kvm_bench_start(&bench, 0, 0) &&
+                 kvm_ioctl(bench.vcpu, KVM_RUN, 0) >= 0 &&
+                 bench.run->exit_reason == KVM_EXIT_HLT;
+    }
+    kvm_bench_close(&bench);
+    return do_end;
+}
+
 /* What this KVM says it has, and what it shows in any case. */
 struct host {
     struct kvm_cpuid2 *supported, *forced;
@@ -180,9 +198,13 @@ static struct lack find_missing(const struct engine_config *use, const struct ho
 {
     const struct cpuid_policy *policy = use->cpuid;
     bool has_apic = host->has_apic && !use->is_debugged;
+    const uint32_t hypercalls = policy->paravirt & (PARAVIRT_IPI | PARAVIRT_YIELD);
     struct lack lack = {.paravirt =
                             policy->paravirt & PARAVIRT_OF_APIC &
                             ~(has_apic ? offered_services(host) : PARAVIRT_WITHOUT_APIC)};
+    if (has_apic && hypercalls && !do_hypercalls_end()) {
+        lack.paravirt |= hypercalls;
+    }
     for (unsigned i = 0; host->forced && i < CPU_FEATURE_COUNT; i++) {
         if (cpuid_has(policy, i) && !is_own(i) && !has_feature(host->supported, i) &&
             !has_feature(host->forced, i)) {

@@ -1,5 +1,7 @@
 #include "fixture.h"
 
+#include <unistd.h>
+
 static void test_device_ends_the_vm_before_the_next_instruction(void **state)
 {
     static const struct script_step steps[] = {
@@ -236,6 +238,45 @@ static void test_half_made(void **state)
     assert_string_equal(err.message, "engine script: no second one");
 }
 
+static enum run_result run_fails(struct engine_vcpu *vcpu)
+{
+    return RUN_FAILED;
+}
+
+static void say_why(struct engine_vcpu *vcpu, struct error *err)
+{
+    fail_plain(err, EIO, "exit 99 (strange) has no handler");
+}
+
+/* The user is told the reason and, whatever --verbose, the registers. */
+static void test_an_engine_that_fails(void **state)
+{
+    struct engine_ops failing = engine_script;
+    struct vm_config config = script_config(1);
+    char said[8192];
+    int ends[2], before = dup(STDERR_FILENO);
+    config.engine = &failing;
+    failing.run = run_fails;
+    failing.failure = say_why;
+    struct vm *vm = vm_made(&config);
+    assert_int_equal(pipe(ends), 0);
+    dup2(ends[1], STDERR_FILENO);
+    assert_int_equal(vm_start(vm, NULL), 0);
+    struct vm_end end = vm_run(vm);
+    dup2(before, STDERR_FILENO);
+    close(before);
+    close(ends[1]);
+    ssize_t size = read(ends[0], said, sizeof(said) - 1);
+    close(ends[0]);
+    assert_true(size > 0);
+    said[size] = '\0';
+    assert_int_equal(end.reason, VM_END_ERROR);
+    assert_string_equal(end.message, "engine script: exit 99 (strange) has no handler");
+    assert_non_null(strcasestr(said, "rip"));
+    assert_non_null(strcasestr(said, "cr3"));
+    vm_free(vm);
+}
+
 static int boot_fails(void *opaque, struct vm *vm, struct error *err)
 {
     return fail_plain(err, ENOENT, "no kernel");
@@ -280,6 +321,7 @@ int main(void)
         cmocka_unit_test(test_reset_while_paused_stays_paused),
         cmocka_unit_test(test_frees_a_running_vm),
         cmocka_unit_test(test_half_made),
+        cmocka_unit_test(test_an_engine_that_fails),
         cmocka_unit_test(test_boot_that_fails),
         cmocka_unit_test(test_takes_devices_it_has_no_room_for),
     };

@@ -262,6 +262,25 @@ static void test_services_that_kvm_lacks_are_not_offered(void **unused)
     fixture_free(f);
 }
 
+static int run_without_end(struct kvm_run *run)
+{
+    return EINTR; /* the limit's signal */
+}
+
+static void test_hypercalls_that_never_end(void **unused)
+{
+    struct fixture *f = fixture_new();
+    struct engine_config use = {.cpuid = &f->cpuid};
+    char names[100];
+    fake_kvm.has_apic = true;
+    f->cpuid.paravirt = PARAVIRT_CLOCK | PARAVIRT_IPI | PARAVIRT_YIELD;
+    assert_int_equal(engine_kvm.missing(&use, names, sizeof(names)), 0);
+    fake_kvm.run = run_without_end;
+    assert_int_equal(engine_kvm.missing(&use, names, sizeof(names)), 2);
+    assert_string_equal(names, "paravirtual ipi, paravirtual yield");
+    fixture_free(f);
+}
+
 /* An engine of software had let the guest end the interrupt by the bit, and it did. */
 static void test_an_offered_end_is_taken(void **unused)
 {
@@ -317,6 +336,7 @@ int main(void)
         TEST(test_8259_waits_for_its_window),
         cmocka_unit_test(test_services_of_the_apic),
         cmocka_unit_test(test_services_that_kvm_lacks_are_not_offered),
+        cmocka_unit_test(test_hypercalls_that_never_end),
         cmocka_unit_test(test_an_offered_end_is_taken),
         cmocka_unit_test(test_debugger_has_apics_of_ours),
     };
