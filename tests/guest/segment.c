@@ -34,10 +34,10 @@
 #define OFFSET_DATA 0x800u /* in the data's second page */
 
 extern char code_start[], code_end[], code_work[], code_moffs_load[], code_moffs_store[],
-    code_strings[], code_switch[], code_far[], code_far_target[], code_read[],
-    code_write[], code_push[], code_cs_read[], code_cs_write[], code_fs_read[],
-    code_gs_read[], code_patch[], code_patched[], code_wait[], code_flags[], code_twin[],
-    code_twin_32[];
+    code_strings[], code_switch[], code_reload[], code_far[], code_far_target[],
+    code_read[], code_write[], code_push[], code_cs_read[], code_cs_write[],
+    code_fs_read[], code_gs_read[], code_patch[], code_patched[], code_wait[],
+    code_flags[], code_twin[], code_twin_32[];
 uint64_t twins_run(uint64_t count, void *twin, const void *pointer);
 
 __asm__(
@@ -87,6 +87,13 @@ __asm__(
     "code_switch:\n"
     "xor %esi, %esi\n"
     "1: mov %edx, %ds; add (%ebx), %esi; incl 4(%ebx); xchg %edx, %ebp; loop 1b\n"
+    "int $0x80\n"
+    /* The same selector in EDX, whose descriptor's base changes at ES:EDI. */
+    "code_reload:\n"
+    "xor %esi, %esi\n"
+    "1: mov %edx, %ds; add (%ebx), %esi; mov %edx, %ds; add (%ebx), %esi\n"
+    "push %ds; pop %ds; add (%ebx), %esi; mov %ds, %eax; sub %edx, %eax; add %eax, %esi\n"
+    "xorb $0x20, %es:(%edi); loop 1b\n"
     "int $0x80\n"
     /* EBX: two far pointers to code_far_target; ECX: rounds. EDI counts the calls of what
      * is called near from every code segment. */
@@ -339,6 +346,34 @@ static void try_switch(const struct place *place)
     end();
 }
 
+static void try_reload(const struct place *place)
+{
+    uint8_t *one = data + 0x100;
+    uint32_t dpl = place->is_user ? DPL_3 : 0;
+    begin();
+    uint32_t base = linear(one) - 0x40000000;
+    uint8_t *other = base & 0x2000 ? one - 0x2000 : one + 0x2000;
+    if (other < one) {
+        one += 0x2000;
+        other += 0x2000;
+        base += 0x2000;
+    }
+    put32(one, 3);
+    put32(other, 5);
+    struct run what = at(place, code_reload);
+    uint32_t selector = describe(base, 0xfffff, DATA_32 | dpl);
+    uint32_t changed = linear(&table[selector / 8]) + 3; /* bits 8 to 15 of the base */
+    const struct trap_frame *trap = run(&what, (struct registers){
+                                                   .ebx = 0x40000000,
+                                                   .ecx = 2 * ROUNDS,
+                                                   .edx = selector,
+                                                   .edi = changed - place->extra,
+                                               });
+    expect_end(trap);
+    ASSERT_EQ(trap->rsi, 3 * 8 * ROUNDS);
+    end();
+}
+
 /* From one code segment into two others and into itself, in which the same code has other
  * addresses. */
 static void try_far(const struct place *place)
@@ -403,6 +438,8 @@ static void try_place(const struct place *place)
     try_strings(place);
     case_begin("%s: DS that changes", place->name);
     try_switch(place);
+    case_begin("%s: a descriptor that changes", place->name);
+    try_reload(place);
     case_begin("%s: far calls", place->name);
     try_far(place);
     case_begin("%s: code that changes", place->name);
