@@ -115,6 +115,29 @@ static bool is_same_end(const struct vm_end *a, const struct vm_end *b)
     return a->reason == b->reason && a->value == b->value;
 }
 
+/* Of two machines in the same state: did they come there the same way? */
+static bool is_same_way(const struct lockstep *lockstep, char text[DIFFERENCE_TEXT])
+{
+    const struct side *a = &lockstep->side[0], *b = &lockstep->side[1];
+    if (a->exits != b->exits || a->exits_hash != b->exits_hash) {
+        snprintf(text, DIFFERENCE_TEXT,
+                 "their exits differ: %" PRIu64 " and %" PRIu64 "\n", a->exits, b->exits);
+    } else if (steps_of(a) != steps_of(b)) {
+        snprintf(text, DIFFERENCE_TEXT,
+                 "their steps differ: %" PRIu64 " and %" PRIu64 "\n", steps_of(a),
+                 steps_of(b));
+    } else if (a->status != b->status || !is_same_end(&a->vm->end, &b->vm->end)) {
+        snprintf(
+            text, DIFFERENCE_TEXT,
+            "one goes on or ends otherwise: status %d and %d, end %d (%d) and %d (%d)\n",
+            a->status, b->status, (int)a->vm->end.reason, (int)a->vm->end.value,
+            (int)b->vm->end.reason, (int)b->vm->end.value);
+    } else {
+        return true;
+    }
+    return false;
+}
+
 /* 1: the same, 0: different. */
 static int compare(struct lockstep *lockstep, struct error *err)
 {
@@ -124,12 +147,11 @@ static int compare(struct lockstep *lockstep, struct error *err)
     if (result < 0) {
         return result;
     }
-    if (result > 0) {
+    if (result > 0 || !is_same_way(lockstep, lockstep->difference)) {
         memcpy(lockstep->seen, lockstep->difference, sizeof(lockstep->seen));
+        return 0;
     }
-    return result == 0 && a->status == b->status && steps_of(a) == steps_of(b) &&
-           a->exits == b->exits && a->exits_hash == b->exits_hash &&
-           is_same_end(&a->vm->end, &b->vm->end);
+    return 1;
 }
 
 /* --- Looking for the first difference --- */
