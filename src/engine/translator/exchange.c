@@ -90,20 +90,24 @@ void exchange_fpu_in(struct translator_cpu *translator)
     memcpy(translator_frame.fpu + 512, &present, sizeof(present)); /* XSTATE_BV */
 }
 
-/* The guest's address of an instruction that the host has at an address of the code
- * cache, as FXSAVE shows it. Of user code that is mapped twice perhaps the other one's.
- */
-static uint64_t guest_address(const struct translator_cpu *translator, uint64_t address)
+/* The guest's address of the last instruction, which FXSAVE shows: the host has it at an
+ * address of the code cache, unless it is what was loaded. Of user code that is mapped
+ * twice perhaps the other one's. */
+static void set_pointer(const struct translator_cpu *translator, uint64_t address)
 {
+    struct cpu *cpu = translator->cpu;
+    struct x86_fpu *fpu = &cpu->state.fpu;
     unsigned ordinal;
     const struct block *block = code_at(translator->cache, address, &ordinal);
     if (!block) {
-        return address;
+        fpu->fip = address;
+        return;
     }
     uint64_t linear = block->place.page + block->insn[ordinal].offset;
-    return block->place.mode & MODE_32
-               ? (uint32_t)linear - translator_frame.segment_base[X86_CS]
-               : linear;
+    fpu->fip = block->place.mode & MODE_32
+                   ? (uint32_t)linear - translator_frame.segment_base[X86_CS]
+                   : linear;
+    fpu->fcs = cpu->state.seg[X86_CS].selector;
 }
 
 /* SDM 1 13.7: what XSAVE found in its initial state it did not write. */
@@ -123,7 +127,7 @@ void exchange_fpu_out(struct translator_cpu *translator)
     fpu->fsw = area->fsw;
     fpu->ftw = area->ftw;
     fpu->fop = area->fop;
-    fpu->fip = guest_address(translator, area->fip);
+    set_pointer(translator, area->fip);
     fpu->fdp = area->fdp;
     memcpy(fpu->st, area->st, sizeof(fpu->st));
 }

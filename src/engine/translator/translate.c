@@ -74,7 +74,9 @@ static bool shows_flags(const struct guest_insn *insn, bool is_exact)
     bool may_fault = mnemonic == ZYDIS_MNEMONIC_DIV || mnemonic == ZYDIS_MNEMONIC_IDIV ||
                      mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ||
                      (insn->uses_vector && has_memory(insn));
-    return may_fault || (is_exact && has_memory(insn));
+    bool may_leave =
+        has_memory(insn) || insn->emit == emit_sti || insn->emit == emit_load_segment;
+    return may_fault || (is_exact && may_leave);
 }
 
 static void find_flags(struct guest_insn *insn, bool is_exact)
