@@ -289,10 +289,10 @@ static void link_remove(struct link *link)
     link->is_linked = false;
 }
 
-void code_retire(struct code_cache *cache, struct block *block)
+void code_retire(struct code_cache *cache, struct block *block, enum code_cause cause)
 {
     if (!block->is_dead) {
-        cache->counters.invalidated[BY_OVERFLOW]++;
+        cache->counters.invalidated[cause]++;
         kill(cache, block);
     }
     for (uint32_t i = block->first_link; i < block->last_link; i++) {

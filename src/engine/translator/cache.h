@@ -40,6 +40,8 @@ struct code_place {
 #define MODE_AVX  2u /* the guest has switched AVX on */
 #define MODE_32   4u /* 32-bit code on a 32-bit stack, CS being 4 GiB; else 64-bit mode */
 #define MODE_FLAT 8u /* MODE_32: bases of CS, DS, ES and SS are 0, and none is odd */
+/* A variant of the code: a check for each access (group.c). */
+#define MODE_PLAIN 16u
 
 /* An instruction of a block. */
 struct block_insn {
@@ -48,10 +50,11 @@ struct block_insn {
 #define STORED_TO_END 0
     uint8_t stored;      /* bytes it stores, by its last store */
     int32_t stack_bytes; /* what a RET pops, a CALL pushes (as negative) */
-    uint8_t host_flags;  /* INSN_FLAGS_* */
-    uint16_t resume;     /* offset in its code: behind the look after its last store */
-    uint16_t mnemonic;   /* ZydisMnemonic */
-    uint32_t host;       /* offset of its code in the cache */
+    uint8_t host_flags;  /* INSN_* */
+    uint8_t group_size; /* bytes that it checks for a group of accesses; 0: begins none */
+    uint16_t resume;    /* offset in its code: behind the look after its last store */
+    uint16_t mnemonic;  /* ZydisMnemonic */
+    uint32_t host;      /* offset of its code in the cache */
 };
 
 /* Are the guest's flags in the host's (else in frame.arith) at the instruction's start,
@@ -60,6 +63,10 @@ struct block_insn {
 #define INSN_FLAGS_FAULT 2u
 /* It loads a new RIP: with its code done the instruction behind it is not next. */
 #define INSN_BRANCHES 4u
+/* Its code needs the host address of its group in r10. */
+#define INSN_NEEDS_BASE 8u
+/* It begins a group: it stores itself, or nothing in the group does. */
+#define INSN_FILLS 16u
 
 /* A direct exit. */
 struct link {
@@ -88,12 +95,13 @@ struct block {
     uint8_t count;     /* of instructions */
     uint8_t status[2]; /* what its head compares: STATUS_* that must be set */
     bool is_dead;
-    uint32_t entry;        /* with the guest's flags in the host's */
-    uint32_t entry_memory; /* with the guest's flags in frame.arith */
-    uint32_t patch;        /* 8 bytes, aligned: a NOP, until it is dead */
-    uint32_t stale;        /* where the dead one leads */
-    uint32_t cold;         /* its code that is rarely run, behind the rest */
-    uint32_t end;          /* of its code */
+    uint32_t entry;          /* with the guest's flags in the host's */
+    uint32_t entry_memory;   /* with the guest's flags in frame.arith */
+    uint32_t patch;          /* 8 bytes, aligned: a NOP, until it is dead */
+    uint32_t stale;          /* where the dead one leads */
+    uint32_t cold;           /* its code that is rarely run, behind the rest */
+    uint32_t end;            /* of its code */
+    _Atomic uint16_t misses; /* how often the plain variant had to go on */
     struct block *_Atomic hash_next, *_Atomic *hash_at;
     struct link *in;
     uint32_t first_link, last_link; /* its own: from, to before */
@@ -105,6 +113,7 @@ enum code_cause {
     BY_STORE,    /* the guest stored to their code */
     BY_DEVICE,   /* a device did, or somebody outside the guest */
     BY_OVERFLOW, /* the cache was full */
+    BY_VARIANT,  /* their plain variants took their place */
     CODE_CAUSES,
 };
 
@@ -221,7 +230,7 @@ void code_invalidate_frame(struct code_cache *cache, frame_t frame,
 /* Every vCPU has stood still for so long. */
 void code_note_stop(struct code_cache *cache, uint64_t ns);
 /* No longer entered, nor known as the end of a link: as if its code had changed. */
-void code_retire(struct code_cache *cache, struct block *block);
+void code_retire(struct code_cache *cache, struct block *block, enum code_cause cause);
 
 /* region.c. Room for a block of the longest kind? If not, there will be after
  * code_evict. */

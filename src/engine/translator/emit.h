@@ -19,6 +19,23 @@ struct guest_insn;
 /* Makes the code of one instruction; false: nothing was made, the interpreter does it. */
 typedef bool emit_fn(struct emit *emit, const struct guest_insn *insn);
 
+/* How an instruction's access is checked. */
+struct access {
+    enum access_kind {
+        ACCESS_ALONE,
+        ACCESS_FIRST,  /* of a group: its check is for all of them */
+        ACCESS_MEMBER, /* was checked with the first */
+    } kind;
+    int8_t group;
+    uint8_t offset, size; /* its bytes among the group's */
+    bool stores;
+    uint8_t look_from, look_size; /* of the group's bytes, that are looked at behind it */
+    /* Of the group, where it is the first. */
+    uint8_t group_size;
+    bool group_stores;
+    bool looks_first; /* begins only while nobody watches the frame */
+};
+
 struct guest_insn {
     ZydisDecodedInstruction decoded;
     ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
@@ -33,6 +50,8 @@ struct guest_insn {
     uint32_t flags_write;  /* perhaps written */
     uint32_t flags_live;   /* somebody behind this instruction reads them */
     uint32_t flags_live_before;
+    struct access access;
+    bool keeps_base; /* r10 is the group's, behind the first's check */
 };
 
 /* Code that is rarely run, made behind the block. */
@@ -40,7 +59,7 @@ struct cold {
     enum cold_kind {
         COLD_LEAVE,    /* out, by a reason, with the instruction's number */
         COLD_MISS,     /* out, r8 + the tag at r9 being the address that missed */
-        COLD_WATCHED,  /* out, r8 being the host address stored to */
+        COLD_WATCHED,  /* out, r8 being the host address stored to, or r10 + target */
         COLD_LINK,     /* out, by a link */
         COLD_JUMP,     /* on at a guest address of this page or another */
         COLD_MISMATCH, /* a return to somewhere else: r8 */
@@ -49,6 +68,7 @@ struct cold {
     uint8_t reason, ordinal;
     bool from_host; /* the guest's flags are in the host's */
     bool is_write;
+    bool by_base;
     bool is_stale;  /* a block's head leads here, when it is dead */
     int64_t target; /* relative to the page */
     uint32_t link;
@@ -68,6 +88,7 @@ struct emit {
     unsigned ordinal;
     bool flags_in_memory; /* the guest's flags are in frame.arith, not in the host's */
     bool ended;           /* no way leads behind the last instruction */
+    bool keeps_base;      /* of the instruction being made */
     struct cold cold[COLD_MAX];
     unsigned cold_count;
 };
@@ -110,9 +131,11 @@ static inline void emit_load_gpr(struct emit *emit, unsigned host, unsigned gues
 struct cold *emit_cold(struct emit *emit, enum cold_kind kind, uint8_t *place);
 void emit_colds(struct emit *emit);
 
-/* Flags. Before code that overwrites the host's: what is live goes to memory. */
+/* Flags. Before code that overwrites the host's: what is live goes to memory; clobbers
+ * r8.
+ */
 void emit_spill_flags(struct emit *emit, uint32_t live);
-/* Brings them back into the host's; clobbers r10. */
+/* Brings them back into the host's; clobbers r10, r9 while that is a group's base. */
 void emit_restore_flags(struct emit *emit);
 
 /* Registers and memory as wide as addresses are: 32-bit results are zero-extended. */
@@ -127,10 +150,18 @@ static inline void emit_lea_base(struct emit *emit, unsigned to, unsigned base,
     host_op_mem(&emit->code, emit->is_64, HOST_LEA, to, &mem);
 }
 
-/* Memory. Host r8 = linear address of the operand (the offset only: LEA); clobbers r9;
- * overwrites flags if the segment has a base. */
+/* Memory. Where size bytes are, checked: of an operand, or disp behind where a host
+ * register points in the stack. Spills the flags if need be. The place is based on r8,
+ * with r9 as emit_check leaves it, or on r10. */
+struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
+                             const ZydisDecodedOperand *operand, unsigned size,
+                             bool is_write);
+struct host_mem emit_stack(struct emit *emit, const struct guest_insn *insn,
+                           unsigned base, int32_t disp, bool is_write);
+/* Host r8 = linear address of extra bytes behind the operand (the offset only: LEA);
+ * clobbers r9; overwrites flags if the segment has a base. */
 void emit_address(struct emit *emit, const struct guest_insn *insn,
-                  const ZydisDecodedOperand *operand, bool with_segment);
+                  const ZydisDecodedOperand *operand, bool with_segment, int32_t extra);
 /* Host r8 = host address of the size bytes at linear address r8, r9 = the entry's place;
  * overwrites flags, which have been spilled. Marks where the instruction may fault. */
 void emit_check(struct emit *emit, unsigned size, bool is_write);
@@ -140,9 +171,10 @@ void emit_check_offset(struct emit *emit, unsigned size, bool is_write);
 void emit_add_page(struct emit *emit);
 /* To the interpreter, on a condition; the flags have been spilled. */
 void emit_leave_if(struct emit *emit, unsigned condition);
-/* Behind the store of size bytes to r8 (with r9 as emit_check left it). live: flags in
- * the host's that must stay. */
-void emit_watch(struct emit *emit, unsigned size, uint32_t live);
+/* Behind an instruction's store of size bytes (to r8, with r9 as emit_check left it,
+ * unless the access is a group's). live: flags in the host's that must stay. */
+void emit_watch(struct emit *emit, const struct guest_insn *insn, unsigned size,
+                uint32_t live);
 /* Host r8 = linear address of the stack disp behind where base points; overwrites flags.
  */
 void emit_stack_address(struct emit *emit, unsigned base, int32_t disp);
@@ -163,6 +195,9 @@ bool emit_can_link(const struct emit *emit, int64_t target);
 /* A link's jump or call (opcode E8, E9, or a condition): its number. */
 uint32_t emit_link(struct emit *emit, int opcode, unsigned target);
 void emit_leave(struct emit *emit, unsigned reason);
+
+/* group.c: finds the groups of a block's accesses, whose functions are known. */
+void group_accesses(struct guest_insn *insn, unsigned count);
 
 /* emit_copy.c */
 emit_fn emit_copy, emit_nothing, emit_lea;

@@ -25,27 +25,25 @@ void emit_spill_flags(struct emit *emit, uint32_t live)
     if (emit->flags_in_memory || !live) {
         return;
     }
-    host_mov(&emit->code, HOST_R10, HOST_RAX);
+    host_mov(&emit->code, HOST_R8, HOST_RAX);
     CODE(&emit->code, "\x9f\x0f\x90\xc0\x66"); /* LAHF; SETO al; MOV fs:[arith], ax */
     host_fs(&emit->code, false, HOST_MOV_STORE, HOST_RAX, FRAME(arith));
-    host_mov(&emit->code, HOST_RAX, HOST_R10);
+    host_mov(&emit->code, HOST_RAX, HOST_R8);
     emit->flags_in_memory = true;
-}
-
-static void restore(struct code *code)
-{
-    host_mov(code, HOST_R10, HOST_RAX);
-    host_fs_load16(code, HOST_RAX, FRAME(arith));
-    CODE(code, "\x04\x7f\x9e"); /* ADD al, 127; SAHF */
-    host_mov(code, HOST_RAX, HOST_R10);
 }
 
 void emit_restore_flags(struct emit *emit)
 {
-    if (emit->flags_in_memory) {
-        restore(&emit->code);
-        emit->flags_in_memory = false;
+    struct code *code = &emit->code;
+    unsigned scratch = emit->keeps_base ? HOST_R9 : HOST_R10;
+    if (!emit->flags_in_memory) {
+        return;
     }
+    host_mov(code, scratch, HOST_RAX);
+    host_fs_load16(code, HOST_RAX, FRAME(arith));
+    CODE(code, "\x04\x7f\x9e"); /* ADD al, 127; SAHF */
+    host_mov(code, HOST_RAX, scratch);
+    emit->flags_in_memory = false;
 }
 
 /* ---- addresses -------------------------------------------------------------------- */
@@ -161,11 +159,11 @@ static void add_segment(struct emit *emit, ZydisRegister segment)
 }
 
 void emit_address(struct emit *emit, const struct guest_insn *insn,
-                  const ZydisDecodedOperand *operand, bool with_segment)
+                  const ZydisDecodedOperand *operand, bool with_segment, int32_t extra)
 {
     bool is_wide = insn->decoded.address_width == 64;
     ZydisRegister base = operand->mem.base;
-    int32_t disp = (int32_t)operand->mem.disp.value;
+    int32_t disp = (int32_t)operand->mem.disp.value + extra;
     if (base == ZYDIS_REGISTER_RIP || base == ZYDIS_REGISTER_EIP) {
         emit_page_address(emit, HOST_R8,
                           insn->offset + insn->decoded.length + (int64_t)disp);
@@ -175,7 +173,7 @@ void emit_address(struct emit *emit, const struct guest_insn *insn,
     } else {
         if (has_no_base(&insn->decoded)) {
             base = ZYDIS_REGISTER_NONE;
-            disp = (int32_t)insn->decoded.raw.disp.value;
+            disp = (int32_t)insn->decoded.raw.disp.value + extra;
         }
         struct host_mem mem = {
             .base = (uint8_t)address_part(emit, base, HOST_R8),
@@ -234,30 +232,112 @@ void emit_leave_if(struct emit *emit, unsigned condition)
     cold->from_host = false;
 }
 
-void emit_watch(struct emit *emit, unsigned size, uint32_t live)
+/* Behind a check, with what is checked in r8: r10 = the group's host address. */
+static void begin_group(struct emit *emit, const struct access *access)
 {
     struct code *code = &emit->code;
     struct block_insn *insn = &emit->block->insn[emit->ordinal];
-    insn->stored = (uint8_t)size;
-    struct host_mem frame_mem = {HOST_R9, HOST_NONE, 0,
-                                 offsetof(struct tlb_entry, frame)};
-    host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &frame_mem);
-    uint8_t *place;
-    if (!live || emit->flags_in_memory) {
-        CODE(code, "\x41\x80\x79\x01\x00"); /* CMP byte [r9 + 1], 0 */
-        place = host_jcc(code, HOST_NE);
-    } else {
-        /* Without flags. */
-        host_mov(code, HOST_R10, HOST_RCX);
-        CODE(code, "\x41\x0f\xb6\x49\x01"); /* MOVZX ecx, byte [r9 + 1] */
-        CODE(code, "\xe3\x08");             /* JRCXZ */
-        host_mov(code, HOST_RCX, HOST_R10);
-        place = host_jmp(code);
-        host_mov(code, HOST_RCX, HOST_R10);
+    insn->group_size = access->group_size;
+    if (access->stores || !access->group_stores) {
+        insn->host_flags |= INSN_FILLS;
     }
+    host_mov(code, HOST_R10, HOST_R8);
+    if (access->group_stores) {
+        struct host_mem frame = {HOST_R9, HOST_NONE, 0,
+                                 offsetof(struct tlb_entry, frame)};
+        host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &frame);
+        host_fs(code, true, HOST_MOV_STORE, HOST_R9, FRAME(group_frame));
+    }
+    if (access->looks_first) {
+        CODE(code, "\x41\x80\x79\x01\x00"); /* CMP byte [r9 + 1], 0 */
+        struct cold *cold = emit_cold(emit, COLD_LEAVE, host_jcc(code, HOST_NE));
+        cold->reason = LEAVE_PLAIN;
+        cold->from_host = false;
+    }
+}
+
+/* The address is in r8, if the access is not one of a group that has been checked. */
+static struct host_mem check(struct emit *emit, const struct access *access,
+                             unsigned size, bool is_write)
+{
+    switch (access->kind) {
+    case ACCESS_FIRST:
+        emit_check(emit, access->group_size, access->group_stores);
+        begin_group(emit, access);
+        break;
+    case ACCESS_MEMBER:
+        break;
+    default:
+        emit_check(emit, size, is_write);
+        return (struct host_mem){HOST_R8, HOST_NONE, 0, 0};
+    }
+    return (struct host_mem){HOST_R10, HOST_NONE, 0, access->offset};
+}
+
+struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
+                             const ZydisDecodedOperand *operand, unsigned size,
+                             bool is_write)
+{
+    const struct access *access = &insn->access;
+    if (access->kind != ACCESS_MEMBER) {
+        emit_spill_flags(emit, insn->flags_live_before);
+        emit_address(emit, insn, operand, true, -(int32_t)access->offset);
+    }
+    return check(emit, access, size, is_write);
+}
+
+struct host_mem emit_stack(struct emit *emit, const struct guest_insn *insn,
+                           unsigned base, int32_t disp, bool is_write)
+{
+    const struct access *access = &insn->access;
+    if (access->kind != ACCESS_MEMBER) {
+        emit_spill_flags(emit, insn->flags_live_before);
+        emit_stack_address(emit, base, disp - access->offset);
+    }
+    return check(emit, access, emit->width, is_write);
+}
+
+/* Is the byte at [r9 + 1] not 0? Its jump; live: without flags, scratch being rcx's. */
+static uint8_t *jump_if_watched(struct code *code, bool live, unsigned scratch)
+{
+    if (!live) {
+        CODE(code, "\x41\x80\x79\x01\x00"); /* CMP byte [r9 + 1], 0 */
+        return host_jcc(code, HOST_NE);
+    }
+    host_mov(code, scratch, HOST_RCX);
+    CODE(code, "\x41\x0f\xb6\x49\x01"); /* MOVZX ecx, byte [r9 + 1] */
+    CODE(code, "\xe3\x08");             /* JRCXZ */
+    host_mov(code, HOST_RCX, scratch);
+    uint8_t *place = host_jmp(code);
+    host_mov(code, HOST_RCX, scratch);
+    return place;
+}
+
+void emit_watch(struct emit *emit, const struct guest_insn *insn, unsigned size,
+                uint32_t live)
+{
+    struct code *code = &emit->code;
+    const struct access *access = &insn->access;
+    bool is_alone = access->kind == ACCESS_ALONE;
+    if (!is_alone && !access->look_size) {
+        return; /* a later store's look is for this one, too */
+    }
+    if (is_alone) {
+        struct host_mem frame = {HOST_R9, HOST_NONE, 0,
+                                 offsetof(struct tlb_entry, frame)};
+        host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &frame);
+    } else {
+        host_fs(code, true, HOST_MOV_LOAD, HOST_R9, FRAME(group_frame));
+    }
+    bool in_host = live && !emit->flags_in_memory;
+    uint8_t *place = jump_if_watched(code, in_host, is_alone ? HOST_R10 : HOST_R8);
     struct cold *cold = emit_cold(emit, COLD_WATCHED, place);
-    cold->from_host = live && !emit->flags_in_memory;
-    insn->resume = (uint16_t)(code->at - (emit->cache->write + insn->host));
+    cold->from_host = in_host;
+    cold->by_base = !is_alone;
+    cold->target = access->look_from;
+    struct block_insn *done = &emit->block->insn[emit->ordinal];
+    done->stored = (uint8_t)(is_alone ? size : access->look_size);
+    done->resume = (uint16_t)(code->at - (emit->cache->write + done->host));
 }
 
 /* ---- control ---------------------------------------------------------------------- */
@@ -369,6 +449,9 @@ void emit_colds(struct emit *emit)
             leave_by(emit, cold, cache->miss[cold->is_write]);
             break;
         case COLD_WATCHED:
+            if (cold->by_base) {
+                host_lea(&emit->code, HOST_R8, HOST_R10, (int32_t)cold->target);
+            }
             leave_by(emit, cold, cache->watch[cold->from_host]);
             break;
         case COLD_LINK:

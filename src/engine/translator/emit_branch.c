@@ -54,9 +54,7 @@ static void load_target(struct emit *emit, const struct guest_insn *insn)
 {
     const ZydisDecodedOperand *from = &insn->operand[0];
     if (from->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        emit_address(emit, insn, from, true);
-        emit_check(emit, emit->width, false);
-        struct host_mem operand = {HOST_R8, HOST_NONE, 0, 0};
+        struct host_mem operand = emit_operand(emit, insn, from, emit->width, false);
         host_op_mem(&emit->code, emit->is_64, HOST_MOV_LOAD, HOST_R8, &operand);
     } else if (emit->is_64) {
         emit_load_gpr(emit, HOST_R8, (unsigned)ZydisRegisterGetId(from->reg.value));
@@ -113,13 +111,12 @@ bool emit_call(struct emit *emit, const struct guest_insn *insn)
         host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(scratch));
     }
     int32_t width = emit->width;
-    emit_stack_address(emit, HOST_GUEST_RSP, -width);
-    emit_check(emit, emit->width, true);
-    emit_code_address(emit, HOST_R10, next_offset(insn));
-    struct host_mem top = {HOST_R8, HOST_NONE, 0, 0};
-    host_op_mem(code, emit->is_64, HOST_MOV_STORE, HOST_R10, &top);
+    struct host_mem top = emit_stack(emit, insn, HOST_GUEST_RSP, -width, true);
+    unsigned value = insn->access.kind == ACCESS_ALONE ? HOST_R10 : HOST_R8;
+    emit_code_address(emit, value, next_offset(insn));
+    host_op_mem(code, emit->is_64, HOST_MOV_STORE, value, &top);
     emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, -width);
-    emit_watch(emit, emit->width, 0);
+    emit_watch(emit, insn, emit->width, 0);
     if (emit->mode & MODE_USER) {
         emit_page_address(emit, HOST_R10,
                           next_offset(insn)); /* the watch may come back */
@@ -153,9 +150,7 @@ bool emit_ret(struct emit *emit, const struct guest_insn *insn)
                         : 0;
     emit_spill_flags(emit, insn->flags_live_before);
     emit->flags_in_memory = true;
-    emit_stack_address(emit, HOST_GUEST_RSP, 0);
-    emit_check(emit, emit->width, false);
-    struct host_mem top = {HOST_R8, HOST_NONE, 0, 0};
+    struct host_mem top = emit_stack(emit, insn, HOST_GUEST_RSP, 0, false);
     host_op_mem(code, emit->is_64, HOST_MOV_LOAD, HOST_R8, &top);
     emit_add_code_base(emit);
     emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, emit->width + extra);

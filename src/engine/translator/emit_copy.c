@@ -31,6 +31,7 @@ struct copy {
     bool memory_written;
     uint8_t scratch[3];
     unsigned scratch_count;
+    struct host_mem place; /* of the memory operand */
 };
 
 static bool is_gpr(ZydisRegisterClass class)
@@ -214,6 +215,24 @@ static bool find_memory(struct copy *copy)
     return true;
 }
 
+/* A checked place is based on r8, r9 tells about its frame until a store to it has been
+ * looked at; one of a group is based on r10 (group.c's spares_base counts on that). */
+static void find_scratch(struct copy *copy)
+{
+    static const uint8_t with_operand[] = {HOST_R10, HOST_R9};
+    static const uint8_t within_group[] = {HOST_R9, HOST_R8};
+    static const uint8_t without[] = {HOST_R8, HOST_R9, HOST_R10};
+    bool is_alone = copy->memory && copy->insn->access.kind == ACCESS_ALONE;
+    bool keeps_base = copy->insn->keeps_base;
+    const uint8_t *scratch = is_alone && !keeps_base ? with_operand
+                             : keeps_base            ? within_group
+                                                     : without;
+    copy->scratch_count = !is_alone              ? (keeps_base ? 2 : 3)
+                          : copy->memory_written ? (keeps_base ? 0 : 1)
+                                                 : (keeps_base ? 1 : 2);
+    memcpy(copy->scratch, scratch, copy->scratch_count);
+}
+
 static bool plan(struct copy *copy)
 {
     const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
@@ -227,11 +246,7 @@ static bool plan(struct copy *copy)
         return false;
     }
     form->has_memory = copy->memory != NULL;
-    static const uint8_t free_with_memory[] = {HOST_R10, HOST_R9};
-    static const uint8_t free_else[] = {HOST_R8, HOST_R9, HOST_R10};
-    copy->scratch_count = form->has_memory ? (copy->memory_written ? 1 : 2) : 3;
-    memcpy(copy->scratch, form->has_memory ? free_with_memory : free_else,
-           copy->scratch_count);
+    find_scratch(copy);
     for (unsigned i = 0; i < decoded->operand_count; i++) {
         if (!place_operand(copy, &copy->insn->operand[i])) {
             return false;
@@ -253,12 +268,12 @@ static bool has_prefix(const ZydisDecodedInstruction *decoded, uint8_t value)
     return false;
 }
 
-/* ModRM, and what belongs to it: the memory operand is at [r8]. */
-static void write_modrm(const struct form *form, struct code *code)
+/* ModRM, and what belongs to it. */
+static void write_modrm(const struct copy *copy, struct code *code)
 {
+    const struct form *form = &copy->form;
     if (form->has_memory) {
-        struct host_mem mem = {HOST_R8, HOST_NONE, 0, 0};
-        host_modrm_mem(code, form->reg, &mem);
+        host_modrm_mem(code, form->reg, &copy->place);
     } else if (form->has_modrm) {
         code8(code, 0xc0u | (form->reg & 7u) << 3 | (form->rm & 7u));
     }
@@ -277,7 +292,7 @@ static void write_legacy(const struct copy *copy, struct code *code)
             code8(code, kept[i]);
         }
     }
-    unsigned base = form->has_memory       ? HOST_R8
+    unsigned base = form->has_memory       ? copy->place.base
                     : form->has_opcode_reg ? form->opcode_reg
                     : form->has_modrm      ? form->rm
                                            : 0u;
@@ -301,21 +316,21 @@ static void write_legacy(const struct copy *copy, struct code *code)
         opcode = (opcode & ~7u) | (form->opcode_reg & 7u);
     }
     code8(code, opcode);
-    write_modrm(form, code);
+    write_modrm(copy, code);
 }
 
 static void write_vex(const struct copy *copy, struct code *code)
 {
     const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
     const struct form *form = &copy->form;
-    unsigned base = form->has_memory ? HOST_R8 : form->rm;
+    unsigned base = form->has_memory ? copy->place.base : form->rm;
     code8(code, 0xc4);
     code8(code, (form->reg < 8 ? 0x80u : 0) | 0x40u | (base < 8 ? 0x20u : 0) |
                     decoded->raw.vex.m_mmmm);
     code8(code, (unsigned)decoded->raw.vex.W << 7 | (~(unsigned)form->vvvv & 15) << 3 |
                     (unsigned)decoded->raw.vex.L << 2 | decoded->raw.vex.pp);
     code8(code, decoded->opcode);
-    write_modrm(form, code);
+    write_modrm(copy, code);
 }
 
 static void write_immediates(const struct copy *copy, struct code *code)
@@ -363,11 +378,9 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
         if (size == 0 || size > 64) {
             return false;
         }
-        emit_spill_flags(emit, insn->flags_live_before);
-        emit_address(emit, insn, copy.memory, true);
         /* An operand that must be aligned and is not faults on the host, too; the
          * interpreter then raises the guest's fault. */
-        emit_check(emit, size, copy.memory_written);
+        copy.place = emit_operand(emit, insn, copy.memory, size, copy.memory_written);
     }
     bool keeps_some = insn->flags_write && insn->flags_live & ~insn->flags_kill;
     if (insn->flags_read || keeps_some) {
@@ -395,7 +408,7 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
         emit->flags_in_memory = false;
     }
     if (copy.memory_written) {
-        emit_watch(emit, copy.memory->size / 8u, insn->flags_live);
+        emit_watch(emit, insn, copy.memory->size / 8u, insn->flags_live);
     }
     return true;
 }
@@ -411,7 +424,7 @@ bool emit_lea(struct emit *emit, const struct guest_insn *insn)
     if (to->size < 32) {
         return false;
     }
-    emit_address(emit, insn, &insn->operand[1], false);
+    emit_address(emit, insn, &insn->operand[1], false, 0);
     unsigned guest = (unsigned)ZydisRegisterGetId(to->reg.value);
     if (guest_in_memory(guest)) {
         if (to->size == 32) {

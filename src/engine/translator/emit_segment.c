@@ -46,7 +46,7 @@ bool emit_push_segment(struct emit *emit, const struct guest_insn *insn)
     }
     host_op_mem(code, stored == 8, HOST_MOV_STORE, HOST_R10, &top);
     emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, -width);
-    emit_watch(emit, stored, insn->flags_live);
+    emit_watch(emit, insn, stored, insn->flags_live);
     return true;
 }
 
@@ -79,7 +79,7 @@ static void emit_selector(struct emit *emit, const struct guest_insn *insn)
         emit_check(emit, is_amd ? emit->width : 2, false);
         load16(code, HOST_R10, HOST_R8, 0);
     } else if (insn->operand[1].type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        emit_address(emit, insn, &insn->operand[1], true);
+        emit_address(emit, insn, &insn->operand[1], true, 0);
         emit_check(emit, 2, false);
         load16(code, HOST_R10, HOST_R8, 0);
     } else {

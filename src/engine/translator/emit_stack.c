@@ -25,39 +25,34 @@ bool emit_push(struct emit *emit, const struct guest_insn *insn)
         return false;
     }
     int32_t width = emit->width;
-    emit_spill_flags(emit, insn->flags_live_before);
-    unsigned value = HOST_R10;
+    bool is_member = insn->access.kind != ACCESS_ALONE;
+    unsigned value = is_member ? HOST_R8 : HOST_R10;
     if (from->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        emit_address(emit, insn, from, true);
-        emit_check(emit, emit->width, false);
-        struct host_mem operand = {HOST_R8, HOST_NONE, 0, 0};
-        host_op_mem(code, emit->is_64, HOST_MOV_LOAD, HOST_R10, &operand);
+        struct host_mem operand = emit_operand(emit, insn, from, emit->width, false);
+        host_op_mem(code, emit->is_64, HOST_MOV_LOAD, value, &operand);
     }
-    emit_stack_address(emit, HOST_GUEST_RSP, -width);
-    emit_check(emit, emit->width, true);
-    struct host_mem top = {HOST_R8, HOST_NONE, 0, 0};
+    struct host_mem top = emit_stack(emit, insn, HOST_GUEST_RSP, -width, true);
     if (from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         host_op_mem(code, emit->is_64, 0xc7, 0, &top);
         code32(code, (uint32_t)from->imm.value.u);
     } else {
         if (is_register(from) && guest_in_memory(guest_of(from))) {
-            emit_load_gpr(emit, HOST_R10, guest_of(from));
+            emit_load_gpr(emit, value, guest_of(from));
         } else if (is_register(from)) {
             value = guest_host(guest_of(from));
         }
         host_op_mem(code, emit->is_64, HOST_MOV_STORE, value, &top);
     }
     emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, -width);
-    emit_watch(emit, emit->width, insn->flags_live);
+    emit_watch(emit, insn, emit->width, insn->flags_live);
     return true;
 }
 
-/* Register of the guest = value at [r8]. */
-static void load_top(struct emit *emit, unsigned guest)
+/* Register of the guest = value at top; clobbers r8. */
+static void load_top(struct emit *emit, unsigned guest, const struct host_mem *top)
 {
-    struct host_mem top = {HOST_R8, HOST_NONE, 0, 0};
-    unsigned host = guest_in_memory(guest) ? HOST_R10 : guest_host(guest);
-    host_op_mem(&emit->code, emit->is_64, HOST_MOV_LOAD, host, &top);
+    unsigned host = guest_in_memory(guest) ? HOST_R8 : guest_host(guest);
+    host_op_mem(&emit->code, emit->is_64, HOST_MOV_LOAD, host, top);
     if (guest_in_memory(guest)) {
         host_fs(&emit->code, true, HOST_MOV_STORE, host, frame_gpr(guest));
     }
@@ -69,10 +64,8 @@ bool emit_pop(struct emit *emit, const struct guest_insn *insn)
     if (!has_width(emit, insn) || !is_register(to)) {
         return false; /* to memory: the address is one of the moved stack pointer */
     }
-    emit_spill_flags(emit, insn->flags_live_before);
-    emit_stack_address(emit, HOST_GUEST_RSP, 0);
-    emit_check(emit, emit->width, false);
-    load_top(emit, guest_of(to));
+    struct host_mem top = emit_stack(emit, insn, HOST_GUEST_RSP, 0, false);
+    load_top(emit, guest_of(to), &top);
     if (guest_of(to) != HOST_RSP) {
         emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, emit->width);
     }
@@ -84,10 +77,8 @@ bool emit_leave_frame(struct emit *emit, const struct guest_insn *insn)
     if (!has_width(emit, insn)) {
         return false;
     }
-    emit_spill_flags(emit, insn->flags_live_before);
-    emit_stack_address(emit, HOST_RBP, 0);
-    emit_check(emit, emit->width, false);
+    struct host_mem top = emit_stack(emit, insn, HOST_RBP, 0, false);
     emit_lea_base(emit, HOST_GUEST_RSP, HOST_RBP, emit->width);
-    load_top(emit, HOST_RBP);
+    load_top(emit, HOST_RBP, &top);
     return true;
 }

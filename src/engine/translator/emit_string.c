@@ -73,10 +73,11 @@ static void advance(struct emit *emit, unsigned guest, unsigned shift)
 }
 
 /* Behind a page's part: again, unless somebody wants a look. */
-static void emit_end(struct emit *emit, const uint8_t *again, uint8_t *done)
+static void emit_end(struct emit *emit, const struct guest_insn *insn,
+                     const uint8_t *again, uint8_t *done)
 {
     struct code *code = &emit->code;
-    emit_watch(emit, STORED_TO_END, 0);
+    emit_watch(emit, insn, STORED_TO_END, 0);
     host_op_reg(code, emit->is_64, 0x85, HOST_RCX, HOST_RCX); /* TEST */
     uint8_t *finished = host_jcc(code, HOST_E);
     host_fs(code, false, 0x80, 7, frame_status(STATUS_ATTENTION)); /* CMP byte, 0 */
@@ -147,7 +148,7 @@ static bool emit_string(struct emit *emit, const struct guest_insn *insn, unsign
         host_fs(code, true, HOST_MOV_LOAD, HOST_RSI, FRAME(scratch));
         advance(emit, HOST_RSI, shift);
     }
-    emit_end(emit, again, done);
+    emit_end(emit, insn, again, done);
     return true;
 }
 
@@ -162,7 +163,7 @@ static void check_element(struct emit *emit, const struct guest_insn *insn,
         const ZydisDecodedOperand *operand = &insn->operand[i];
         if (operand->type == ZYDIS_OPERAND_TYPE_MEMORY &&
             (unsigned)ZydisRegisterGetId(operand->mem.base) == guest) {
-            emit_address(emit, insn, operand, true);
+            emit_address(emit, insn, operand, true, 0);
             emit_check(emit, element_size(insn), is_write);
         }
     }
@@ -207,7 +208,7 @@ static bool emit_element(struct emit *emit, const struct guest_insn *insn,
     if (opcode == BYTE_COMPARE) {
         emit->flags_in_memory = false;
     } else if (opcode == BYTE_STORE) {
-        emit_watch(emit, size, insn->flags_live);
+        emit_watch(emit, insn, size, insn->flags_live);
     }
     return true;
 }

@@ -151,7 +151,7 @@ bool emit_pushf(struct emit *emit, const struct guest_insn *insn)
     struct host_mem top = at_r8(0);
     host_op_mem(code, emit->is_64, HOST_MOV_STORE, HOST_R10, &top);
     emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, -width);
-    emit_watch(emit, emit->width, 0);
+    emit_watch(emit, insn, emit->width, 0);
     return true;
 }
 

@@ -51,6 +51,12 @@ static struct block *find_block(struct translator_cpu *translator, uint64_t line
         }
     }
     struct block *block = code_find(cache, &place);
+    if (!block) {
+        /* Alone if the other one was retired: what the guest changes dies with both. */
+        struct code_place plain = place;
+        plain.mode |= MODE_PLAIN;
+        block = code_find(cache, &plain);
+    }
     if (block) {
         counter_add(&translator->stats.blocks_found, 1);
         return block;
@@ -144,5 +150,32 @@ bool find_jump(struct translator_cpu *translator, uint64_t linear, struct entry 
                                  translator->cache->execute);
     *entry = (struct entry){target, no_status, linear & -(uint64_t)FRAME_SIZE};
     counter_add(&translator->stats.jumps_found, 1);
+    return true;
+}
+
+/* So often a block may need its plain variant until that takes its place. */
+#define MISSES_MAX 256
+
+bool find_plain(struct translator_cpu *translator, struct block *block, unsigned ordinal,
+                struct entry *entry)
+{
+    struct code_cache *cache = translator->cache;
+    struct code_place place = block->place;
+    place.mode |= MODE_PLAIN;
+    bool is_full = false;
+    struct block *plain = code_find(cache, &place);
+    if (!plain) {
+        plain = make_block(translator, &place, &is_full);
+    }
+    if (!plain || block->is_dead || ordinal >= plain->count ||
+        plain->insn[ordinal].offset != block->insn[ordinal].offset) {
+        return false;
+    }
+    if (atomic_fetch_add(&block->misses, 1) == MISSES_MAX) {
+        pthread_mutex_lock(&cache->lock);
+        code_retire(cache, block, BY_VARIANT);
+        pthread_mutex_unlock(&cache->lock);
+    }
+    *entry = (struct entry){plain->insn[ordinal].host, plain->status, entry->page};
     return true;
 }

@@ -9,7 +9,8 @@
  *
  * Registers while translated code runs: guest RAX, RCX, RDX, RBX, RBP, RSI, RDI and R12
  * to R15 are the host's, guest RSP is host r11, guest R8 to R11 are in gpr[]. Host r8, r9
- * and r10 are scratch between guest instructions, host rsp is the return stack.
+ * and r10 are scratch between guest instructions, but for r10 within a group of accesses
+ * (group.c); host rsp is the return stack.
  */
 
 #include <stdatomic.h>
@@ -40,6 +41,8 @@ struct frame {
     uint64_t target; /* where to enter */
     uint64_t exit_value;
     uint64_t scratch, spill[3];
+    uint64_t group_base; /* r10, while other code runs: host address of a group's bytes */
+    uint64_t group_frame; /* what struct tlb_entry's frame is for them */
     uint32_t exit_reason;
     uint32_t exit_info;   /* EXIT_INFO of the place that left; a link's number */
     uint32_t last_branch; /* EXIT_INFO of the last indirect one */
@@ -71,6 +74,7 @@ enum {
     LEAVE_READ,  /* exit_value is not in the TLB for reading */
     LEAVE_WRITE, /* ... for writing */
     LEAVE_INTERPRET, /* the instruction has no code of its own */
+    LEAVE_PLAIN,     /* the frame of a group that stores is watched */
     LEAVE_WATCHED,   /* a store to host address exit_value whose frame is watched */
     LEAVE_COUNT,
 };

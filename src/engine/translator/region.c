@@ -108,7 +108,7 @@ static void retire(struct code_cache *cache, struct code_region *region, uint32_
 {
     uint32_t first = region->extent[CODE_BLOCKS].start;
     while (region->retired < count) {
-        code_retire(cache, cache->block[first + region->retired++]);
+        code_retire(cache, cache->block[first + region->retired++], BY_OVERFLOW);
     }
 }
 

@@ -146,9 +146,9 @@ static void make_room(struct translator_cpu *translator)
 static void count_retired(struct translator_cpu *translator, uint64_t budget)
 {
     const struct frame *frame = &translator_frame;
-    bool is_unfinished = frame->exit_reason == LEAVE_READ ||
-                         frame->exit_reason == LEAVE_WRITE ||
-                         frame->exit_reason == LEAVE_INTERPRET;
+    bool is_unfinished =
+        frame->exit_reason == LEAVE_READ || frame->exit_reason == LEAVE_WRITE ||
+        frame->exit_reason == LEAVE_PLAIN || frame->exit_reason == LEAVE_INTERPRET;
     struct cpu *cpu = translator->cpu;
     cpu->retired += budget - (uint64_t)frame->budget - is_unfinished;
 }
@@ -183,7 +183,7 @@ static void enter(struct translator_cpu *translator, const struct entry *entry)
     }
 }
 
-static const struct block *left_block(const struct translator_cpu *translator)
+static struct block *left_block(const struct translator_cpu *translator)
 {
     const struct code_cache *cache = translator->cache;
     uint32_t info = translator_frame.exit_info;
@@ -225,6 +225,15 @@ static bool fill(struct translator_cpu *translator, uint64_t ea, bool is_write)
     return is_filled;
 }
 
+/* A group's bytes are in one page, and what the first access does not need is not done
+ * before its time: accessed and dirty bits. */
+static bool can_fill(const struct frame *frame, const struct block_insn *insn)
+{
+    return !insn->group_size ||
+           (insn->host_flags & INSN_FILLS &&
+            frame->exit_value % FRAME_SIZE + insn->group_size <= FRAME_SIZE);
+}
+
 static bool fill_timed(struct translator_cpu *translator, bool is_write)
 {
     enum where before = where_enter(WHERE_MISS);
@@ -242,7 +251,8 @@ static bool resume_behind(struct translator_cpu *translator, const struct block 
     if (next >= block->count || block->is_dead ||
         run_linear_rip(cpu) != entry->page + block->insn[next].offset ||
         cpu_wants_look(cpu) || cpu->state.activity != X86_RUNNING ||
-        !can_translate(cpu) || current_mode(cpu) != block->place.mode ||
+        !can_translate(cpu) || current_mode(cpu) != (block->place.mode & ~MODE_PLAIN) ||
+        block->insn[next].host_flags & INSN_NEEDS_BASE ||
         atomic_load(&translator->cache->epoch) != translator->epoch ||
         !find_is_open(cpu, block) || !find_fits_limit(cpu, block, next)) {
         return false;
@@ -287,10 +297,22 @@ static void undo_branch(struct translator_cpu *translator)
     interpret_one(translator);
 }
 
+/* Has something to be looked at? Who asks for it sets cpu->attention first, and notifies
+ * then (translator_notify), perhaps so late that it has been looked at: code would leave
+ * for nothing, and never go on. So the notice is taken down before attention is read. */
+static bool wants_look(const struct cpu *cpu)
+{
+    _Atomic uint8_t *notice = &translator_frame.status[STATUS_ATTENTION];
+    if (unlikely(atomic_load_explicit(notice, memory_order_relaxed))) {
+        atomic_store(notice, 0);
+    }
+    return cpu_wants_look(cpu);
+}
+
 /* Goes on at a linear address without a detour by struct cpu. */
 static bool go_on(struct translator_cpu *translator, uint64_t linear, struct entry *entry)
 {
-    return !cpu_wants_look(translator->cpu) && !translator->cache->counts &&
+    return !wants_look(translator->cpu) && !translator->cache->counts &&
            find_entry(translator, linear, translator_frame.exit_reason, entry) ==
                FOUND_ENTRY;
 }
@@ -300,7 +322,7 @@ static bool go_on(struct translator_cpu *translator, uint64_t linear, struct ent
 static bool enter_again(struct translator_cpu *translator, const struct block *block,
                         struct entry *entry)
 {
-    if (block->is_dead || cpu_wants_look(translator->cpu) || translator->cache->counts ||
+    if (block->is_dead || wants_look(translator->cpu) || translator->cache->counts ||
         !find_is_open(translator->cpu, block)) {
         return false;
     }
@@ -344,7 +366,7 @@ static bool handle(struct translator_cpu *translator, struct entry *entry)
         }
         return false;
     }
-    const struct block *block = left_block(translator);
+    struct block *block = left_block(translator);
     uint64_t page = page_of(block);
     if (frame->exit_reason == LEAVE_LINK) {
         uint64_t linear = page + translator->cache->link[frame->exit_info].target;
@@ -360,7 +382,12 @@ static bool handle(struct translator_cpu *translator, struct entry *entry)
     switch (frame->exit_reason) {
     case LEAVE_READ:
     case LEAVE_WRITE:
-        if (fill_timed(translator, frame->exit_reason == LEAVE_WRITE)) {
+        if (can_fill(frame, &block->insn[ordinal]) &&
+            fill_timed(translator, frame->exit_reason == LEAVE_WRITE)) {
+            return true;
+        }
+        if (block->insn[ordinal].group_size &&
+            find_plain(translator, block, ordinal, entry)) {
             return true;
         }
         counter_add(&translator->stats.misses_interpreted, 1);
@@ -368,6 +395,9 @@ static bool handle(struct translator_cpu *translator, struct entry *entry)
     case LEAVE_INTERPRET:
         counter_add(&translator->stats.mnemonic[block->insn[ordinal].mnemonic], 1);
         return interpret_within(translator, block, ordinal, entry);
+    case LEAVE_PLAIN:
+        return find_plain(translator, block, ordinal, entry) ||
+               interpret_within(translator, block, ordinal, entry);
     case LEAVE_WATCHED:
         return watched(translator, block, entry);
     default: /* LEAVE_HEAD */
@@ -403,18 +433,6 @@ static bool find_or_step(struct translator_cpu *translator, unsigned left,
         interpret_one(translator);
         return false;
     }
-}
-
-/* Has something to be looked at? Who asks for it sets cpu->attention first, and notifies
- * then (translator_notify), perhaps so late that it has been looked at: code would leave
- * for nothing, and never go on. So the notice is taken down before attention is read. */
-static bool wants_look(const struct cpu *cpu)
-{
-    _Atomic uint8_t *notice = &translator_frame.status[STATUS_ATTENTION];
-    if (unlikely(atomic_load_explicit(notice, memory_order_relaxed))) {
-        atomic_store(notice, 0);
-    }
-    return cpu_wants_look(cpu);
 }
 
 /* Translated code from cpu->rip on, until struct cpu has to be looked at. */

@@ -72,6 +72,9 @@ enum found find_entry(struct translator_cpu *translator, uint64_t linear, unsign
                       struct entry *entry);
 /* Where the view's jump entries lead, as for a jump of translated code. */
 bool find_jump(struct translator_cpu *translator, uint64_t linear, struct entry *entry);
+/* The same place in the block's plain variant; false: that cannot be had. */
+bool find_plain(struct translator_cpu *translator, struct block *block, unsigned ordinal,
+                struct entry *entry);
 /* May the host's units hold the guest's state, where the block needs that? */
 bool find_is_open(const struct cpu *cpu, const struct block *block);
 /* May what is left of the block run without going beyond the limit? */

@@ -10,7 +10,7 @@ static const char *const leave_names[LEAVE_COUNT] = {
     [LEAVE_HEAD] = "attention_or_gate", [LEAVE_LINK] = "exit_not_linked",
     [LEAVE_JUMP] = "jump_unknown",      [LEAVE_READ] = "read_missed",
     [LEAVE_WRITE] = "write_missed",     [LEAVE_INTERPRET] = "instruction_not_translated",
-    [LEAVE_WATCHED] = "store_watched",
+    [LEAVE_PLAIN] = "group_watched",    [LEAVE_WATCHED] = "store_watched",
 };
 
 struct row {
@@ -108,6 +108,7 @@ void code_stats_tell(struct code_cache *cache, engine_stat_fn *each, void *opaqu
         {"by_store", counters.invalidated[BY_STORE]},
         {"by_device", counters.invalidated[BY_DEVICE]},
         {"by_overflow", counters.invalidated[BY_OVERFLOW]},
+        {"by_plain_variant", counters.invalidated[BY_VARIANT]},
     };
     tell_rows("invalidated_blocks", invalidated, array_size(invalidated), each, opaque);
     const struct row evictions[] = {

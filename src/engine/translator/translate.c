@@ -349,6 +349,19 @@ static void emit_count(struct emit *emit)
     host_fs(&emit->code, true, HOST_MOV_STORE, HOST_R8, FRAME(budget));
 }
 
+/* An instruction turned out to be the interpreter's: they are found anew. */
+static void find_groups(struct translation *translation)
+{
+    const struct emit *emit = &translation->emit;
+    for (unsigned i = 0; i < translation->count; i++) {
+        translation->insn[i].access = (struct access){.kind = ACCESS_ALONE};
+        translation->insn[i].keeps_base = false;
+    }
+    if (emit->is_64 && !(emit->mode & MODE_PLAIN)) {
+        group_accesses(translation->insn, translation->count);
+    }
+}
+
 static bool emit_insn(struct translation *translation, struct guest_insn *insn)
 {
     struct emit *emit = &translation->emit;
@@ -358,6 +371,11 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
     place->mnemonic = (uint16_t)insn->decoded.mnemonic;
     place->host = (uint32_t)(emit->code.at - emit->cache->write);
     place->host_flags = emit->flags_in_memory ? 0 : INSN_FLAGS_START | INSN_FLAGS_FAULT;
+    place->group_size = 0;
+    if (insn->keeps_base && insn->access.kind != ACCESS_FIRST) {
+        place->host_flags |= INSN_NEEDS_BASE;
+    }
+    emit->keeps_base = insn->keeps_base;
     if (insn->decoded.mnemonic == ZYDIS_MNEMONIC_CALL) {
         place->stack_bytes = -8;
     }
@@ -397,6 +415,7 @@ static bool emit_block(struct translation *translation)
         }
     }
     emit->ordinal = translation->count - 1;
+    emit->keeps_base = false;
     if (!emit->ended) {
         emit_goto(emit, -1, translation->end, X86_FLAGS_ARITH);
     }
@@ -450,9 +469,10 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
     block->count = (uint8_t)translation->count;
     do {
         find_live_flags(translation);
+        find_groups(translation);
         emit->code.at = cache->write + cache->used;
         emit->cold_count = emit->ordinal = 0;
-        emit->ended = emit->flags_in_memory = false;
+        emit->ended = emit->flags_in_memory = emit->keeps_base = false;
         cache->link_count = link_mark;
     } while (!emit_block(translation));
     cache->metadata_used =

@@ -1,0 +1,447 @@
+/*
+ * One check for several accesses: those of a block whose addresses differ by constants
+ * known now, as accesses off one base register do, or pushes behind each other. The first
+ * of them checks all their bytes, which must lie in one page; its host address stays in
+ * r10 until the last. If that does not work out, the block's plain variant goes on, which
+ * has a check for each (MODE_PLAIN).
+ *
+ * A group may check for a write before the write is due: nothing of the guest changes by
+ * that, for entries are not filled then (run.c). Whether stored bytes are code, or
+ * logged, is looked at behind the last store before translated code could be left; a
+ * group with more stores than looks begins only while its frame is not watched, so that
+ * no instruction executes that a store before it has changed.
+ */
+#include "engine/translator/emit.h"
+
+#include <string.h>
+
+#define GROUP_SIZE_MAX 224
+#define OFFSET_MAX     (1 << 24)
+
+/* What is known of a register: an unknown value, by number, and an offset. */
+struct symbol {
+    uint16_t value;
+    int32_t offset;
+};
+#define RIP_VALUE 1
+#define NO_VALUE  0
+
+/* An address: values of base and index, and the sum of all offsets. */
+struct address {
+    uint16_t base, index;
+    uint8_t scale;
+    int32_t offset;
+};
+
+struct group {
+    struct address address; /* offset: of its lowest byte */
+    int32_t end;
+    uint8_t first, last, count;
+    bool is_open, is_write;
+};
+
+#define GROUPS_MAX 48
+
+struct plan {
+    struct guest_insn *insn;
+    unsigned count;
+    struct symbol reg[16];
+    uint16_t next_value;
+    struct group group[GROUPS_MAX];
+    unsigned group_count;
+};
+
+/* The access of an instruction that may be one of a group. */
+struct member {
+    struct address address;
+    unsigned size;
+    bool is_write;
+};
+
+/* ---- values ----------------------------------------------------------------------- */
+
+static bool is_gpr64(const ZydisDecodedOperand *operand)
+{
+    return operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+           ZydisRegisterGetClass(operand->reg.value) == ZYDIS_REGCLASS_GPR64;
+}
+
+static unsigned number_of(ZydisRegister reg)
+{
+    unsigned id = (unsigned)ZydisRegisterGetId(reg);
+    bool is_high = reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH;
+    if (ZydisRegisterGetClass(reg) == ZYDIS_REGCLASS_GPR8) {
+        return is_high ? id - 4 : id >= 8 ? id - 4 : id;
+    }
+    return id;
+}
+
+static void forget(struct plan *plan, unsigned reg)
+{
+    plan->reg[reg] = (struct symbol){plan->next_value++, 0};
+}
+
+static void forget_all(struct plan *plan)
+{
+    for (unsigned i = 0; i < 16; i++) {
+        forget(plan, i);
+    }
+}
+
+static void move(struct plan *plan, unsigned to, struct symbol from, int64_t offset)
+{
+    int64_t sum = from.offset + offset;
+    if (sum > OFFSET_MAX || sum < -OFFSET_MAX) {
+        forget(plan, to);
+    } else {
+        plan->reg[to] = (struct symbol){from.value, (int32_t)sum};
+    }
+}
+
+static void forget_written(struct plan *plan, const struct guest_insn *insn)
+{
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        const ZydisDecodedOperand *operand = &insn->operand[i];
+        if (operand->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+            !(operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
+            continue;
+        }
+        switch (ZydisRegisterGetClass(operand->reg.value)) {
+        case ZYDIS_REGCLASS_GPR8:
+        case ZYDIS_REGCLASS_GPR16:
+        case ZYDIS_REGCLASS_GPR32:
+        case ZYDIS_REGCLASS_GPR64:
+            forget(plan, number_of(operand->reg.value));
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+/* What an instruction does to registers, as far as it is an addition of constants. */
+static void follow(struct plan *plan, const struct guest_insn *insn)
+{
+    const ZydisDecodedOperand *to = &insn->operand[0], *from = &insn->operand[1];
+    struct symbol before = {NO_VALUE, 0};
+    int64_t offset = 0;
+    switch (insn->decoded.mnemonic) {
+    case ZYDIS_MNEMONIC_ADD:
+    case ZYDIS_MNEMONIC_SUB:
+        if (is_gpr64(to) && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+            before = plan->reg[number_of(to->reg.value)];
+            offset = insn->decoded.mnemonic == ZYDIS_MNEMONIC_ADD ? from->imm.value.s
+                                                                  : -from->imm.value.s;
+        }
+        break;
+    case ZYDIS_MNEMONIC_MOV:
+        if (is_gpr64(to) && is_gpr64(from)) {
+            before = plan->reg[number_of(from->reg.value)];
+        }
+        break;
+    case ZYDIS_MNEMONIC_LEA:
+        if (is_gpr64(to) && from->mem.index == ZYDIS_REGISTER_NONE &&
+            ZydisRegisterGetClass(from->mem.base) == ZYDIS_REGCLASS_GPR64) {
+            before = plan->reg[number_of(from->mem.base)];
+            offset = from->mem.disp.value;
+        }
+        break;
+    case ZYDIS_MNEMONIC_PUSH:
+        move(plan, HOST_RSP, plan->reg[HOST_RSP], -8);
+        return;
+    case ZYDIS_MNEMONIC_POP:
+        move(plan, HOST_RSP, plan->reg[HOST_RSP], 8);
+        forget(plan, number_of(to->reg.value));
+        return;
+    case ZYDIS_MNEMONIC_LEAVE:
+        move(plan, HOST_RSP, plan->reg[HOST_RBP], 8);
+        forget(plan, HOST_RBP);
+        return;
+    default:
+        break;
+    }
+    if (before.value == NO_VALUE) {
+        forget_written(plan, insn);
+    } else {
+        move(plan, number_of(to->reg.value), before, offset);
+    }
+}
+
+/* ---- accesses --------------------------------------------------------------------- */
+
+static bool find_stack_access(const struct plan *plan, const struct guest_insn *insn,
+                              struct member *member)
+{
+    bool is_push = insn->emit == emit_push || insn->emit == emit_call;
+    unsigned base = insn->emit == emit_leave_frame ? HOST_RBP : HOST_RSP;
+    struct symbol top = plan->reg[base];
+    member->address = (struct address){
+        .base = top.value,
+        .offset = top.offset - (is_push ? 8 : 0),
+    };
+    member->size = 8;
+    member->is_write = is_push;
+    /* An operand in memory is an access of its own. */
+    return insn->operand[0].type != ZYDIS_OPERAND_TYPE_MEMORY ||
+           insn->emit == emit_leave_frame || insn->emit == emit_ret;
+}
+
+static const ZydisDecodedOperand *find_operand(const struct guest_insn *insn)
+{
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        if (insn->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+            return &insn->operand[i];
+        }
+    }
+    return NULL;
+}
+
+static bool find_part(const struct plan *plan, ZydisRegister reg, uint16_t *value,
+                      int64_t *offset, unsigned scale)
+{
+    if (reg == ZYDIS_REGISTER_NONE) {
+        return true;
+    }
+    if (ZydisRegisterGetClass(reg) != ZYDIS_REGCLASS_GPR64) {
+        return false;
+    }
+    const struct symbol *symbol = &plan->reg[number_of(reg)];
+    *value = symbol->value;
+    *offset += (int64_t)symbol->offset * scale;
+    return true;
+}
+
+static bool find_access(const struct plan *plan, const struct guest_insn *insn,
+                        struct member *member)
+{
+    if (insn->emit == emit_push || insn->emit == emit_pop || insn->emit == emit_call ||
+        insn->emit == emit_ret || insn->emit == emit_leave_frame) {
+        return find_stack_access(plan, insn, member);
+    }
+    const ZydisDecodedOperand *operand = find_operand(insn);
+    if (insn->emit != emit_copy || !operand || insn->decoded.address_width != 64 ||
+        operand->mem.segment == ZYDIS_REGISTER_FS ||
+        operand->mem.segment == ZYDIS_REGISTER_GS) {
+        return false;
+    }
+    struct address *address = &member->address;
+    int64_t offset = operand->mem.disp.value;
+    *address = (struct address){.scale = operand->mem.scale};
+    if (operand->mem.base == ZYDIS_REGISTER_RIP) {
+        address->base = RIP_VALUE;
+        offset += insn->offset + insn->decoded.length;
+    } else if (!find_part(plan, operand->mem.base, &address->base, &offset, 1)) {
+        return false;
+    }
+    if (!find_part(plan, operand->mem.index, &address->index, &offset,
+                   operand->mem.scale) ||
+        address->base == NO_VALUE || offset > OFFSET_MAX || offset < -OFFSET_MAX) {
+        return false;
+    }
+    address->offset = (int32_t)offset;
+    member->size = operand->size / 8;
+    member->is_write = operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+    return member->size != 0 && member->size <= 64;
+}
+
+/* ---- groups ----------------------------------------------------------------------- */
+
+/* Guest registers, apart from those of an address, that live in memory. */
+static unsigned count_borrowed(const struct guest_insn *insn)
+{
+    unsigned seen = 0;
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        const ZydisDecodedOperand *operand = &insn->operand[i];
+        if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER) {
+            ZydisRegisterClass class = ZydisRegisterGetClass(operand->reg.value);
+            bool is_gpr = class == ZYDIS_REGCLASS_GPR8 || class == ZYDIS_REGCLASS_GPR16 ||
+                          class == ZYDIS_REGCLASS_GPR32 || class == ZYDIS_REGCLASS_GPR64;
+            unsigned number = is_gpr ? number_of(operand->reg.value) : 0;
+            seen |= guest_in_memory(number) ? 1u << number : 0;
+        }
+    }
+    return (unsigned)__builtin_popcount(seen);
+}
+
+/* Can the instruction's code do without r10, if its access is, or is not, one of the
+ * group that r10 is taken for? As emit_copy and others use scratch registers. */
+static bool spares_base(const struct guest_insn *insn, bool is_member)
+{
+    if (insn->emit == emit_jcc || insn->emit == emit_nothing || insn->emit == emit_lea) {
+        return true;
+    }
+    if (insn->emit != emit_copy) {
+        return is_member;
+    }
+    const ZydisDecodedOperand *operand = find_operand(insn);
+    if (!operand || is_member) {
+        return count_borrowed(insn) <= 2;
+    }
+    if (!(operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
+        return count_borrowed(insn) <= 1;
+    }
+    return count_borrowed(insn) == 0 && !insn->flags_read && !insn->flags_live;
+}
+
+/* May translated code be left at the instruction, but by the group's own check? */
+static bool may_leave(const struct guest_insn *insn)
+{
+    ZydisMnemonic mnemonic = insn->decoded.mnemonic;
+    bool is_member = insn->access.kind != ACCESS_ALONE;
+    bool has_operand = find_operand(insn) != NULL;
+    return insn->emit == emit_jcc || insn->emit == emit_ret ||
+           mnemonic == ZYDIS_MNEMONIC_DIV || mnemonic == ZYDIS_MNEMONIC_IDIV ||
+           mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B || insn->uses_fpu ||
+           (has_operand && (!is_member || insn->uses_vector));
+}
+
+static void close_groups(struct plan *plan, const struct group *but)
+{
+    for (unsigned i = 0; i < plan->group_count; i++) {
+        if (&plan->group[i] != but) {
+            plan->group[i].is_open = false;
+        }
+    }
+}
+
+static bool is_same_base(const struct address *a, const struct address *b)
+{
+    return a->base == b->base && a->index == b->index &&
+           (a->scale == b->scale || a->index == NO_VALUE);
+}
+
+/* The open group that an access fits into; a new one if there is none and room. */
+static struct group *join(struct plan *plan, unsigned i, const struct member *member)
+{
+    const struct address *address = &member->address;
+    int32_t end = address->offset + (int32_t)member->size;
+    for (unsigned g = 0; g < plan->group_count; g++) {
+        struct group *group = &plan->group[g];
+        if (!group->is_open || !is_same_base(&group->address, address)) {
+            continue;
+        }
+        int32_t low = address->offset < group->address.offset ? address->offset
+                                                              : group->address.offset;
+        int32_t high = end > group->end ? end : group->end;
+        if (high - low > GROUP_SIZE_MAX) {
+            group->is_open = false;
+            continue;
+        }
+        group->address.offset = low;
+        group->end = high;
+        group->last = (uint8_t)i;
+        group->count++;
+        group->is_write |= member->is_write;
+        return group;
+    }
+    if (plan->group_count == GROUPS_MAX) {
+        return NULL;
+    }
+    struct group *group = &plan->group[plan->group_count++];
+    *group = (struct group){
+        .address = *address,
+        .end = end,
+        .first = (uint8_t)i,
+        .last = (uint8_t)i,
+        .count = 1,
+        .is_open = true,
+        .is_write = member->is_write,
+    };
+    return group;
+}
+
+/* Of those that overlap the one that saves most. Returns NULL when none is left. */
+static struct group *choose(struct plan *plan)
+{
+    struct group *best = NULL;
+    for (unsigned i = 0; i < plan->group_count; i++) {
+        struct group *group = &plan->group[i];
+        if (group->count >= 2 && (!best || group->count > best->count)) {
+            best = group;
+        }
+    }
+    for (unsigned i = 0; best && i < plan->group_count; i++) {
+        struct group *group = &plan->group[i];
+        if (group != best && group->first <= best->last && group->last >= best->first) {
+            group->count = 0;
+        }
+    }
+    return best;
+}
+
+/* Which stores look at the watch bits, and at which bytes. */
+static void place_looks(struct guest_insn *insn, const struct group *group)
+{
+    struct access *pending = NULL;
+    unsigned from = 0, end = 0;
+    bool delays = false;
+    for (unsigned i = group->first; i <= group->last; i++) {
+        struct access *access = &insn[i].access;
+        if (may_leave(&insn[i])) {
+            pending = NULL;
+        }
+        if (access->kind == ACCESS_ALONE || !access->stores) {
+            continue;
+        }
+        unsigned low = access->offset, high = low + access->size;
+        if (pending) {
+            pending->look_size = 0;
+            delays = true;
+            low = from < low ? from : low;
+            high = end > high ? end : high;
+        }
+        from = low;
+        end = high;
+        access->look_from = (uint8_t)from;
+        access->look_size = (uint8_t)(end - from);
+        pending = access;
+    }
+    insn[group->first].access.looks_first = delays;
+}
+
+static void apply(struct plan *plan, const struct member *members, struct group *group)
+{
+    struct guest_insn *insn = plan->insn;
+    for (unsigned i = group->first; i <= group->last; i++) {
+        insn[i].keeps_base = true;
+        if (insn[i].access.group != group - plan->group) {
+            continue;
+        }
+        struct access *access = &insn[i].access;
+        access->kind = i == group->first ? ACCESS_FIRST : ACCESS_MEMBER;
+        access->offset = (uint8_t)(members[i].address.offset - group->address.offset);
+        access->size = (uint8_t)members[i].size;
+        access->stores = members[i].is_write;
+        access->group_size = (uint8_t)(group->end - group->address.offset);
+        access->group_stores = group->is_write;
+    }
+    place_looks(insn, group);
+    group->count = 0;
+}
+
+void group_accesses(struct guest_insn *insn, unsigned count)
+{
+    struct plan plan = {.insn = insn, .count = count, .next_value = RIP_VALUE + 1};
+    struct member members[BLOCK_INSN_MAX];
+    forget_all(&plan);
+    for (unsigned i = 0; i < count; i++) {
+        struct group *group = NULL;
+        if (insn[i].emit && find_access(&plan, &insn[i], &members[i]) &&
+            spares_base(&insn[i], true)) {
+            group = join(&plan, i, &members[i]);
+        }
+        insn[i].access.group = group ? (int8_t)(group - plan.group) : -1;
+        if (!insn[i].emit || !spares_base(&insn[i], false)) {
+            close_groups(&plan, group);
+        }
+        if (insn[i].emit) {
+            follow(&plan, &insn[i]);
+        } else {
+            forget_all(&plan);
+        }
+    }
+    struct group *group;
+    while ((group = choose(&plan)) != NULL) {
+        apply(&plan, members, group);
+    }
+}

@@ -1,0 +1,255 @@
+/*
+ * Accesses near each other off one base, pushes behind each other: an engine may check
+ * them together. Each still faults on its own, at its instruction, with those before it
+ * done and those behind it not; page-table bits are set when it is their turn; what a
+ * store changes of the code right behind it counts.
+ */
+#include "cpu.h"
+#include "guest.h"
+#include "page.h"
+#include "trap.h"
+
+#define BASE 0x10000000000ull
+#define EDGE (BASE + PAGE_SIZE)
+
+/* RDI: where. A label before each access. */
+ASM_FUNCTION(store_run, "mov $1, %eax\n"
+                        "store_0: mov %rax, (%rdi)\n"
+                        "store_1: mov %rax, 8(%rdi)\n"
+                        "store_2: movl $2, 16(%rdi)\n"
+                        "store_3: addq %rax, 24(%rdi)\n"
+                        "store_4: movb %al, 32(%rdi)\n");
+ASM_FUNCTION(load_run, "load_0: mov (%rdi), %rax\n"
+                       "load_1: add 8(%rdi), %rax\n"
+                       "lea 16(%rdi), %rcx\n"
+                       "load_2: add (%rcx), %rax\n"
+                       "add $8, %rdi\n"
+                       "load_3: add 16(%rdi), %rax\n");
+ASM_FUNCTION(push_run, "mov %rsp, %rdx; mov %rdi, %rsp; mov $7, %eax; mov $8, %r8d\n"
+                       "push_0: push %rax\n"
+                       "push_1: push %r8\n"
+                       "push_2: push $9\n"
+                       "push_3: call 1f\n"
+                       "1: mov %rdx, %rsp\n");
+ASM_FUNCTION(pop_run, "mov %rsp, %rdx; mov %rdi, %rsp\n"
+                      "pop_0: pop %rax\n"
+                      "pop_1: pop %r8\n"
+                      "pop_2: pop %rcx\n"
+                      "pop_3: pop %r9\n"
+                      "mov %rdx, %rsp\n");
+extern char store_0[], store_1[], store_2[], store_3[], store_4[];
+extern char load_0[], load_1[], load_2[], load_3[];
+extern char push_0[], push_1[], push_2[], push_3[], pop_0[], pop_1[], pop_2[], pop_3[];
+
+/* Accesses of 8 bytes, upwards or downwards from RDI. */
+struct run {
+    const char *name;
+    trap_function *function;
+    char *at[5];
+    unsigned count;
+    bool writes, is_down;
+};
+
+static const struct run runs[] = {
+    {"stores", store_run, {store_0, store_1, store_2, store_3, store_4}, 5, true, false},
+    {"loads", load_run, {load_0, load_1, load_2, load_3}, 4, false, false},
+    {"pushes and a call", push_run, {push_0, push_1, push_2, push_3}, 4, true, true},
+    {"pops", pop_run, {pop_0, pop_1, pop_2, pop_3}, 4, false, false},
+};
+
+static uint8_t *first, *second;
+
+static void map(uint64_t first_flags, uint64_t second_flags)
+{
+    page_map(BASE, (uint64_t)first, first_flags, 1);
+    page_map(EDGE, (uint64_t)second, second_flags, 1);
+}
+
+static uint64_t bits(uint64_t address)
+{
+    return *page_entry(kernel_pml4, address, 1) & (PTE_A | PTE_D);
+}
+
+/* The page that the run comes to after `done` accesses refuses: it is not there, or not
+ * writable. Each time thrice: an engine may behave otherwise when it has seen it. */
+static void try_edge(const struct run *run, unsigned done, bool is_present)
+{
+    struct cpu *cpu = cpu_self();
+    uint64_t good = PTE_P | PTE_W, bad = is_present ? PTE_P : 0;
+    uint64_t start = run->is_down ? EDGE + 8 * done : EDGE - 8 * done;
+    for (unsigned i = 0; i < 3; i++) {
+        map(run->is_down ? bad : good, run->is_down ? good : bad);
+        memset(first, 0x11, PAGE_SIZE);
+        memset(second, 0x11, PAGE_SIZE);
+        ASSERT(trap_try(run->function, start));
+        ASSERT_EQ(cpu->trap.vector, VECTOR_PF);
+        ASSERT_EQ(cpu->trap.error, (is_present ? PF_P : 0) | (run->writes ? PF_W : 0));
+        ASSERT_EQ(cpu->trap.rip, run->at[done]);
+        ASSERT_EQ(cpu->trap_cr2, run->is_down ? EDGE - 8 : EDGE);
+        const uint8_t *page = run->is_down ? second : first;
+        const uint8_t *other = run->is_down ? first : second;
+        for (unsigned b = 0; b < PAGE_SIZE; b++) {
+            unsigned from = run->is_down ? 0 : PAGE_SIZE - 8 * done;
+            bool is_stored = run->writes && b >= from && b < from + 8 * done;
+            ASSERT(is_stored || page[b] == 0x11);
+            ASSERT_EQ(other[b], 0x11);
+        }
+        if (run->writes && done) {
+            ASSERT(page[run->is_down ? 8 * done - 8 : PAGE_SIZE - 8 * done] != 0x11);
+        }
+        uint64_t seen = done ? PTE_A | (run->writes ? PTE_D : 0) : 0;
+        ASSERT_EQ(bits(run->is_down ? EDGE : BASE), seen);
+        ASSERT_EQ(bits(run->is_down ? BASE : EDGE) & PTE_D, 0);
+    }
+}
+
+/* Both pages are there, and not next to each other in memory. */
+static void try_across(const struct run *run)
+{
+    map(PTE_P | PTE_W, PTE_P | PTE_W);
+    for (unsigned i = 0; i < 1000; i++) {
+        uint64_t start = EDGE + 8 * (i % 11) - 40;
+        memset(first + PAGE_SIZE - 64, 0, 64);
+        memset(second, 0, 128);
+        ASSERT(!trap_try(run->function, start));
+        if (run->function == store_run) {
+            ASSERT_EQ(*(volatile uint64_t *)start, 1);
+            ASSERT_EQ(*(volatile uint64_t *)(start + 16), 2);
+            ASSERT_EQ(*(volatile uint8_t *)(start + 32), 1);
+        } else if (run->function == push_run) {
+            ASSERT_EQ(*(volatile uint64_t *)(start - 8), 7);
+            ASSERT_EQ(*(volatile uint64_t *)(start - 24), 9);
+        } else {
+            *(volatile uint64_t *)(start + 8) = i;
+            *(volatile uint64_t *)(start + 24) = 5;
+            ASSERT(run->function != load_run || run->function(start) == i + 5);
+        }
+    }
+}
+
+/* Reads before it writes; between them a fault, if RSI is not mapped. */
+ASM_FUNCTION(late_write, "mov $0x10000001000, %rsi\n"
+                         "mov (%rdi), %rax\n"
+                         "late_at: mov (%rsi), %rcx\n"
+                         "mov %rax, 8(%rdi)\n");
+extern char late_at[];
+
+static void try_late_write(void)
+{
+    case_begin("the dirty bit is set when the write comes");
+    for (unsigned i = 0; i < 3; i++) {
+        map(PTE_P | PTE_W, 0);
+        ASSERT(trap_try(late_write, BASE + 64));
+        ASSERT_EQ(cpu_self()->trap.rip, late_at);
+        ASSERT_EQ(bits(BASE), PTE_A);
+        map(PTE_P | PTE_W, PTE_P);
+        ASSERT(!trap_try(late_write, BASE + 64));
+        ASSERT_EQ(bits(BASE), PTE_A | PTE_D);
+    }
+    case_begin("a page that is read first and may not be written");
+    map(PTE_P, PTE_P);
+    for (unsigned i = 0; i < 1000; i++) {
+        ASSERT(trap_try(late_write, BASE + 64));
+        ASSERT_EQ(cpu_self()->trap.error, PF_P | PF_W);
+        ASSERT_EQ(cpu_self()->trap_cr2, BASE + 72);
+    }
+}
+
+/* Copied to RAM. Its stores change the constant of the MOV behind them. */
+ASM_FUNCTION(change_next, "change_start: lea 1f(%rip), %rcx\n"
+                          "movb %sil, 1(%rcx)\n"
+                          "movb $0, 2(%rcx)\n"
+                          "1: mov $0x11, %eax\n"
+                          "ret\n"
+                          "change_end:\n");
+extern char change_start[], change_end[];
+
+/* RDI: the page that it is on, the place for its stack, too. */
+ASM_FUNCTION(push_here, "push_start: mov %rsp, %rdx; lea 256(%rdi), %rsp\n"
+                        "push %rdx; push %rdi; push %rsi; push %rax\n"
+                        "pop %rcx; pop %rsi; pop %rdi; pop %rsp\n"
+                        "mov %rcx, %rax\n");
+extern char push_start[];
+
+static void try_change(void)
+{
+    case_begin("a store to the instruction behind it, among others");
+    uint8_t *code = page_new();
+    memcpy(code, change_start, (size_t)(change_end - change_start));
+    for (uint64_t i = 0; i < 1000; i++) {
+        uint64_t result;
+        __asm__ volatile("call *%2"
+                         : "=a"(result)
+                         : "S"(i & 0xff), "r"(code)
+                         : "rcx", "memory");
+        ASSERT_EQ(result, i & 0xff);
+    }
+    case_begin("pushes onto the page of the code");
+    memcpy(code, push_start, 64);
+    for (uint64_t i = 0; i < 1000; i++) {
+        uint64_t result, where = (uint64_t)code;
+        __asm__ volatile("call *%2"
+                         : "=a"(result), "+D"(where)
+                         : "r"(code), "0"(i)
+                         : "rcx", "rdx", "rsi", "memory");
+        ASSERT_EQ(result, i);
+        ASSERT_EQ(where, code);
+    }
+}
+
+/* A carry that lives through accesses off one base, and through others. */
+ASM_FUNCTION(carry_run, "mov (%rdi), %rax\n"
+                        "add 8(%rdi), %rax\n"
+                        "mov 16(%rdi), %rcx\n"
+                        "adc 24(%rdi), %rcx\n"
+                        "mov %rcx, 40(%rdi)\n"
+                        "mov (%rsp), %r8\n"
+                        "mov 32(%rdi), %r9\n"
+                        "adc $0, %r9\n"
+                        "mov %r9, 48(%rdi)\n"
+                        "mov %rax, 32(%rdi)\n"
+                        "setc %al\n"
+                        "movzx %al, %eax\n");
+
+static void try_flags(void)
+{
+    case_begin("flags across accesses");
+    uint64_t *number = page_new();
+    for (unsigned i = 0; i < 8; i++) {
+        memset(number, 0, 64);
+        number[0] = i & 1 ? UINT64_MAX : 1;
+        number[1] = 1;
+        number[2] = i & 2 ? UINT64_MAX : 1;
+        number[4] = i & 4 ? UINT64_MAX : 1;
+        uint64_t low = i & 1, middle = (i & 3) == 3, all = i == 7;
+        ASSERT_EQ(carry_run((uint64_t)number), all);
+        ASSERT_EQ(number[5], number[2] + low);
+        ASSERT_EQ(number[6], (i & 4 ? UINT64_MAX : 1) + middle);
+        ASSERT_EQ(number[4], number[0] + 1);
+    }
+}
+
+void guest_test(void)
+{
+    first = page_new();
+    page_new();
+    second = page_new();
+    for (unsigned i = 0; i < sizeof(runs) / sizeof(runs[0]); i++) {
+        const struct run *run = &runs[i];
+        case_begin("%s that come to a page's end", run->name);
+        /* The stack of the handler is elsewhere: RSP is the base of some. */
+        trap_set_gate(VECTOR_PF, 0x8e, 1);
+        for (unsigned done = 0; done < run->count; done++) {
+            try_edge(run, done, false);
+            if (run->writes) {
+                try_edge(run, done, true);
+            }
+        }
+        case_begin("%s across pages", run->name);
+        try_across(run);
+        trap_set_gate(VECTOR_PF, 0x8e, 0);
+    }
+    try_late_write();
+    try_change();
+    try_flags();
+}
