@@ -242,7 +242,9 @@ static void probe_userfaultfd(struct finding *finding)
         return;
     }
     found(finding, CHECK_WARNING, "refused: %s", strerror(errno));
-    remedy(finding, "nothing in this version needs it");
+    remedy(finding,
+           "in a container allow userfaultfd(2); until then a restored machine's "
+           "memory is read before it starts");
 }
 
 static void probe_io_uring(struct finding *finding)
@@ -437,7 +439,8 @@ const struct check check_table[] = {
      probe_kvm_excess},
     {"memfd", "holds guest memory", true, probe_memfd},
     {"membarrier", "makes waking a virtual processor cheap", false, probe_membarrier},
-    {"userfaultfd", "will serve lazy restore and migration", false, probe_userfaultfd},
+    {"userfaultfd", "brings in a restored machine's memory as it is touched", false,
+     probe_userfaultfd},
     {"io_uring", "will serve disks", false, probe_io_uring},
     {"no_new_privs", "keeps machines from gaining rights", false,
      probe_no_new_privileges},
