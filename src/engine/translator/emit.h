@@ -196,8 +196,9 @@ bool emit_can_link(const struct emit *emit, int64_t target);
 uint32_t emit_link(struct emit *emit, int opcode, unsigned target);
 void emit_leave(struct emit *emit, unsigned reason);
 
-/* group.c: finds the groups of a block's accesses, whose functions are known. */
-void group_accesses(struct guest_insn *insn, unsigned count);
+/* group.c: finds the groups of a block's accesses, whose functions are known; addresses
+ * have width bytes, and segments no bases but FS and GS. */
+void group_accesses(struct guest_insn *insn, unsigned count, unsigned width);
 
 /* emit_copy.c */
 emit_fn emit_copy, emit_nothing, emit_lea;

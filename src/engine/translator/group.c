@@ -45,6 +45,7 @@ struct group {
 struct plan {
     struct guest_insn *insn;
     unsigned count;
+    unsigned width; /* of addresses and of what is pushed, bytes */
     struct symbol reg[16];
     uint16_t next_value;
     struct group group[GROUPS_MAX];
@@ -60,10 +61,17 @@ struct member {
 
 /* ---- values ----------------------------------------------------------------------- */
 
-static bool is_gpr64(const ZydisDecodedOperand *operand)
+/* A general register as wide as addresses. */
+static bool is_whole(const struct plan *plan, ZydisRegister reg)
+{
+    return ZydisRegisterGetClass(reg) ==
+           (plan->width == 8 ? ZYDIS_REGCLASS_GPR64 : ZYDIS_REGCLASS_GPR32);
+}
+
+static bool is_whole_operand(const struct plan *plan, const ZydisDecodedOperand *operand)
 {
     return operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-           ZydisRegisterGetClass(operand->reg.value) == ZYDIS_REGCLASS_GPR64;
+           is_whole(plan, operand->reg.value);
 }
 
 static unsigned number_of(ZydisRegister reg)
@@ -128,33 +136,33 @@ static void follow(struct plan *plan, const struct guest_insn *insn)
     switch (insn->decoded.mnemonic) {
     case ZYDIS_MNEMONIC_ADD:
     case ZYDIS_MNEMONIC_SUB:
-        if (is_gpr64(to) && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        if (is_whole_operand(plan, to) && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
             before = plan->reg[number_of(to->reg.value)];
             offset = insn->decoded.mnemonic == ZYDIS_MNEMONIC_ADD ? from->imm.value.s
                                                                   : -from->imm.value.s;
         }
         break;
     case ZYDIS_MNEMONIC_MOV:
-        if (is_gpr64(to) && is_gpr64(from)) {
+        if (is_whole_operand(plan, to) && is_whole_operand(plan, from)) {
             before = plan->reg[number_of(from->reg.value)];
         }
         break;
     case ZYDIS_MNEMONIC_LEA:
-        if (is_gpr64(to) && from->mem.index == ZYDIS_REGISTER_NONE &&
-            ZydisRegisterGetClass(from->mem.base) == ZYDIS_REGCLASS_GPR64) {
+        if (is_whole_operand(plan, to) && from->mem.index == ZYDIS_REGISTER_NONE &&
+            is_whole(plan, from->mem.base)) {
             before = plan->reg[number_of(from->mem.base)];
             offset = from->mem.disp.value;
         }
         break;
     case ZYDIS_MNEMONIC_PUSH:
-        move(plan, HOST_RSP, plan->reg[HOST_RSP], -8);
+        move(plan, HOST_RSP, plan->reg[HOST_RSP], -(int64_t)plan->width);
         return;
     case ZYDIS_MNEMONIC_POP:
-        move(plan, HOST_RSP, plan->reg[HOST_RSP], 8);
+        move(plan, HOST_RSP, plan->reg[HOST_RSP], plan->width);
         forget(plan, number_of(to->reg.value));
         return;
     case ZYDIS_MNEMONIC_LEAVE:
-        move(plan, HOST_RSP, plan->reg[HOST_RBP], 8);
+        move(plan, HOST_RSP, plan->reg[HOST_RBP], plan->width);
         forget(plan, HOST_RBP);
         return;
     default:
@@ -177,9 +185,9 @@ static bool find_stack_access(const struct plan *plan, const struct guest_insn *
     struct symbol top = plan->reg[base];
     member->address = (struct address){
         .base = top.value,
-        .offset = top.offset - (is_push ? 8 : 0),
+        .offset = top.offset - (is_push ? (int32_t)plan->width : 0),
     };
-    member->size = 8;
+    member->size = plan->width;
     member->is_write = is_push;
     /* An operand in memory is an access of its own. */
     return insn->operand[0].type != ZYDIS_OPERAND_TYPE_MEMORY ||
@@ -202,7 +210,7 @@ static bool find_part(const struct plan *plan, ZydisRegister reg, uint16_t *valu
     if (reg == ZYDIS_REGISTER_NONE) {
         return true;
     }
-    if (ZydisRegisterGetClass(reg) != ZYDIS_REGCLASS_GPR64) {
+    if (!is_whole(plan, reg)) {
         return false;
     }
     const struct symbol *symbol = &plan->reg[number_of(reg)];
@@ -219,7 +227,8 @@ static bool find_access(const struct plan *plan, const struct guest_insn *insn,
         return find_stack_access(plan, insn, member);
     }
     const ZydisDecodedOperand *operand = find_operand(insn);
-    if (insn->emit != emit_copy || !operand || insn->decoded.address_width != 64 ||
+    if (insn->emit != emit_copy || !operand ||
+        insn->decoded.address_width != plan->width * 8 ||
         operand->mem.segment == ZYDIS_REGISTER_FS ||
         operand->mem.segment == ZYDIS_REGISTER_GS) {
         return false;
@@ -419,9 +428,10 @@ static void apply(struct plan *plan, const struct member *members, struct group 
     group->count = 0;
 }
 
-void group_accesses(struct guest_insn *insn, unsigned count)
+void group_accesses(struct guest_insn *insn, unsigned count, unsigned width)
 {
-    struct plan plan = {.insn = insn, .count = count, .next_value = RIP_VALUE + 1};
+    struct plan plan = {
+        .insn = insn, .count = count, .width = width, .next_value = RIP_VALUE + 1};
     struct member members[BLOCK_INSN_MAX];
     forget_all(&plan);
     for (unsigned i = 0; i < count; i++) {

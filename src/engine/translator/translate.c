@@ -357,8 +357,9 @@ static void find_groups(struct translation *translation)
         translation->insn[i].access = (struct access){.kind = ACCESS_ALONE};
         translation->insn[i].keeps_base = false;
     }
-    if (emit->is_64 && !(emit->mode & MODE_PLAIN)) {
-        group_accesses(translation->insn, translation->count);
+    bool has_bases = !emit->is_64 && !(emit->mode & MODE_FLAT);
+    if (!has_bases && !(emit->mode & MODE_PLAIN)) {
+        group_accesses(translation->insn, translation->count, emit->width);
     }
 }
 
