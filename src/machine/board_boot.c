@@ -21,15 +21,20 @@ static void mtrr_init(struct x86_state *state, unsigned physical_bits)
         (addresses & ~(MAP_HIGH_RAM - MAP_LOW_RAM_END - 1)) | 1u << 11;
 }
 
-static int put_acpi_tables(struct board *board, struct error *err)
+struct acpi_config board_acpi(const struct board *board)
 {
-    uint8_t tables[16384];
-    const struct acpi_config config = {
+    return (struct acpi_config){
         .cpus = board->vm->cpu_count,
         .has_pci = board->pci != NULL,
         .virtio_count = board->disks.count,
         .virtio = board->disks.place,
     };
+}
+
+static int put_acpi_tables(struct board *board, struct error *err)
+{
+    uint8_t tables[16384];
+    const struct acpi_config config = board_acpi(board);
     int size = acpi_build(&config, MAP_BIOS_AREA, tables, sizeof(tables), err);
     if (size < 0) {
         return size;

@@ -3,6 +3,7 @@
  * board_devices.c (devices and wires), board_ports.c (what nothing stands behind),
  * board_boot.c (the firmware's part). */
 
+#include "machine/acpi.h"
 #include "machine/board.h"
 #include "machine/board_disk.h"
 #include "machine/patient_console.h"
@@ -48,6 +49,8 @@ int board_add_device(struct board *board, struct device *device,
 int board_add_quiet_ranges(struct board *board, struct error *err);
 /* The boot hook, opaque being the board: tables, kernel, entry state. */
 int board_boot(void *opaque, struct vm *vm, struct error *err);
-/* The same with firmware, which makes its own tables: the processors are as after a
+/* The same with firmware, which places the tables itself: the processors are as after a
  * reset, and it is in its place. */
 int board_boot_firmware(void *opaque, struct vm *vm, struct error *err);
+/* What the machine's ACPI tables tell. */
+struct acpi_config board_acpi(const struct board *board);

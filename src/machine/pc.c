@@ -8,6 +8,7 @@
 #include "device/pc/post_code.h"
 #include "device/pci/pci_host.h"
 #include "device/pci/pci_testdev.h"
+#include "machine/acpi_loader.h"
 #include "machine/board_parts.h"
 #include "machine/memory_map.h"
 #include "machine/shadow.h"
@@ -89,7 +90,15 @@ static int add_fw_cfg(struct board *board, struct error *err)
     };
     int result =
         board_add_device(board, fw_cfg_device(fw_cfg), ports, array_size(ports), err);
-    return result < 0 ? result : add_items(board, fw_cfg, err);
+    if (result >= 0) {
+        result = add_items(board, fw_cfg, err);
+    }
+    /* A kernel without firmware gets its tables from the board. */
+    if (result >= 0 && board->firmware_path) {
+        const struct acpi_config acpi = board_acpi(board);
+        result = acpi_loader_add(fw_cfg, &acpi, err);
+    }
+    return result;
 }
 
 static int add_post_code(struct board *board, struct error *err)
