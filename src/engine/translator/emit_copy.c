@@ -13,6 +13,7 @@ struct form {
     bool has_modrm, has_memory, has_opcode_reg;
     bool needs_rex;   /* byte registers SPL to DIL */
     bool forbids_rex; /* AH to BH */
+    bool lends_rdi;   /* to the address of such an operand's partner in memory */
 };
 
 /* A guest register that lives in memory and has a scratch register meanwhile. */
@@ -187,9 +188,6 @@ static bool has_ignored_bits(const struct copy *copy)
     case ZYDIS_MNEMONIC_VPEXTRD:
     case ZYDIS_MNEMONIC_VPINSRD:
         return decoded->raw.vex.W;
-    case ZYDIS_MNEMONIC_VZEROALL:
-    case ZYDIS_MNEMONIC_VZEROUPPER:
-        return true; /* eight registers only */
     default:
         return false;
     }
@@ -253,8 +251,9 @@ static bool plan(struct copy *copy)
         }
     }
     change_encoding(copy);
-    bool has_rex = form->has_memory || form->needs_rex || form->reg >= 8 ||
-                   form->rm >= 8 || form->opcode_reg >= 8;
+    form->lends_rdi = form->forbids_rex && form->has_memory && copy->scratch_count > 0;
+    bool has_rex = (form->has_memory && !form->lends_rdi) || form->needs_rex ||
+                   form->reg >= 8 || form->rm >= 8 || form->opcode_reg >= 8;
     return !(form->forbids_rex && has_rex);
 }
 
@@ -366,8 +365,27 @@ static void mark_fault(struct emit *emit)
     insn->host_flags |= emit->flags_in_memory ? 0 : INSN_FLAGS_FAULT;
 }
 
+/* VZEROUPPER and VZEROALL of 32-bit code: of the eight registers that it has. */
+static bool zero_vectors(struct emit *emit, bool is_upper)
+{
+    struct code *code = &emit->code;
+    for (unsigned i = 0; i < 8; i++) {
+        /* VMOVAPS xmm, xmm, or VPXOR xmm, xmm, xmm */
+        code8(code, 0xc5);
+        code8(code, is_upper ? 0xf8 : 0x81 | (~i & 15) << 3);
+        code8(code, is_upper ? 0x28 : 0xef);
+        code8(code, 0xc0 | i << 3 | i);
+    }
+    return true;
+}
+
 bool emit_copy(struct emit *emit, const struct guest_insn *insn)
 {
+    ZydisMnemonic mnemonic = insn->decoded.mnemonic;
+    bool is_upper = mnemonic == ZYDIS_MNEMONIC_VZEROUPPER;
+    if (!emit->is_64 && (is_upper || mnemonic == ZYDIS_MNEMONIC_VZEROALL)) {
+        return zero_vectors(emit, is_upper);
+    }
     struct copy copy = {.emit = emit, .insn = insn};
     if (!can_write(&insn->decoded) || has_ignored_bits(&copy) || !plan(&copy)) {
         return false;
@@ -392,12 +410,20 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
             emit_load_gpr(emit, copy.borrowed[i].host, copy.borrowed[i].guest);
         }
     }
+    if (copy.form.lends_rdi) {
+        host_mov(code, copy.scratch[0], HOST_RDI);
+        host_mov(code, HOST_RDI, copy.place.base);
+        copy.place.base = HOST_RDI;
+    }
     if (insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
         write_vex(&copy, code);
     } else {
         write_legacy(&copy, code);
     }
     write_immediates(&copy, code);
+    if (copy.form.lends_rdi) {
+        host_mov(code, HOST_RDI, copy.scratch[0]);
+    }
     for (unsigned i = 0; i < copy.borrowed_count; i++) {
         if (copy.borrowed[i].stores) {
             host_fs(code, true, HOST_MOV_STORE, copy.borrowed[i].host,

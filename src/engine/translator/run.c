@@ -205,8 +205,13 @@ static bool fill(struct translator_cpu *translator, uint64_t ea, bool is_write)
 {
     struct cpu *cpu = translator->cpu;
     uint32_t info = translator_frame.exit_info;
-    translator->misses = info == translator->miss_info ? translator->misses + 1 : 0;
+    uint64_t page = ea >> FRAME_SHIFT;
+    bool is_again = info == translator->miss_info && (page == translator->miss_page[0] ||
+                                                      page == translator->miss_page[1]);
+    translator->misses = is_again ? translator->misses + 1 : 0;
     translator->miss_info = info;
+    translator->miss_page[1] = translator->miss_page[0];
+    translator->miss_page[0] = page;
     if (translator->misses == MISSES_IN_A_ROW) {
         translator->miss_info = UINT32_MAX;
         return false;

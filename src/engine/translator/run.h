@@ -32,8 +32,9 @@ struct translator_cpu {
     bool was_user;          /* whose return stack is in frame.host_rsp */
     uint64_t user_rsp;      /* the user's, while the kernel runs */
     unsigned mode;
-    uint32_t miss_info; /* the instruction that missed last */
-    unsigned misses;    /* how often in a row */
+    uint32_t miss_info;    /* the instruction that missed last */
+    uint64_t miss_page[2]; /* the last two that it missed */
+    unsigned misses;       /* how often in a row these */
     struct translator_stats stats;
     uint8_t *signal_stack;
 };
