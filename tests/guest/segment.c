@@ -8,30 +8,13 @@
  * EIP and the registers that it is given. An int $0x80 ends it.
  */
 #include "apic.h"
+#include "code32.h"
 #include "cpu.h"
 #include "guest.h"
-#include "page.h"
-#include "trap.h"
 
-#define FIRST_SELECTOR 0x140 /* behind the library's */
-#define SELECTORS      16
-#define ROUNDS         300
-#define VECTOR_TIMER   0x50
-
-/* Attributes of a descriptor: bits 40-47, and 52-55 at 12-15. */
-#define CODE_32        0xc09bu /* readable */
-#define CODE_UNREAD    0xc099u
-#define DATA_32        0xc093u
-#define DATA_READ_ONLY 0xc091u
-#define DATA_DOWN      0xc097u /* expand-down */
-#define DATA_BYTES     0x4093u /* the limit in bytes */
-#define STACK_16       0x8093u
-#define DPL_3          0x60u
-
-/* In the code's page, and in its own. */
-#define DATA_SIZE   0x3000u
-#define STACK_TOP   0xff0u
-#define OFFSET_DATA 0x800u /* in the data's second page */
+#define ROUNDS       300
+#define VECTOR_TIMER 0x50
+#define OFFSET_DATA  0x800u /* in the data's second page */
 
 extern char code_start[], code_end[], code_work[], code_moffs_load[], code_moffs_store[],
     code_strings[], code_switch[], code_reload[], code_far[], code_far_target[],
@@ -131,141 +114,6 @@ __asm__(
     "1: call *%rbx; lcall *(%rdx); loop 1b\n"
     "pop %rbx; ret\n.previous\n");
 
-struct far_pointer {
-    uint32_t offset;
-    uint16_t selector;
-} __attribute__((packed));
-
-/* Bases of the segments, and at which level. */
-struct place {
-    const char *name;
-    uint32_t code, data, extra, stack;
-    bool is_user;
-};
-
-static uint64_t table[FIRST_SELECTOR / 8 + SELECTORS];
-static unsigned selectors;
-static uint8_t *code, *data, *stack, *trap_stack;
-
-static uint32_t linear(const void *address)
-{
-    return (uint32_t)(uint64_t)address;
-}
-
-/* A new descriptor; with rights for ring 3 its selector asks for them. */
-static uint32_t describe(uint32_t base, uint32_t limit, uint32_t rights)
-{
-    unsigned slot = FIRST_SELECTOR / 8 + selectors++;
-    ASSERT(selectors <= SELECTORS);
-    table[slot] = (limit & 0xffff) | (uint64_t)(base & 0xffffff) << 16 |
-                  (uint64_t)(rights & 0xff) << 40 | (uint64_t)(limit >> 16 & 15) << 48 |
-                  (uint64_t)(rights >> 12) << 52 | (uint64_t)(base >> 24) << 56;
-    return slot * 8 | (rights & DPL_3 ? 3 : 0);
-}
-
-static void set_data(uint32_t ds, uint32_t es)
-{
-    __asm__ volatile("mov %0, %%ds\n\tmov %1, %%es" : : "r"(ds), "r"(es));
-}
-
-static void set_based(uint32_t fs, uint32_t gs)
-{
-    __asm__ volatile("mov %0, %%fs\n\tmov %1, %%gs" : : "r"(fs), "r"(gs));
-}
-
-/* Where a piece of code was copied to. */
-static uint8_t *copy_of(const char *piece)
-{
-    return code + (piece - code_start);
-}
-
-static void begin(void)
-{
-    memcpy(table, gdt, FIRST_SELECTOR);
-    selectors = 0;
-    struct descriptor_pointer pointer = {sizeof(table) - 1, (uint64_t)table};
-    __asm__ volatile("lgdt %0" : : "m"(pointer));
-    memcpy(code, code_start, (size_t)(code_end - code_start));
-    memset(data, 0, DATA_SIZE);
-}
-
-static void end(void)
-{
-    set_data(KERNEL_DS, KERNEL_DS);
-    set_based(0, 0);
-    trap_setup(0);
-}
-
-struct run {
-    uint32_t cs, ss, ds, es;
-    uint32_t eip, esp;
-    bool has_interrupts;
-};
-
-/* As the place says, with the stack's offset as well. */
-static struct run at(const struct place *place, const char *piece)
-{
-    uint32_t dpl = place->is_user ? DPL_3 : 0;
-    return (struct run){
-        .cs = describe(place->code, 0xfffff, CODE_32 | dpl),
-        .ss = describe(place->stack, 0xfffff, DATA_32 | dpl),
-        .ds = describe(place->data, 0xfffff, DATA_32 | dpl),
-        .es = describe(place->extra, 0xfffff, DATA_32 | dpl),
-        .eip = linear(copy_of(piece)) - place->code,
-        .esp = linear(stack) + STACK_TOP - place->stack,
-    };
-}
-
-struct registers {
-    uint32_t eax, ebx, ecx, edx, esi, edi, ebp;
-};
-
-/* Like user_enter, with what it lacks. */
-static uint64_t enter(uint64_t argument)
-{
-    const struct {
-        const struct run *run;
-        const struct registers *registers;
-    } *both = (const void *)argument;
-    const struct run *run = both->run;
-    uint64_t flags = RFLAGS_FIXED | (run->has_interrupts ? RFLAGS_IF : 0);
-    uint64_t frame[5] = {run->eip, run->cs, flags, run->esp, run->ss};
-    set_data(run->ds, run->es);
-    const struct registers *r = both->registers;
-    /* The upper halves are rubbish that 32-bit code must not see. */
-    uint64_t rubbish = 0xdeadbeef00000000;
-    __asm__ volatile("mov %[bp], %%rbp\n\t"
-                     "mov %[frame], %%rsp\n\t"
-                     "iretq"
-                     :
-                     : [frame] "r"(frame), [bp] "r"(rubbish | r->ebp),
-                       "a"(rubbish | r->eax), "b"(rubbish | r->ebx),
-                       "c"(rubbish | r->ecx), "d"(rubbish | r->edx),
-                       "S"(rubbish | r->esi), "D"(rubbish | r->edi), "m"(frame)
-                     : "memory");
-    return 0;
-}
-
-static const struct trap_frame *run(const struct run *run, struct registers registers)
-{
-    const struct {
-        const struct run *run;
-        const struct registers *registers;
-    } both = {run, &registers};
-    trap_try(enter, (uint64_t)&both);
-    set_data(KERNEL_DS, KERNEL_DS);
-    return &cpu_self()->trap;
-}
-
-static void expect_end(const struct trap_frame *trap)
-{
-    if (trap->vector != VECTOR_USER) {
-        FAIL("vector %lu, error 0x%lx, RIP 0x%lx, RAX 0x%lx, RBX 0x%lx, CR2 0x%lx",
-             trap->vector, trap->error, trap->rip, trap->rax, trap->rbx,
-             cpu_self()->trap_cr2);
-    }
-}
-
 static uint32_t get32(const void *from)
 {
     uint32_t value;
@@ -280,16 +128,16 @@ static void put32(void *to, uint32_t value)
 
 static void try_work(const struct place *place)
 {
-    uint8_t *here = data + 0x1000 + OFFSET_DATA;
-    begin();
+    uint8_t *here = code32_data + 0x1000 + OFFSET_DATA;
+    code32_begin(code_start, code_end);
     put32(here + 4, 100);
     here[9] = 7;
     uint32_t counter = linear(here) + 12 - place->data;
     put32(copy_of(code_moffs_load) + 1, counter);
     put32(copy_of(code_moffs_store) + 1, counter);
-    struct run what = at(place, code_work);
-    const struct trap_frame *trap =
-        run(&what, (struct registers){.ebx = linear(here) - place->data, .ecx = ROUNDS});
+    struct run what = run_at(place, code_work);
+    const struct trap_frame *trap = run_code32(
+        &what, (struct registers){.ebx = linear(here) - place->data, .ecx = ROUNDS});
     expect_end(trap);
     ASSERT_EQ(trap->rsi, 141 * ROUNDS);
     ASSERT_EQ(trap->rcx, 0);
@@ -297,17 +145,17 @@ static void try_work(const struct place *place)
     ASSERT_EQ(here[8], ROUNDS & 0xff);
     ASSERT_EQ(here[10], 7);
     ASSERT_EQ(get32(here + 12), ROUNDS);
-    end();
+    code32_end();
 }
 
 static void try_strings(const struct place *place)
 {
-    uint8_t *here = data + 0x1000 - 24;
-    begin();
-    struct run what = at(place, code_strings);
+    uint8_t *here = code32_data + 0x1000 - 24;
+    code32_begin(code_start, code_end);
+    struct run what = run_at(place, code_strings);
     const struct trap_frame *trap =
-        run(&what, (struct registers){.esi = linear(here) - place->data,
-                                      .edi = linear(here) - place->extra});
+        run_code32(&what, (struct registers){.esi = linear(here) - place->data,
+                                             .edi = linear(here) - place->extra});
     expect_end(trap);
     ASSERT_EQ(trap->rbx, 0x11223344);
     ASSERT_EQ(get32(here), 0x55667788);
@@ -321,18 +169,18 @@ static void try_strings(const struct place *place)
     ASSERT_EQ(trap->rax & 0xff, 0x88);
     ASSERT(trap->rflags & RFLAGS_ZF);
     ASSERT_EQ(trap->rdi, linear(here) + 1 - place->extra);
-    end();
+    code32_end();
 }
 
 static void try_switch(const struct place *place)
 {
-    uint8_t *one = data + 0x100, *other = data + 0x1f00;
+    uint8_t *one = code32_data + 0x100, *other = code32_data + 0x1f00;
     uint32_t dpl = place->is_user ? DPL_3 : 0;
-    begin();
+    code32_begin(code_start, code_end);
     put32(one, 3);
     put32(other, 5);
-    struct run what = at(place, code_switch);
-    const struct trap_frame *trap = run(
+    struct run what = run_at(place, code_switch);
+    const struct trap_frame *trap = run_code32(
         &what, (struct registers){
                    .ebx = 0x40000000,
                    .ecx = 2 * ROUNDS,
@@ -343,14 +191,14 @@ static void try_switch(const struct place *place)
     ASSERT_EQ(trap->rsi, 8 * ROUNDS);
     ASSERT_EQ(get32(one + 4), ROUNDS);
     ASSERT_EQ(get32(other + 4), ROUNDS);
-    end();
+    code32_end();
 }
 
 static void try_reload(const struct place *place)
 {
-    uint8_t *one = data + 0x100;
+    uint8_t *one = code32_data + 0x100;
     uint32_t dpl = place->is_user ? DPL_3 : 0;
-    begin();
+    code32_begin(code_start, code_end);
     uint32_t base = linear(one) - 0x40000000;
     uint8_t *other = base & 0x2000 ? one - 0x2000 : one + 0x2000;
     if (other < one) {
@@ -360,18 +208,18 @@ static void try_reload(const struct place *place)
     }
     put32(one, 3);
     put32(other, 5);
-    struct run what = at(place, code_reload);
+    struct run what = run_at(place, code_reload);
     uint32_t selector = describe(base, 0xfffff, DATA_32 | dpl);
-    uint32_t changed = linear(&table[selector / 8]) + 3; /* bits 8 to 15 of the base */
-    const struct trap_frame *trap = run(&what, (struct registers){
-                                                   .ebx = 0x40000000,
-                                                   .ecx = 2 * ROUNDS,
-                                                   .edx = selector,
-                                                   .edi = changed - place->extra,
-                                               });
+    uint32_t changed = linear(descriptor_of(selector)) + 3; /* bits 8 to 15 of the base */
+    const struct trap_frame *trap = run_code32(&what, (struct registers){
+                                                          .ebx = 0x40000000,
+                                                          .ecx = 2 * ROUNDS,
+                                                          .edx = selector,
+                                                          .edi = changed - place->extra,
+                                                      });
     expect_end(trap);
     ASSERT_EQ(trap->rsi, 3 * 8 * ROUNDS);
-    end();
+    code32_end();
 }
 
 /* From one code segment into two others and into itself, in which the same code has other
@@ -380,9 +228,9 @@ static void try_far(const struct place *place)
 {
     uint32_t dpl = place->is_user ? DPL_3 : 0;
     uint32_t base[2] = {place->code ^ 0x12340, 0};
-    uint8_t *here = data + 0x200;
-    begin();
-    struct run what = at(place, code_far);
+    uint8_t *here = code32_data + 0x200;
+    code32_begin(code_start, code_end);
+    struct run what = run_at(place, code_far);
     for (unsigned i = 0; i < 2; i++) {
         struct far_pointer pointer = {
             linear(copy_of(code_far_target)) - base[i],
@@ -390,44 +238,45 @@ static void try_far(const struct place *place)
         };
         memcpy(here + i * 8, &pointer, sizeof(pointer));
     }
-    const struct trap_frame *trap =
-        run(&what, (struct registers){.ebx = linear(here) - place->data, .ecx = ROUNDS});
+    const struct trap_frame *trap = run_code32(
+        &what, (struct registers){.ebx = linear(here) - place->data, .ecx = ROUNDS});
     expect_end(trap);
     ASSERT_EQ(trap->rdi, 3 * ROUNDS);
     ASSERT_EQ(trap->rsi, what.cs * ROUNDS);
     ASSERT_EQ(trap->rsp, what.esp);
-    end();
+    code32_end();
 }
 
 static void try_patch(const struct place *place)
 {
-    begin();
-    struct run what = at(place, code_patch);
+    code32_begin(code_start, code_end);
+    struct run what = run_at(place, code_patch);
     uint32_t patched = linear(copy_of(code_patched)) + 1 - place->data;
     const struct trap_frame *trap =
-        run(&what, (struct registers){.edx = patched, .ecx = 200});
+        run_code32(&what, (struct registers){.edx = patched, .ecx = 200});
     expect_end(trap);
     ASSERT_EQ(trap->rsi, 200 * 201 / 2);
-    end();
+    code32_end();
 }
 
 static void on_timer(struct trap_frame *frame)
 {
-    put32(data, 1);
+    put32(code32_data, 1);
     apic_eoi();
 }
 
 static void try_interrupt(const struct place *place)
 {
-    begin();
+    code32_begin(code_start, code_end);
     apic_write(APIC_LVT_TIMER, VECTOR_TIMER);
     apic_write(APIC_TIMER_DIVIDE, 0xb);
-    struct run what = at(place, code_wait);
+    struct run what = run_at(place, code_wait);
     what.has_interrupts = true;
     apic_write(APIC_TIMER_COUNT, cpuid(0x40000010, 0).ebx); /* a millisecond */
-    expect_end(run(&what, (struct registers){.ebx = linear(data) - place->data}));
+    expect_end(
+        run_code32(&what, (struct registers){.ebx = linear(code32_data) - place->data}));
     ASSERT_EQ(cpu_self()->trap.rsp, what.esp);
-    end();
+    code32_end();
 }
 
 static void try_place(const struct place *place)
@@ -456,10 +305,10 @@ static const struct place *refusing;
  * place's is in *which. Expects it to fault, or to go well (vector VECTOR_USER). */
 static void expect(const char *piece, uint32_t ds, uint32_t offset, unsigned vector)
 {
-    struct run what = at(refusing, piece);
+    struct run what = run_at(refusing, piece);
     what.ds = ds;
-    selectors -= 4;
-    const struct trap_frame *trap = run(&what, (struct registers){.ebx = offset});
+    descriptor_forget(4);
+    const struct trap_frame *trap = run_code32(&what, (struct registers){.ebx = offset});
     if (trap->vector != vector || trap->error != 0 ||
         (vector != VECTOR_USER && trap->rip != what.eip)) {
         FAIL("offset 0x%x: expected vector %u at 0x%x; actual %lu, error 0x%lx, at 0x%lx",
@@ -469,10 +318,9 @@ static void expect(const char *piece, uint32_t ds, uint32_t offset, unsigned vec
 
 static void try_data_rights(uint32_t dpl)
 {
-    uint32_t base = linear(data), ds;
+    uint32_t base = linear(code32_data), ds;
     case_begin("%s: limits", refusing->name);
-    begin();
-    selectors = 4;
+    code32_begin(code_start, code_end);
     ds = describe(base, 0xfff, DATA_BYTES | dpl);
     for (unsigned twice = 0; twice < 2; twice++) {
         expect(code_read, ds, 0xffc, VECTOR_USER);
@@ -491,37 +339,35 @@ static void try_data_rights(uint32_t dpl)
     ds = describe(base, 0xfffff, CODE_32 | dpl);
     expect(code_read, ds, 4, VECTOR_USER);
     expect(code_write, ds, 4, VECTOR_GP);
-    end();
+    code32_end();
 }
 
 static void try_code_rights(uint32_t dpl)
 {
-    uint32_t offset = linear(data) - refusing->code;
+    uint32_t offset = linear(code32_data) - refusing->code;
     case_begin("%s: data in the code segment", refusing->name);
-    begin();
-    selectors = 4;
+    code32_begin(code_start, code_end);
     uint32_t ds = describe(0, 0xfffff, DATA_32 | dpl);
-    put32(data, 0x1234);
+    put32(code32_data, 0x1234);
     expect(code_cs_read, ds, offset, VECTOR_USER);
     ASSERT_EQ(cpu_self()->trap.rax, 0x1234);
     expect(code_cs_write, ds, offset, VECTOR_GP);
-    struct run what = at(refusing, code_cs_read);
+    struct run what = run_at(refusing, code_cs_read);
     what.cs = describe(refusing->code, 0xfffff, CODE_UNREAD | dpl);
-    const struct trap_frame *trap = run(&what, (struct registers){.ebx = offset});
+    const struct trap_frame *trap = run_code32(&what, (struct registers){.ebx = offset});
     ASSERT_TRAP(VECTOR_GP, 0, what.eip);
     ASSERT_EQ(trap->cs, what.cs);
-    end();
+    code32_end();
 }
 
 static void try_fs_gs(uint32_t dpl)
 {
     case_begin("%s: FS and GS", refusing->name);
-    begin();
-    selectors = 4;
-    put32(data + 0x10, 0xabcd);
-    put32(data + 0x20, 0xef01);
-    uint32_t fs = describe(linear(data) + 0x100, 0xfffff, DATA_32 | dpl);
-    uint32_t gs = describe(linear(data) + 0x20, 0, DATA_BYTES | dpl);
+    code32_begin(code_start, code_end);
+    put32(code32_data + 0x10, 0xabcd);
+    put32(code32_data + 0x20, 0xef01);
+    uint32_t fs = describe(linear(code32_data) + 0x100, 0xfffff, DATA_32 | dpl);
+    uint32_t gs = describe(linear(code32_data) + 0x20, 0, DATA_BYTES | dpl);
     for (unsigned i = 0; i < 3; i++) {
         set_based(fs, fs);
         expect(code_fs_read, 0, (uint32_t)-0xf0, VECTOR_USER);
@@ -532,34 +378,35 @@ static void try_fs_gs(uint32_t dpl)
         expect(code_fs_read, 0, (uint32_t)-0xf0, VECTOR_GP);
         expect(code_gs_read, 0, 0, VECTOR_GP); /* one byte long */
     }
-    end();
+    code32_end();
 }
 
 static void try_stacks(uint32_t dpl)
 {
     case_begin("%s: limits of the stack", refusing->name);
-    begin();
-    struct run what = at(refusing, code_push);
-    what.ss = describe(linear(stack), 0xffb, DATA_BYTES | dpl);
+    code32_begin(code_start, code_end);
+    struct run what = run_at(refusing, code_push);
+    what.ss = describe(linear(code32_stack), 0xffb, DATA_BYTES | dpl);
     for (uint32_t esp = 0xffc; esp <= 0x1004; esp += 4) {
         what.esp = esp;
-        const struct trap_frame *trap = run(&what, (struct registers){.eax = 0x99});
+        const struct trap_frame *trap =
+            run_code32(&what, (struct registers){.eax = 0x99});
         if (esp == 0xffc) {
             expect_end(trap);
             ASSERT_EQ(trap->rsp, 0xff8);
-            ASSERT_EQ(get32(stack + 0xff8), 0x99);
+            ASSERT_EQ(get32(code32_stack + 0xff8), 0x99);
         } else {
             ASSERT_TRAP(VECTOR_SS, 0, what.eip);
             ASSERT_EQ(trap->rsp, esp);
         }
     }
     case_begin("%s: a 16-bit stack", refusing->name);
-    what.ss = describe(linear(stack), 0xffff, STACK_16 | dpl);
+    what.ss = describe(linear(code32_stack), 0xffff, STACK_16 | dpl);
     what.esp = 0xabcd0100;
-    expect_end(run(&what, (struct registers){.eax = 0x77}));
+    expect_end(run_code32(&what, (struct registers){.eax = 0x77}));
     ASSERT_EQ(cpu_self()->trap.rsp & 0xffff, 0xfc);
-    ASSERT_EQ(get32(stack + 0xfc), 0x77);
-    end();
+    ASSERT_EQ(get32(code32_stack + 0xfc), 0x77);
+    code32_end();
 }
 
 /* ---- other things -------------------------------------------------------------------
@@ -568,48 +415,35 @@ static void try_stacks(uint32_t dpl)
 static void try_flags(const struct place *place)
 {
     case_begin("%s: PUSHF, POPF, CLI, STI", place->name);
-    begin();
-    struct run what = at(place, code_flags);
-    const struct trap_frame *trap = run(&what, (struct registers){0});
+    code32_begin(code_start, code_end);
+    struct run what = run_at(place, code_flags);
+    const struct trap_frame *trap = run_code32(&what, (struct registers){0});
     expect_end(trap);
     ASSERT_EQ(trap->rax & (RFLAGS_IF | RFLAGS_CF), RFLAGS_IF | RFLAGS_CF);
     ASSERT_EQ(trap->rbx & (RFLAGS_IF | RFLAGS_CF), RFLAGS_CF);
     ASSERT_EQ(trap->rcx, 0xffffffff);
     ASSERT_EQ(trap->rdx & (RFLAGS_IF | RFLAGS_CF), RFLAGS_CF);
-    end();
+    code32_end();
 }
 
 static void try_twins(void)
 {
     case_begin("the same bytes as 64- and 32-bit code");
-    begin();
+    code32_begin(code_start, code_end);
     uint32_t cs = describe(0, 0xfffff, CODE_32);
     uint32_t ss = describe(0, 0xfffff, DATA_32);
     struct far_pointer pointer = {linear(copy_of(code_twin_32)), (uint16_t)cs};
-    memcpy(data, &pointer, sizeof(pointer));
+    memcpy(code32_data, &pointer, sizeof(pointer));
     set_data(ss, ss);
     __asm__ volatile("mov %0, %%ss" : : "r"(ss));
-    ASSERT_EQ(twins_run(10 * ROUNDS, copy_of(code_twin), data), 10 * ROUNDS);
+    ASSERT_EQ(twins_run(10 * ROUNDS, copy_of(code_twin), code32_data), 10 * ROUNDS);
     __asm__ volatile("mov %0, %%ss" : : "r"(KERNEL_DS));
-    end();
+    code32_end();
 }
 
-/* Ring 3 sees what lies in these pages of the identity map. */
 static void prepare(void)
 {
-    code = page_new_run(0x8000);
-    data = code + 0x1000;
-    stack = code + 0x1000 + DATA_SIZE;
-    trap_stack = stack + 0x1000;
-    for (unsigned level = 2; level <= 4; level++) {
-        *page_entry(kernel_pml4, linear(code), level) |= PTE_U;
-    }
-    cr3_reload();
-    cpu_self()->tss.ist[0] = (uint64_t)trap_stack + 0x2000;
-    for (unsigned vector = 0; vector < 32; vector++) {
-        trap_set_gate((uint8_t)vector, 0x8e, 1);
-    }
-    trap_set_gate(VECTOR_USER, 0xee, 1);
+    code32_prepare();
     trap_set_gate(VECTOR_TIMER, 0x8e, 1);
     trap_set_handler(VECTOR_TIMER, on_timer);
     apic_enable(false);
