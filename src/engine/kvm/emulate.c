@@ -44,15 +44,17 @@ static unsigned choose_steps(struct engine_vcpu *vcpu, uint64_t now)
     return !is_close || twice == 0 ? 1 : twice < STEPS_MOST ? twice : STEPS_MOST;
 }
 
-/* Whoever kicks sets immediate_exit. */
+/* Whoever kicks sets immediate_exit. What another ring is like KVM may know better. */
 static void step(struct engine_vcpu *vcpu, unsigned count)
 {
     struct cpu *cpu = vcpu->processor.cpu;
+    const unsigned cpl = cpu->cpl;
     vcpu->emulated_steps = 0;
     do {
         cpu_step(cpu);
         vcpu->emulated_steps++;
-    } while (vcpu->emulated_steps < count && cpu->state.activity == X86_RUNNING &&
+    } while (vcpu->emulated_steps < count && cpu->cpl == cpl &&
+             cpu->state.activity == X86_RUNNING &&
              !__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_RELAXED));
 }
 
