@@ -243,6 +243,13 @@ void cpu_set_rflags(struct cpu *cpu, uint64_t rflags)
     }
 }
 
+void cpu_set_ac(struct cpu *cpu, bool ac)
+{
+    cpu->state.rflags =
+        (cpu->state.rflags & ~(uint64_t)X86_FLAG_AC) | (ac ? X86_FLAG_AC : 0);
+    cpu->tlb = cpu->tlb_context->view[ac ? TLB_KERNEL_AC : TLB_KERNEL].entry;
+}
+
 void cpu_note_filled(struct tlb_area *area, unsigned index)
 {
     if (area->filled_count < AREA_FILLED_MAX) {

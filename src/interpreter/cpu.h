@@ -345,6 +345,8 @@ void cpu_set_rflags(struct cpu *cpu, uint64_t rflags);
 void cpu_clear_entry(struct tlb_entry *entry, unsigned index);
 /* Takes a page's entries out of every view and context, for accesses to it to be seen. */
 void cpu_clear_page(struct cpu *cpu, gva_t gva);
+/* RFLAGS.AC at CPL 0, and the view of memory that goes with it: STAC, CLAC. */
+void cpu_set_ac(struct cpu *cpu, bool ac);
 /* Drops translations: of one page in every view and context (INVLPG), of the address
  * space with a PCID (CR4.PCIDE being set), of all. They also make cached block look-ups
  * miss. */

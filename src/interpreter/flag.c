@@ -195,19 +195,12 @@ static const struct insn *exec_popf(struct cpu *cpu, const struct insn *insn)
 /* ---- AC ---- */
 
 /* Only the view of memory depends on AC, not what code means: the block goes on. */
-static void set_ac(struct cpu *cpu, bool ac)
-{
-    cpu->state.rflags =
-        (cpu->state.rflags & ~(uint64_t)X86_FLAG_AC) | (ac ? X86_FLAG_AC : 0);
-    cpu->tlb = cpu->tlb_context->view[ac ? TLB_KERNEL_AC : TLB_KERNEL].entry;
-}
-
 static const struct insn *exec_stac(struct cpu *cpu, const struct insn *insn)
 {
     if (unlikely(cpu->cpl > 0)) {
         return insn_raise(cpu, insn, X86_UD, 0);
     }
-    set_ac(cpu, true);
+    cpu_set_ac(cpu, true);
     NEXT(cpu, insn);
 }
 
@@ -216,7 +209,7 @@ static const struct insn *exec_clac(struct cpu *cpu, const struct insn *insn)
     if (unlikely(cpu->cpl > 0)) {
         return insn_raise(cpu, insn, X86_UD, 0);
     }
-    set_ac(cpu, false);
+    cpu_set_ac(cpu, false);
     NEXT(cpu, insn);
 }
 

@@ -206,6 +206,10 @@ emit_fn emit_copy, emit_nothing, emit_lea;
 emit_fn emit_stos, emit_movs, emit_lods, emit_scas, emit_cmps;
 /* emit_system.c */
 emit_fn emit_cli, emit_sti, emit_cld, emit_swapgs, emit_pushf, emit_popf, emit_rdpkru;
+/* Leaves to quick.c, and goes on behind. */
+emit_fn emit_quick;
+/* emit_bit.c */
+emit_fn emit_bit_string;
 /* emit_stack.c */
 emit_fn emit_push, emit_pop, emit_leave_frame;
 /* emit_segment.c */

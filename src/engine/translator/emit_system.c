@@ -38,6 +38,22 @@ static void leave_if_wanted(struct emit *emit)
     emit_leave_if(emit, HOST_NE);
 }
 
+/* What needs C, but no more of the guest's state than a register or two. Counting runs
+ * leave it to the interpreter, which counts. */
+bool emit_quick(struct emit *emit, const struct guest_insn *insn)
+{
+    ZydisMnemonic mnemonic = insn->decoded.mnemonic;
+    bool is_kernels = mnemonic == ZYDIS_MNEMONIC_STAC || mnemonic == ZYDIS_MNEMONIC_CLAC;
+    if (emit->cache->counts || (is_kernels && emit->mode & MODE_USER)) {
+        return false;
+    }
+    emit_leave(emit, LEAVE_QUICK);
+    emit->flags_in_memory = false; /* entering puts them there */
+    struct block_insn *done = &emit->block->insn[emit->ordinal];
+    done->resume = (uint16_t)(emit->code.at - (emit->cache->write + done->host));
+    return true;
+}
+
 bool emit_cli(struct emit *emit, const struct guest_insn *insn)
 {
     if (emit->mode & MODE_USER) {

@@ -47,6 +47,8 @@ static const struct emit_row rows[] = {
     NOTHING(PREFETCHT1), NOTHING(PREFETCHT2), NOTHING(PREFETCHW),
     {ZYDIS_MNEMONIC_LEA, emit_lea},
     {ZYDIS_MNEMONIC_CLI, emit_cli}, {ZYDIS_MNEMONIC_STI, emit_sti},
+    {ZYDIS_MNEMONIC_RDTSC, emit_quick}, {ZYDIS_MNEMONIC_RDTSCP, emit_quick},
+    {ZYDIS_MNEMONIC_STAC, emit_quick}, {ZYDIS_MNEMONIC_CLAC, emit_quick},
     {ZYDIS_MNEMONIC_CLD, emit_cld}, {ZYDIS_MNEMONIC_SWAPGS, emit_swapgs},
     {ZYDIS_MNEMONIC_RDPKRU, emit_rdpkru},
     {ZYDIS_MNEMONIC_PUSHFQ, emit_pushf}, {ZYDIS_MNEMONIC_POPFQ, emit_popf},
@@ -276,14 +278,14 @@ emit_fn *emit_find(struct cpu *cpu, struct guest_insn *insn)
     if (segment) {
         return has_odd_address(insn) ? NULL : segment;
     }
-    if (!native_isa_offered(cpu->cpuid, decoded) || has_special_register(insn) ||
-        is_bit_string(insn)) {
+    if (!native_isa_offered(cpu->cpuid, decoded) || has_special_register(insn)) {
         return NULL;
     }
     bool is_string = decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
                      decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
                      (decoded->meta.category == ZYDIS_CATEGORY_STRINGOP);
-    emit_fn *emit = by_mnemonic[decoded->mnemonic];
+    emit_fn *emit =
+        is_bit_string(insn) ? emit_bit_string : by_mnemonic[decoded->mnemonic];
     if (emit != emit_nothing && has_odd_address(insn)) {
         return NULL;
     }

@@ -196,57 +196,6 @@ static uint64_t page_of(const struct block *block)
     return block->place.mode & MODE_USER ? translator_frame.code_base : block->place.page;
 }
 
-/* An instruction with two operands may need one entry for both. */
-#define MISSES_IN_A_ROW 4
-
-/* Fills the TLB for the access that missed; false: it is not to be had, or crosses the
- * page's end. */
-static bool fill(struct translator_cpu *translator, uint64_t ea, bool is_write)
-{
-    struct cpu *cpu = translator->cpu;
-    uint32_t info = translator_frame.exit_info;
-    uint64_t page = ea >> FRAME_SHIFT;
-    bool is_again = info == translator->miss_info && (page == translator->miss_page[0] ||
-                                                      page == translator->miss_page[1]);
-    translator->misses = is_again ? translator->misses + 1 : 0;
-    translator->miss_info = info;
-    translator->miss_page[1] = translator->miss_page[0];
-    translator->miss_page[0] = page;
-    if (translator->misses == MISSES_IN_A_ROW) {
-        translator->miss_info = UINT32_MAX;
-        return false;
-    }
-    const struct tlb_entry *entry = access_entry(cpu, ea);
-    if (ea - (is_write ? entry->write : entry->read) < FRAME_SIZE) {
-        return false;
-    }
-    if (!access_probe(cpu, ea, 1, is_write)) {
-        cpu->has_fault = false;
-        cpu->fault_noncanonical = false;
-        return false;
-    }
-    bool is_filled = ea - (is_write ? entry->write : entry->read) < FRAME_SIZE;
-    counter_add(&translator->stats.misses_filled, is_filled);
-    return is_filled;
-}
-
-/* A group's bytes are in one page, and what the first access does not need is not done
- * before its time: accessed and dirty bits. */
-static bool can_fill(const struct frame *frame, const struct block_insn *insn)
-{
-    return !insn->group_size ||
-           (insn->host_flags & INSN_FILLS &&
-            frame->exit_value % FRAME_SIZE + insn->group_size <= FRAME_SIZE);
-}
-
-static bool fill_timed(struct translator_cpu *translator, bool is_write)
-{
-    enum where before = where_enter(WHERE_MISS);
-    bool is_filled = fill(translator, translator_frame.exit_value, is_write);
-    where_enter(before);
-    return is_filled;
-}
-
 /* Goes on behind an instruction that was interpreted, in the same block if it can. */
 static bool resume_behind(struct translator_cpu *translator, const struct block *block,
                           unsigned ordinal, struct entry *entry)
@@ -387,8 +336,7 @@ static bool handle(struct translator_cpu *translator, struct entry *entry)
     switch (frame->exit_reason) {
     case LEAVE_READ:
     case LEAVE_WRITE:
-        if (can_fill(frame, &block->insn[ordinal]) &&
-            fill_timed(translator, frame->exit_reason == LEAVE_WRITE)) {
+        if (miss_fill(translator, &block->insn[ordinal])) {
             return true;
         }
         if (block->insn[ordinal].group_size &&
@@ -400,6 +348,12 @@ static bool handle(struct translator_cpu *translator, struct entry *entry)
     case LEAVE_INTERPRET:
         counter_add(&translator->stats.mnemonic[block->insn[ordinal].mnemonic], 1);
         return interpret_within(translator, block, ordinal, entry);
+    case LEAVE_QUICK:
+        if (!quick_run(translator, &block->insn[ordinal])) {
+            return interpret_within(translator, block, ordinal, entry);
+        }
+        entry->target += block->insn[ordinal].resume;
+        return true;
     case LEAVE_PLAIN:
         return find_plain(translator, block, ordinal, entry) ||
                interpret_within(translator, block, ordinal, entry);

@@ -7,10 +7,11 @@
 #include "base/scope.h"
 
 static const char *const leave_names[LEAVE_COUNT] = {
-    [LEAVE_HEAD] = "attention_or_gate", [LEAVE_LINK] = "exit_not_linked",
-    [LEAVE_JUMP] = "jump_unknown",      [LEAVE_READ] = "read_missed",
-    [LEAVE_WRITE] = "write_missed",     [LEAVE_INTERPRET] = "instruction_not_translated",
-    [LEAVE_PLAIN] = "group_watched",    [LEAVE_WATCHED] = "store_watched",
+    [LEAVE_HEAD] = "attention_or_gate",  [LEAVE_LINK] = "exit_not_linked",
+    [LEAVE_JUMP] = "jump_unknown",       [LEAVE_READ] = "read_missed",
+    [LEAVE_WRITE] = "write_missed",      [LEAVE_INTERPRET] = "instruction_not_translated",
+    [LEAVE_QUICK] = "quick_instruction", [LEAVE_PLAIN] = "group_watched",
+    [LEAVE_WATCHED] = "store_watched",
 };
 
 struct row {

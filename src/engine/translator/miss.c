@@ -1,0 +1,61 @@
+/* An access of translated code that is not in the software TLB. */
+#include "base/counter.h"
+#include "engine/sampler.h"
+#include "engine/translator/run.h"
+#include "interpreter/access.h"
+
+/* An instruction with two operands may need one entry for both. */
+#define MISSES_IN_A_ROW 4
+
+/* Fills the TLB for the access that missed; false: it is not to be had, or crosses the
+ * page's end. */
+static bool fill(struct translator_cpu *translator, uint64_t ea, bool is_write)
+{
+    struct cpu *cpu = translator->cpu;
+    uint32_t info = translator_frame.exit_info;
+    uint64_t page = ea >> FRAME_SHIFT;
+    bool is_again = info == translator->miss_info && (page == translator->miss_page[0] ||
+                                                      page == translator->miss_page[1]);
+    translator->misses = is_again ? translator->misses + 1 : 0;
+    translator->miss_info = info;
+    translator->miss_page[1] = translator->miss_page[0];
+    translator->miss_page[0] = page;
+    if (translator->misses == MISSES_IN_A_ROW) {
+        translator->miss_info = UINT32_MAX;
+        return false;
+    }
+    const struct tlb_entry *entry = access_entry(cpu, ea);
+    if (ea - (is_write ? entry->write : entry->read) < FRAME_SIZE) {
+        return false;
+    }
+    if (!access_probe(cpu, ea, 1, is_write)) {
+        cpu->has_fault = false;
+        cpu->fault_noncanonical = false;
+        return false;
+    }
+    bool is_filled = ea - (is_write ? entry->write : entry->read) < FRAME_SIZE;
+    counter_add(&translator->stats.misses_filled, is_filled);
+    return is_filled;
+}
+
+/* A group's bytes are in one page, and what the first access does not need is not done
+ * before its time: accessed and dirty bits. */
+static bool can_fill(const struct frame *frame, const struct block_insn *insn)
+{
+    return !insn->group_size ||
+           (insn->host_flags & INSN_FILLS &&
+            frame->exit_value % FRAME_SIZE + insn->group_size <= FRAME_SIZE);
+}
+
+bool miss_fill(struct translator_cpu *translator, const struct block_insn *insn)
+{
+    const struct frame *frame = &translator_frame;
+    if (!can_fill(frame, insn)) {
+        return false;
+    }
+    enum where before = where_enter(WHERE_MISS);
+    bool is_filled =
+        fill(translator, frame->exit_value, frame->exit_reason == LEAVE_WRITE);
+    where_enter(before);
+    return is_filled;
+}
