@@ -124,12 +124,12 @@ static void test_ipi_wakes_a_halted_vcpu(void **state)
     vm_free(vm);
 }
 
-/* One-shot timer of 2,000,000 ticks of the APIC's bus clock, divided by 1. */
+/* One-shot timer of 20,000,000 ticks of the APIC's bus clock, divided by 1. */
 static const struct script_step timer_steps[] = {
     SCRIPT_APIC_ON,
     SCRIPT_APIC_SET(APIC_LVT, 0x50),
     SCRIPT_APIC_SET(APIC_DIVIDE, 0xb),
-    SCRIPT_APIC_SET(APIC_COUNT, 2000000),
+    SCRIPT_APIC_SET(APIC_COUNT, 20000000),
     {.op = SCRIPT_HLT},
     SCRIPT_OUT(PORT_END, 1, 1),
     {SCRIPT_END},
@@ -142,7 +142,7 @@ static void test_apic_timer_wakes_a_halted_vcpu(void **state)
     recorder_add(vm, 0x100);
     assert_int_equal(run(vm).reason, VM_END_DEBUG_EXIT);
     assert_int_equal(script_interrupts(vm->vcpu[0]->engine, 0x50), 1);
-    assert_true(clock_now(&vm->clock) >= 2000000);
+    assert_true(clock_now(&vm->clock) >= 20000000);
     uint64_t count;
     uint64_t ns;
     vm_exit_totals(vm, EXIT_HLT, &count, &ns);
