@@ -7,6 +7,7 @@
 
 #include "cpu.h"
 #include "guest.h"
+#include "place.h"
 #include "page.h"
 
 #define LOW      0x60000ull /* RAM that nothing uses, and what it shows at */
@@ -33,42 +34,32 @@ static void controller_direct(bool is_open)
     port_write8(KBC, is_open ? 0xdf : 0xdd);
 }
 
-static uint64_t get(uint64_t address)
-{
-    return *(volatile uint64_t *)address;
-}
-
-static void put(uint64_t address, uint64_t value)
-{
-    *(volatile uint64_t *)address = value;
-}
-
 static void try_data(void (*gate)(bool))
 {
     gate(true);
-    put(LOW, 1);
-    put(HIGH, 2);
-    ASSERT_EQ(get(LOW), 1);
+    place_put(LOW, 1);
+    place_put(HIGH, 2);
+    ASSERT_EQ(place_get(LOW), 1);
     gate(false);
-    ASSERT_EQ(get(HIGH), 1);
-    put(HIGH, 3);
-    ASSERT_EQ(get(LOW), 3);
+    ASSERT_EQ(place_get(HIGH), 1);
+    place_put(HIGH, 3);
+    ASSERT_EQ(place_get(LOW), 3);
     uint64_t old = 4;
     __asm__ volatile("lock xaddq %0, %1"
                      : "+r"(old), "+m"(*(volatile uint64_t *)HIGH)
                      :
                      : "memory");
     ASSERT_EQ(old, 3);
-    ASSERT_EQ(get(LOW), 7);
+    ASSERT_EQ(place_get(LOW), 7);
     gate(true);
-    ASSERT_EQ(get(HIGH), 2);
-    ASSERT_EQ(get(LOW), 7);
+    ASSERT_EQ(place_get(HIGH), 2);
+    ASSERT_EQ(place_get(LOW), 7);
     /* Often: nothing of the states before is left. */
     for (unsigned i = 0; i < 20; i++) {
         gate(false);
-        ASSERT_EQ(get(HIGH), 7);
+        ASSERT_EQ(place_get(HIGH), 7);
         gate(true);
-        ASSERT_EQ(get(HIGH), 2);
+        ASSERT_EQ(place_get(HIGH), 2);
     }
 }
 
@@ -82,33 +73,21 @@ static void try_ports(void)
     ASSERT_EQ(port_read8(PORT_A) & 2, 2);
 }
 
-/* MOV EAX, value; RET */
-static void put_code(uint64_t address, uint32_t value)
-{
-    put(address, 0xb8 | (uint64_t)value << 8 | 0xc3ull << 40);
-}
-
-static uint64_t run(uint64_t address)
-{
-    uint32_t (*code)(void) = (uint32_t(*)(void))address;
-    return code();
-}
-
 static void try_code(void)
 {
-    put_code(LOW, 1);
-    put_code(HIGH, 2);
+    place_put_code(LOW, 1);
+    place_put_code(HIGH, 2);
     for (unsigned i = 0; i < 20; i++) {
-        ASSERT_EQ(run(HIGH), 2);
+        ASSERT_EQ(place_run(HIGH), 2);
         port_a(false);
-        ASSERT_EQ(run(HIGH), 1);
+        ASSERT_EQ(place_run(HIGH), 1);
         port_a(true);
     }
     port_a(false);
-    put_code(HIGH, 3);
-    ASSERT_EQ(run(LOW), 3);
+    place_put_code(HIGH, 3);
+    ASSERT_EQ(place_run(LOW), 3);
     port_a(true);
-    ASSERT_EQ(run(HIGH), 2);
+    ASSERT_EQ(place_run(HIGH), 2);
 }
 
 /* A page table in the second megabyte. */
@@ -117,16 +96,16 @@ static void try_tables(void)
     uint64_t *pages = page_new_run(2 * PAGE_SIZE);
     pages[0] = 1;
     pages[512] = 2;
-    put(LOW, (uint64_t)pages | PTE_P);
-    put(HIGH, (uint64_t)(pages + 512) | PTE_P);
+    place_put(LOW, (uint64_t)pages | PTE_P);
+    place_put(HIGH, (uint64_t)(pages + 512) | PTE_P);
     *page_entry(kernel_pml4, MAPPED, 2) = HIGH | PTE_P | PTE_W;
-    ASSERT_EQ(get(MAPPED), 2);
+    ASSERT_EQ(place_get(MAPPED), 2);
     port_a(false);
     cr3_reload();
-    ASSERT_EQ(get(MAPPED), 1);
+    ASSERT_EQ(place_get(MAPPED), 1);
     port_a(true);
     cr3_reload();
-    ASSERT_EQ(get(MAPPED), 2);
+    ASSERT_EQ(place_get(MAPPED), 2);
 }
 
 static volatile uint32_t round, answers, wrong;
@@ -137,11 +116,12 @@ static void watch(void *argument)
     uint32_t rounds = *(uint32_t *)argument;
     for (uint32_t i = 1; i <= rounds; i++) {
         do {
-            get(HIGH); /* cached, as it is */
-            run(HIGH + 64);
+            place_get(HIGH); /* cached, as it is */
+            place_run(HIGH + 64);
         } while (round != i);
         bool is_open = i % 2 == 0;
-        if (get(HIGH) != (is_open ? 2 : 1) || run(HIGH + 64) != (is_open ? 2 : 1)) {
+        if (place_get(HIGH) != (is_open ? 2 : 1) ||
+            place_run(HIGH + 64) != (is_open ? 2 : 1)) {
             wrong++;
         }
         __atomic_fetch_add(&answers, 1, __ATOMIC_SEQ_CST);
@@ -151,10 +131,10 @@ static void watch(void *argument)
 static void try_others(unsigned count)
 {
     uint32_t rounds = 20;
-    put(LOW, 1);
-    put(HIGH, 2);
-    put_code(LOW + 64, 1);
-    put_code(HIGH + 64, 2);
+    place_put(LOW, 1);
+    place_put(HIGH, 2);
+    place_put_code(LOW + 64, 1);
+    place_put_code(HIGH + 64, 2);
     for (unsigned i = 1; i < count; i++) {
         smp_call(i, watch, &rounds);
     }
@@ -174,20 +154,20 @@ static void try_others(unsigned count)
 
 static void look(void *seen)
 {
-    *(uint64_t *)seen = get(HIGH);
+    *(uint64_t *)seen = place_get(HIGH);
 }
 
 static void try_init(void)
 {
-    put(LOW, 1);
-    put(HIGH, 2);
+    place_put(LOW, 1);
+    place_put(HIGH, 2);
     port_a(false);
     smp_restart(1);
     uint64_t seen = 0;
     smp_call(1, look, &seen);
     smp_wait(1);
     ASSERT_EQ(seen, 1);
-    ASSERT_EQ(get(HIGH), 1);
+    ASSERT_EQ(place_get(HIGH), 1);
     port_a(true);
 }
 

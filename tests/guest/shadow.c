@@ -7,6 +7,7 @@
 
 #include "cpu.h"
 #include "guest.h"
+#include "place.h"
 
 #define PAM0      0x59
 #define RANGE     0xc8000ull /* the lower half of PAM2 */
@@ -32,54 +33,44 @@ static void set(uint8_t attributes)
     pam_write(RANGE_PAM, attributes);
 }
 
-static uint64_t get(uint64_t address)
-{
-    return *(volatile uint64_t *)address;
-}
-
-static void put(uint64_t address, uint64_t value)
-{
-    *(volatile uint64_t *)address = value;
-}
-
 static void try_attributes(void)
 {
     set(NOTHING);
-    ASSERT_EQ(get(RANGE), UINT64_MAX);
-    put(RANGE, 1);
+    ASSERT_EQ(place_get(RANGE), UINT64_MAX);
+    place_put(RANGE, 1);
     set(READ);
-    ASSERT_EQ(get(RANGE), 0);
-    put(RANGE, 1);
-    ASSERT_EQ(get(RANGE), 0);
+    ASSERT_EQ(place_get(RANGE), 0);
+    place_put(RANGE, 1);
+    ASSERT_EQ(place_get(RANGE), 0);
     set(READ | WRITE);
-    put(RANGE, 2);
-    ASSERT_EQ(get(RANGE), 2);
+    place_put(RANGE, 2);
+    ASSERT_EQ(place_get(RANGE), 2);
     set(WRITE);
-    ASSERT_EQ(get(RANGE), UINT64_MAX);
-    put(RANGE, 3);
-    put(RANGE + 0xffd, 0x1122334455667788); /* across a page */
-    ASSERT_EQ(get(RANGE), UINT64_MAX);
+    ASSERT_EQ(place_get(RANGE), UINT64_MAX);
+    place_put(RANGE, 3);
+    place_put(RANGE + 0xffd, 0x1122334455667788); /* across a page */
+    ASSERT_EQ(place_get(RANGE), UINT64_MAX);
     set(READ);
-    ASSERT_EQ(get(RANGE), 3);
-    ASSERT_EQ(get(RANGE + 0xffd), 0x1122334455667788);
+    ASSERT_EQ(place_get(RANGE), 3);
+    ASSERT_EQ(place_get(RANGE + 0xffd), 0x1122334455667788);
     set(NOTHING);
-    ASSERT_EQ(get(RANGE), UINT64_MAX);
+    ASSERT_EQ(place_get(RANGE), UINT64_MAX);
     set(READ | WRITE);
-    ASSERT_EQ(get(RANGE), 3);
+    ASSERT_EQ(place_get(RANGE), 3);
 }
 
 /* What is read is not what is written. */
 static void try_modification(void)
 {
     set(READ | WRITE);
-    put(RANGE, 5);
+    place_put(RANGE, 5);
     set(WRITE);
     __asm__ volatile("lock addq %1, %0"
                      : "+m"(*(volatile uint64_t *)RANGE)
                      : "r"(11ull)
                      : "memory", "cc");
     set(READ | WRITE);
-    ASSERT_EQ(get(RANGE), 10);
+    ASSERT_EQ(place_get(RANGE), 10);
 }
 
 /* Each range by its own bits, and by no other's. */
@@ -90,52 +81,40 @@ static void try_ranges(void)
         uint64_t base = 0xc0000 + range * 0x4000ull;
         pam_write(offset, (uint8_t)((READ | WRITE) << range % 2 * 4));
         for (unsigned i = 0; i < 8; i++) {
-            ASSERT_EQ(get(0xc0000 + i * 0x4000ull) == UINT64_MAX, i != range);
+            ASSERT_EQ(place_get(0xc0000 + i * 0x4000ull) == UINT64_MAX, i != range);
         }
-        put(base + 0x3ff8, range);
-        ASSERT_EQ(get(base + 0x3ff8), range);
+        place_put(base + 0x3ff8, range);
+        ASSERT_EQ(place_get(base + 0x3ff8), range);
         pam_write(offset, 0);
     }
     ASSERT_EQ(pam_read(PAM0), 0x30); /* the BIOS area is RAM without firmware */
     ASSERT_EQ(pam_read(PAM0 + 5), 0x33);
     ASSERT_EQ(pam_read(PAM0 + 6), 0x33);
-    uint64_t rsdp = get(0xe0000), top = get(0xffff0);
+    uint64_t rsdp = place_get(0xe0000), top = place_get(0xffff0);
     pam_write(PAM0 + 5, 0x30);
-    ASSERT_EQ(get(0xe0000), UINT64_MAX);
+    ASSERT_EQ(place_get(0xe0000), UINT64_MAX);
     pam_write(PAM0 + 5, 0x33);
     pam_write(PAM0, 0);
-    ASSERT_EQ(get(0xffff0), UINT64_MAX);
+    ASSERT_EQ(place_get(0xffff0), UINT64_MAX);
     pam_write(PAM0, 0x30);
-    ASSERT_EQ(get(0xe0000), rsdp);
-    ASSERT_EQ(get(0xffff0), top);
-}
-
-/* MOV EAX, value; RET */
-static void put_code(uint64_t address, uint32_t value)
-{
-    put(address, 0xb8 | (uint64_t)value << 8 | 0xc3ull << 40);
-}
-
-static uint32_t run(uint64_t address)
-{
-    uint32_t (*code)(void) = (uint32_t(*)(void))address;
-    return code();
+    ASSERT_EQ(place_get(0xe0000), rsdp);
+    ASSERT_EQ(place_get(0xffff0), top);
 }
 
 /* Stores that do not reach code do not change it. */
 static void try_code(void)
 {
     set(READ | WRITE);
-    put_code(RANGE, 1);
+    place_put_code(RANGE, 1);
     for (uint32_t i = 1; i < 20; i++) {
-        ASSERT_EQ(run(RANGE), i);
+        ASSERT_EQ(place_run(RANGE), i);
         set(READ);
-        put_code(RANGE, 100);
-        ASSERT_EQ(run(RANGE), i);
+        place_put_code(RANGE, 100);
+        ASSERT_EQ(place_run(RANGE), i);
         set(WRITE);
-        put_code(RANGE, i + 1);
+        place_put_code(RANGE, i + 1);
         set(READ);
-        ASSERT_EQ(run(RANGE), i + 1);
+        ASSERT_EQ(place_run(RANGE), i + 1);
         set(READ | WRITE);
     }
 }
@@ -148,9 +127,9 @@ static void watch(void *argument)
     uint32_t rounds = *(uint32_t *)argument;
     for (uint32_t i = 1; i <= rounds; i++) {
         do {
-            get(RANGE); /* cached, as it is */
+            place_get(RANGE); /* cached, as it is */
         } while (round != i);
-        if (get(RANGE) != (i % 2 ? UINT64_MAX : i)) {
+        if (place_get(RANGE) != (i % 2 ? UINT64_MAX : i)) {
             wrong++;
         }
         __atomic_fetch_add(&answers, 1, __ATOMIC_SEQ_CST);
@@ -165,7 +144,7 @@ static void try_others(unsigned count)
     }
     for (uint32_t i = 1; i <= rounds; i++) {
         answers = 0;
-        put(RANGE, i);
+        place_put(RANGE, i);
         set(i % 2 ? WRITE : READ | WRITE);
         round = i;
         while (answers < count - 1) {

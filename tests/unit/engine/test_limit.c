@@ -2,7 +2,7 @@
  * there by one way or another with the same state, and tells the same count at each exit.
  */
 
-#include "engine/engine.h"
+#include "engine_rig.h"
 
 #include <inttypes.h>
 #include <setjmp.h>
@@ -59,14 +59,7 @@ struct noted {
 };
 
 struct machine {
-    const struct engine_ops *ops;
-    struct clock clock;
-    struct memory *memory;
-    struct cpuid_policy cpuid;
-    struct lapic lapic;
-    struct vcpu_stats stats;
-    struct engine *engine;
-    struct engine_vcpu *vcpu;
+    struct engine_rig rig;
     unsigned exits;
     struct noted exit[EXITS_MAX];
     uint64_t lower_at, lower_to; /* in the sink: set_limit, once */
@@ -75,21 +68,21 @@ struct machine {
 static void sink(void *opaque, struct vcpu_exit *exit)
 {
     struct machine *m = opaque;
-    struct noted noted = {.reason = exit->reason, .retired = m->stats.retired};
+    struct noted noted = {.reason = exit->reason, .retired = m->rig.stats.retired};
     if (exit->reason == EXIT_IO) {
         noted.place = exit->io.port;
         noted.count = exit->io.count;
-        memset(exit->io.data, (int)m->stats.retired, exit->io.size * exit->io.count);
+        memset(exit->io.data, (int)m->rig.stats.retired, exit->io.size * exit->io.count);
     } else if (exit->reason == EXIT_MMIO) {
         noted.place = exit->mmio.gpa;
         if (!exit->mmio.is_write) {
-            memset(exit->mmio.data, (int)m->stats.retired, exit->mmio.size);
+            memset(exit->mmio.data, (int)m->rig.stats.retired, exit->mmio.size);
         }
     }
     assert_true(m->exits < EXITS_MAX);
     m->exit[m->exits++] = noted;
-    if (m->lower_to && m->stats.retired >= m->lower_at) {
-        m->ops->set_limit(m->vcpu, m->lower_to);
+    if (m->lower_to && m->rig.stats.retired >= m->lower_at) {
+        m->rig.ops->set_limit(m->rig.vcpu, m->lower_to);
         m->lower_to = 0;
     }
 }
@@ -97,38 +90,15 @@ static void sink(void *opaque, struct vcpu_exit *exit)
 static struct machine *machine_of(const struct engine_ops *ops, bool is_deterministic)
 {
     struct machine *m = calloc(1, sizeof(*m));
-    struct error err = {0};
     assert_non_null(m);
-    m->ops = ops;
-    clock_init_virtual(&m->clock);
-    struct cpuid_config cpuid = {.cpus = 1};
-    assert_int_equal(cpuid_policy_init(&m->cpuid, &cpuid, NULL), 0);
-    m->memory = memory_new(RAM_SIZE, &err);
-    assert_non_null(m->memory);
-    int64_t frame = memory_add_frames(m->memory, RAM_SIZE, &err);
-    assert_true(frame >= 0);
-    assert_int_equal(memory_map(m->memory, 0, RAM_SIZE, (frame_t)frame, SLOT_RAM, &err),
-                     0);
-    lapic_reset(&m->lapic, 0, 1000000);
-    struct engine_config config = {.memory = m->memory,
-                                   .clock = &m->clock,
-                                   .cpuid = &m->cpuid,
-                                   .cpus = 1,
-                                   .is_deterministic = is_deterministic};
-    m->engine = ops->open(&config, &err);
-    assert_non_null(m->engine);
-    struct vcpu_config vcpu = {
-        .is_bootstrap = true, .lapic = &m->lapic, .sink = {sink, m}, .stats = &m->stats};
-    m->vcpu = ops->vcpu_open(m->engine, &vcpu, &err);
-    assert_non_null(m->vcpu);
+    const struct engine_config options = {.is_deterministic = is_deterministic};
+    engine_rig_open(&m->rig, ops, RAM_SIZE, &options, (struct vcpu_sink){sink, m});
     return m;
 }
 
 static void machine_free(struct machine *m)
 {
-    m->ops->vcpu_close(m->vcpu);
-    m->ops->close(m->engine);
-    memory_free(m->memory);
+    engine_rig_close(&m->rig);
     free(m);
 }
 
@@ -136,33 +106,33 @@ static struct machine *machine_with(const struct engine_ops *ops, const void *co
                                     unsigned size)
 {
     struct machine *m = machine_of(ops, true);
-    assert_true(ram_write(m->memory, CODE_AT, code, size));
+    assert_true(ram_write(m->rig.memory, CODE_AT, code, size));
     struct x86_state state;
     x86_state_reset(&state, true);
     state.seg[X86_CS].selector = 0;
     state.seg[X86_CS].base = 0;
     state.rip = CODE_AT;
-    m->ops->set_state(m->vcpu, &state);
+    m->rig.ops->set_state(m->rig.vcpu, &state);
     return m;
 }
 
 static void run_to(struct machine *m, uint64_t retired)
 {
-    m->ops->set_limit(m->vcpu, retired);
-    assert_int_equal(m->ops->run(m->vcpu), RUN_LIMIT);
-    assert_int_equal(m->stats.retired, retired);
+    m->rig.ops->set_limit(m->rig.vcpu, retired);
+    assert_int_equal(m->rig.ops->run(m->rig.vcpu), RUN_LIMIT);
+    assert_int_equal(m->rig.stats.retired, retired);
 }
 
 static void assert_same(struct machine *a, struct machine *b)
 {
     struct x86_state state[2];
     memset(state, 0, sizeof(state));
-    a->ops->get_state(a->vcpu, &state[0]);
-    b->ops->get_state(b->vcpu, &state[1]);
+    a->rig.ops->get_state(a->rig.vcpu, &state[0]);
+    b->rig.ops->get_state(b->rig.vcpu, &state[1]);
     assert_memory_equal(&state[0], &state[1], sizeof(state[0]));
     uint8_t memory[2][RAM_SIZE];
-    assert_true(ram_read(a->memory, 0, memory[0], RAM_SIZE));
-    assert_true(ram_read(b->memory, 0, memory[1], RAM_SIZE));
+    assert_true(ram_read(a->rig.memory, 0, memory[0], RAM_SIZE));
+    assert_true(ram_read(b->rig.memory, 0, memory[1], RAM_SIZE));
     assert_memory_equal(memory[0], memory[1], RAM_SIZE);
 }
 
@@ -183,8 +153,8 @@ static void for_each_engine(void (*test)(const struct engine_ops *ops))
 static unsigned count_steps(const struct engine_ops *ops)
 {
     struct machine *m = machine_with(ops, program, sizeof(program));
-    assert_int_equal(m->ops->run(m->vcpu), RUN_HALTED);
-    unsigned steps = (unsigned)m->stats.retired;
+    assert_int_equal(m->rig.ops->run(m->rig.vcpu), RUN_HALTED);
+    unsigned steps = (unsigned)m->rig.stats.retired;
     machine_free(m);
     return steps;
 }
@@ -265,10 +235,10 @@ static void check_reached(const struct engine_ops *ops)
     struct machine *same = machine_with(ops, program, sizeof(program));
     run_to(m, 10);
     run_to(same, 10);
-    assert_int_equal(m->ops->run(m->vcpu), RUN_LIMIT);
-    m->ops->set_limit(m->vcpu, 3);
-    assert_int_equal(m->ops->run(m->vcpu), RUN_LIMIT);
-    assert_int_equal(m->stats.retired, 10);
+    assert_int_equal(m->rig.ops->run(m->rig.vcpu), RUN_LIMIT);
+    m->rig.ops->set_limit(m->rig.vcpu, 3);
+    assert_int_equal(m->rig.ops->run(m->rig.vcpu), RUN_LIMIT);
+    assert_int_equal(m->rig.stats.retired, 10);
     assert_same(m, same);
     machine_free(m);
     machine_free(same);
@@ -285,14 +255,14 @@ static void check_lowered(const struct engine_ops *ops)
     struct machine *m = machine_with(ops, program, sizeof(program));
     m->lower_at = 28; /* the first store to what is not memory */
     m->lower_to = 1;
-    assert_int_equal(m->ops->run(m->vcpu), RUN_LIMIT);
-    assert_int_equal(m->stats.retired, 29);
+    assert_int_equal(m->rig.ops->run(m->rig.vcpu), RUN_LIMIT);
+    assert_int_equal(m->rig.stats.retired, 29);
 
     m->lower_at = 29; /* the load behind it */
     m->lower_to = 33;
-    m->ops->set_limit(m->vcpu, UINT64_MAX);
-    assert_int_equal(m->ops->run(m->vcpu), RUN_LIMIT);
-    assert_int_equal(m->stats.retired, 33);
+    m->rig.ops->set_limit(m->rig.vcpu, UINT64_MAX);
+    assert_int_equal(m->rig.ops->run(m->rig.vcpu), RUN_LIMIT);
+    assert_int_equal(m->rig.stats.retired, 33);
     machine_free(m);
 }
 
@@ -304,9 +274,9 @@ static void test_limit_lowered_within_an_exit(void **state)
 static void post(struct machine *m, uint8_t vector)
 {
     struct apic_message message = {.vector = vector, .is_assert = true};
-    lapic_mmio_write(&m->lapic, 0, APIC_SVR, 0x1ff, &(struct lapic_effect){0});
-    assert_true(lapic_post(&m->lapic, &message));
-    m->ops->kick(m->vcpu, false);
+    lapic_mmio_write(&m->rig.lapic, 0, APIC_SVR, 0x1ff, &(struct lapic_effect){0});
+    assert_true(lapic_post(&m->rig.lapic, &message));
+    m->rig.ops->kick(m->rig.vcpu, false);
 }
 
 /* An interrupt that waits at the limit is taken by the next run, behind no instruction;
@@ -319,29 +289,29 @@ static void check_interrupt(const struct engine_ops *ops)
     static const uint8_t handler[] = {0x43, 0xcf}; /* inc %bx; iret */
     static const uint16_t vector[2] = {0x2000, 0};
     struct machine *m = machine_with(ops, code, sizeof(code));
-    assert_true(ram_write(m->memory, 0x2000, handler, sizeof(handler)));
-    assert_true(ram_write(m->memory, 0x40 * 4, vector, sizeof(vector)));
+    assert_true(ram_write(m->rig.memory, 0x2000, handler, sizeof(handler)));
+    assert_true(ram_write(m->rig.memory, 0x40 * 4, vector, sizeof(vector)));
     struct x86_state state;
-    m->ops->get_state(m->vcpu, &state);
+    m->rig.ops->get_state(m->rig.vcpu, &state);
     state.gpr[X86_RSP] = 0x8000;
-    m->ops->set_state(m->vcpu, &state);
+    m->rig.ops->set_state(m->rig.vcpu, &state);
 
     run_to(m, 3); /* sti, nop, nop */
     post(m, 0x40);
-    assert_int_equal(m->ops->run(m->vcpu), RUN_LIMIT);
-    m->ops->get_state(m->vcpu, &state);
+    assert_int_equal(m->rig.ops->run(m->rig.vcpu), RUN_LIMIT);
+    m->rig.ops->get_state(m->rig.vcpu, &state);
     assert_int_equal(state.rip, CODE_AT + 3);
     run_to(m, 4); /* inc */
-    m->ops->get_state(m->vcpu, &state);
+    m->rig.ops->get_state(m->rig.vcpu, &state);
     assert_int_equal(state.rip, 0x2001);
     run_to(m, 7); /* iret, cli, nop */
-    lapic_mmio_write(&m->lapic, 0, APIC_EOI, 0, &(struct lapic_effect){0});
+    lapic_mmio_write(&m->rig.lapic, 0, APIC_EOI, 0, &(struct lapic_effect){0});
     post(m, 0x40);
     run_to(m, 9); /* sti and the nop in its shadow */
-    m->ops->get_state(m->vcpu, &state);
+    m->rig.ops->get_state(m->rig.vcpu, &state);
     assert_int_equal(state.rip, CODE_AT + 7);
     run_to(m, 10);
-    m->ops->get_state(m->vcpu, &state);
+    m->rig.ops->get_state(m->rig.vcpu, &state);
     assert_int_equal(state.rip, 0x2001);
     assert_int_equal(state.gpr[X86_RBX], 2);
     machine_free(m);
@@ -358,11 +328,11 @@ static void check_tight_loop(const struct engine_ops *ops)
     static const uint8_t code[] = {0xeb, 0xfe};
     struct machine *m = machine_with(ops, code, sizeof(code));
     run_to(m, 1234567);
-    m->ops->kick(m->vcpu, false);
+    m->rig.ops->kick(m->rig.vcpu, false);
     run_to(m, 1234568);
-    m->ops->kick(m->vcpu, true);
-    m->ops->set_limit(m->vcpu, 2000000);
-    assert_int_equal(m->ops->run(m->vcpu), RUN_KICKED);
+    m->rig.ops->kick(m->rig.vcpu, true);
+    m->rig.ops->set_limit(m->rig.vcpu, 2000000);
+    assert_int_equal(m->rig.ops->run(m->rig.vcpu), RUN_KICKED);
     run_to(m, 2000000);
     machine_free(m);
 }
@@ -376,14 +346,14 @@ static void test_tight_loop(void **state)
 static void check_not_deterministic(const struct engine_ops *ops)
 {
     struct machine *m = machine_of(ops, false);
-    assert_true(ram_write(m->memory, CODE_AT, program, sizeof(program)));
+    assert_true(ram_write(m->rig.memory, CODE_AT, program, sizeof(program)));
     struct x86_state state;
     x86_state_reset(&state, true);
     state.seg[X86_CS].base = state.seg[X86_CS].selector = 0;
     state.rip = CODE_AT;
-    m->ops->set_state(m->vcpu, &state);
-    assert_int_equal(m->ops->run(m->vcpu), RUN_HALTED);
-    assert_int_equal(m->stats.retired, count_steps(ops));
+    m->rig.ops->set_state(m->rig.vcpu, &state);
+    assert_int_equal(m->rig.ops->run(m->rig.vcpu), RUN_HALTED);
+    assert_int_equal(m->rig.stats.retired, count_steps(ops));
     machine_free(m);
 }
 

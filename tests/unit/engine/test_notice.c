@@ -13,6 +13,7 @@
 #include "engine/translator/translator.h"
 #include "machine/entry.h"
 #include "machine/memory_map.h"
+#include "engine_rig.h"
 
 #define RAM_SIZE 0x400000u
 #define CODE_AT  0x200000u
@@ -29,7 +30,7 @@ static const uint8_t program[] = {
 };
 
 struct machine {
-    struct engine_vcpu *vcpu;
+    struct engine_rig rig;
     unsigned exits;
 };
 
@@ -38,47 +39,27 @@ static void sink(void *opaque, struct vcpu_exit *exit)
     struct machine *machine = opaque;
     assert_true(exit->reason == EXIT_IO || exit->reason == EXIT_MMIO);
     machine->exits++;
-    translator_notify(machine->vcpu->opaque);
+    translator_notify(machine->rig.vcpu->opaque);
 }
 
 static void test_late_notice(void **unused)
 {
     struct machine machine = {0};
-    struct clock clock;
-    struct cpuid_policy cpuid;
-    struct lapic lapic;
-    struct vcpu_stats stats = {0};
-    struct error err = {0};
-    clock_init_virtual(&clock);
-    assert_int_equal(cpuid_policy_init(&cpuid, &(struct cpuid_config){.cpus = 1}, NULL),
-                     0);
-    struct memory *memory = memory_new(RAM_SIZE, &err);
-    assert_non_null(memory);
-    int64_t frame = memory_add_frames(memory, RAM_SIZE, &err);
-    assert_true(frame >= 0);
-    assert_int_equal(memory_map(memory, 0, RAM_SIZE, (frame_t)frame, SLOT_RAM, &err), 0);
-    lapic_reset(&lapic, 0, 1000000);
-    struct engine_config config = {
-        .memory = memory, .clock = &clock, .cpuid = &cpuid, .cpus = 1};
-    struct engine *engine = engine_translator.open(&config, &err);
-    assert_non_null(engine);
-    struct vcpu_config vcpu = {
-        .is_bootstrap = true, .lapic = &lapic, .sink = {sink, &machine}, .stats = &stats};
-    machine.vcpu = engine_translator.vcpu_open(engine, &vcpu, &err);
-    assert_non_null(machine.vcpu);
+    struct error err;
+    engine_rig_open(&machine.rig, &engine_translator, RAM_SIZE, NULL,
+                    (struct vcpu_sink){sink, &machine});
+    struct engine_rig *rig = &machine.rig;
     struct x86_state state;
-    assert_int_equal(entry_long_mode(&state, memory, CODE_AT, 0, &err), 0);
-    assert_true(ram_write(memory, CODE_AT, program, sizeof(program)));
-    engine_translator.set_state(machine.vcpu, &state);
+    assert_int_equal(entry_long_mode(&state, rig->memory, CODE_AT, 0, &err), 0);
+    assert_true(ram_write(rig->memory, CODE_AT, program, sizeof(program)));
+    engine_translator.set_state(rig->vcpu, &state);
 
     alarm(SECONDS);
-    assert_int_equal(engine_translator.run(machine.vcpu), RUN_HALTED);
+    assert_int_equal(engine_translator.run(rig->vcpu), RUN_HALTED);
     alarm(0);
     assert_int_equal(machine.exits, 10);
 
-    engine_translator.vcpu_close(machine.vcpu);
-    engine_translator.close(engine);
-    memory_free(memory);
+    engine_rig_close(rig);
 }
 
 int main(void)

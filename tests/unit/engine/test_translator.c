@@ -15,21 +15,13 @@
 
 #include <cmocka.h>
 
+#include "engine_rig.h"
+
 #define RAM_SIZE (2u << 20)
 #define CODE_AT  0x10000u
 #define SLOT     16u
 #define SLOTS    16384u
 #define ROUNDS   2u
-
-struct machine {
-    struct clock clock;
-    struct memory *memory;
-    struct cpuid_policy cpuid;
-    struct lapic lapic;
-    struct vcpu_stats stats;
-    struct engine *engine;
-    struct engine_vcpu *vcpu;
-};
 
 static void sink(void *opaque, struct vcpu_exit *exit)
 {
@@ -37,7 +29,7 @@ static void sink(void *opaque, struct vcpu_exit *exit)
 
 /* Blocks one behind the other, `inc %eax; jmp` to the next; the last begins anew ECX
  * times. */
-static void put_code(struct machine *m)
+static void put_code(struct engine_rig *rig)
 {
     static const uint8_t slot[SLOT] = {0x40, 0xeb, SLOT - 3};
     static uint8_t code[SLOT * (SLOTS + 1)];
@@ -51,49 +43,19 @@ static void put_code(struct machine *m)
     end[2] = 0x85;
     memcpy(end + 3, &back, 4);
     end[7] = 0xf4; /* hlt */
-    assert_true(ram_write(m->memory, CODE_AT, code, sizeof(code)));
+    assert_true(ram_write(rig->memory, CODE_AT, code, sizeof(code)));
 }
 
-static struct machine *machine_new_with(uint64_t code_cache)
+static void open_rig(struct engine_rig *rig, uint64_t code_cache)
 {
-    struct machine *m = calloc(1, sizeof(*m));
-    struct error err = {0};
-    assert_non_null(m);
-    clock_init_virtual(&m->clock);
-    struct cpuid_config cpuid = {.cpus = 1};
-    assert_int_equal(cpuid_policy_init(&m->cpuid, &cpuid, NULL), 0);
-    m->memory = memory_new(RAM_SIZE, &err);
-    assert_non_null(m->memory);
-    int64_t frame = memory_add_frames(m->memory, RAM_SIZE, &err);
-    assert_true(frame >= 0);
-    assert_int_equal(memory_map(m->memory, 0, RAM_SIZE, (frame_t)frame, SLOT_RAM, &err),
-                     0);
-    lapic_reset(&m->lapic, 0, 1000000);
-    struct engine_config config = {.memory = m->memory,
-                                   .clock = &m->clock,
-                                   .cpuid = &m->cpuid,
-                                   .cpus = 1,
-                                   .code_cache = code_cache};
-    m->engine = engine_translator.open(&config, &err);
-    assert_non_null(m->engine);
-    struct vcpu_config vcpu = {
-        .is_bootstrap = true, .lapic = &m->lapic, .sink = {sink, m}, .stats = &m->stats};
-    m->vcpu = engine_translator.vcpu_open(m->engine, &vcpu, &err);
-    assert_non_null(m->vcpu);
-    put_code(m);
-    return m;
-}
-
-static void machine_end(struct machine *m)
-{
-    engine_translator.vcpu_close(m->vcpu);
-    engine_translator.close(m->engine);
-    memory_free(m->memory);
-    free(m);
+    const struct engine_config options = {.code_cache = code_cache};
+    engine_rig_open(rig, &engine_translator, RAM_SIZE, &options,
+                    (struct vcpu_sink){sink, rig});
+    put_code(rig);
 }
 
 /* From the beginning of the code to its HLT; the result in EAX. */
-static uint32_t run(struct machine *m)
+static uint32_t run(struct engine_rig *rig)
 {
     struct x86_state state;
     x86_state_reset(&state, true);
@@ -105,9 +67,9 @@ static uint32_t run(struct machine *m)
     state.rip = CODE_AT;
     state.gpr[X86_RAX] = 0;
     state.gpr[X86_RCX] = ROUNDS;
-    engine_translator.set_state(m->vcpu, &state);
-    assert_int_equal(engine_translator.run(m->vcpu), RUN_HALTED);
-    engine_translator.get_state(m->vcpu, &state);
+    engine_translator.set_state(rig->vcpu, &state);
+    assert_int_equal(engine_translator.run(rig->vcpu), RUN_HALTED);
+    engine_translator.get_state(rig->vcpu, &state);
     return (uint32_t)state.gpr[X86_RAX];
 }
 
@@ -128,29 +90,30 @@ static void pick(void *opaque, const struct engine_stat *stat)
     }
 }
 
-static uint64_t counted(struct machine *m, bool is_vcpu, const char *group,
+static uint64_t counted(struct engine_rig *rig, bool is_vcpu, const char *group,
                         const char *name)
 {
     struct wanted wanted = {group, name};
-    engine_translator.stats(m->engine, is_vcpu ? m->vcpu : NULL, pick, &wanted);
+    engine_translator.stats(rig->engine, is_vcpu ? rig->vcpu : NULL, pick, &wanted);
     assert_true(wanted.is_there);
     return wanted.value;
 }
 
 static void test_makes_each_block_once(void **state)
 {
-    struct machine *m = machine_new_with(0);
-    assert_int_equal(run(m), ROUNDS * SLOTS);
-    uint64_t blocks = counted(m, false, "translated", "blocks");
+    struct engine_rig rig;
+    open_rig(&rig, 0);
+    assert_int_equal(run(&rig), ROUNDS * SLOTS);
+    uint64_t blocks = counted(&rig, false, "translated", "blocks");
     assert_true(blocks >= SLOTS);
-    assert_int_equal(counted(m, true, "dispatcher", "blocks_made"), blocks);
-    assert_int_equal(counted(m, false, "cache", "blocks"), blocks);
-    assert_int_equal(counted(m, false, "cache", "dead_blocks"), 0);
-    assert_int_equal(counted(m, false, "evictions", "count"), 0);
-    assert_int_equal(counted(m, true, "interpreted_instructions", "hlt"), 1);
-    assert_int_equal(run(m), ROUNDS * SLOTS);
-    assert_int_equal(counted(m, false, "translated", "blocks"), blocks);
-    machine_end(m);
+    assert_int_equal(counted(&rig, true, "dispatcher", "blocks_made"), blocks);
+    assert_int_equal(counted(&rig, false, "cache", "blocks"), blocks);
+    assert_int_equal(counted(&rig, false, "cache", "dead_blocks"), 0);
+    assert_int_equal(counted(&rig, false, "evictions", "count"), 0);
+    assert_int_equal(counted(&rig, true, "interpreted_instructions", "hlt"), 1);
+    assert_int_equal(run(&rig), ROUNDS * SLOTS);
+    assert_int_equal(counted(&rig, false, "translated", "blocks"), blocks);
+    engine_rig_close(&rig);
 }
 
 /* Every block is made for every round, since those made last are there when the round
@@ -158,46 +121,48 @@ static void test_makes_each_block_once(void **state)
 static void test_drops_the_oldest_when_it_is_full(void **state)
 {
     const uint64_t size = 1u << 20;
-    struct machine *m = machine_new_with(size);
+    struct engine_rig rig;
+    open_rig(&rig, size);
     for (unsigned i = 0; i < 3; i++) {
-        assert_int_equal(run(m), ROUNDS * SLOTS);
+        assert_int_equal(run(&rig), ROUNDS * SLOTS);
     }
-    assert_true(counted(m, false, "evictions", "count") > 10);
-    assert_int_equal(counted(m, false, "cache", "code_limit_bytes"), size);
-    assert_in_range(counted(m, false, "cache", "code_bytes"), 1, size);
-    assert_in_range(counted(m, false, "cache", "used_percent"), 1, 100);
-    uint64_t dropped = counted(m, false, "invalidated_blocks", "by_overflow");
-    uint64_t alive =
-        counted(m, false, "cache", "blocks") - counted(m, false, "cache", "dead_blocks");
+    assert_true(counted(&rig, false, "evictions", "count") > 10);
+    assert_int_equal(counted(&rig, false, "cache", "code_limit_bytes"), size);
+    assert_in_range(counted(&rig, false, "cache", "code_bytes"), 1, size);
+    assert_in_range(counted(&rig, false, "cache", "used_percent"), 1, 100);
+    uint64_t dropped = counted(&rig, false, "invalidated_blocks", "by_overflow");
+    uint64_t alive = counted(&rig, false, "cache", "blocks") -
+                     counted(&rig, false, "cache", "dead_blocks");
     assert_true(dropped > 0);
-    assert_int_equal(counted(m, false, "translated", "blocks"), dropped + alive);
-    machine_end(m);
+    assert_int_equal(counted(&rig, false, "translated", "blocks"), dropped + alive);
+    engine_rig_close(&rig);
 }
 
 /* As a device's thread does. */
 static void *store_to_code(void *opaque)
 {
-    struct machine *m = opaque;
+    struct engine_rig *rig = opaque;
     static const uint8_t dec = 0x48;
-    assert_true(ram_write(m->memory, CODE_AT, &dec, 1));
+    assert_true(ram_write(rig->memory, CODE_AT, &dec, 1));
     return NULL;
 }
 
 static void check_changed_from_outside(uint64_t code_cache)
 {
-    struct machine *m = machine_new_with(code_cache);
+    struct engine_rig rig;
+    open_rig(&rig, code_cache);
     pthread_t thread;
-    assert_int_equal(run(m), ROUNDS * SLOTS);
-    assert_int_equal(pthread_create(&thread, NULL, store_to_code, m), 0);
+    assert_int_equal(run(&rig), ROUNDS * SLOTS);
+    assert_int_equal(pthread_create(&thread, NULL, store_to_code, &rig), 0);
     pthread_join(thread, NULL);
-    assert_int_equal(counted(m, false, "invalidated_blocks", "by_store"), 0);
+    assert_int_equal(counted(&rig, false, "invalidated_blocks", "by_store"), 0);
     if (!code_cache) {
         /* All blocks of the page. */
-        assert_int_equal(counted(m, false, "invalidated_blocks", "by_device"),
+        assert_int_equal(counted(&rig, false, "invalidated_blocks", "by_device"),
                          FRAME_SIZE / SLOT);
     }
-    assert_int_equal(run(m), ROUNDS * (SLOTS - 2));
-    machine_end(m);
+    assert_int_equal(run(&rig), ROUNDS * (SLOTS - 2));
+    engine_rig_close(&rig);
 }
 
 static void test_code_changed_by_a_device(void **state)
