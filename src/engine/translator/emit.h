@@ -110,6 +110,20 @@ emit_fn *emit_find(struct cpu *cpu, struct guest_insn *insn);
 enum engine_way emit_way(const struct insn_row *row);
 
 /* Guest registers. */
+static inline bool guest_is_gpr(ZydisRegister reg)
+{
+    ZydisRegisterClass class = ZydisRegisterGetClass(reg);
+    return class == ZYDIS_REGCLASS_GPR8 || class == ZYDIS_REGCLASS_GPR16 ||
+           class == ZYDIS_REGCLASS_GPR32 || class == ZYDIS_REGCLASS_GPR64;
+}
+/* The number of a general register, or of the one that a part belongs to. Zydis counts
+ * AL CL DL BL AH CH DH BH SPL BPL SIL DIL R8B ... */
+static inline unsigned guest_number(ZydisRegister reg)
+{
+    unsigned id = (unsigned)ZydisRegisterGetId(reg);
+    bool is_byte = ZydisRegisterGetClass(reg) == ZYDIS_REGCLASS_GPR8;
+    return is_byte && id >= 4 ? id - 4 : id;
+}
 static inline bool guest_in_memory(unsigned guest)
 {
     return guest >= 8 && guest < 12;

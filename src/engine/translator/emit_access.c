@@ -232,6 +232,31 @@ void emit_leave_if(struct emit *emit, unsigned condition)
     cold->from_host = false;
 }
 
+/* ---- watched frames, groups ------------------------------------------------------- */
+
+/* Is the byte at [r9 + 1] not 0? Its jump; live: without flags, scratch being rcx's. */
+static uint8_t *jump_if_watched(struct code *code, bool live, unsigned scratch)
+{
+    if (!live) {
+        CODE(code, "\x41\x80\x79\x01\x00"); /* CMP byte [r9 + 1], 0 */
+        return host_jcc(code, HOST_NE);
+    }
+    host_mov(code, scratch, HOST_RCX);
+    CODE(code, "\x41\x0f\xb6\x49\x01"); /* MOVZX ecx, byte [r9 + 1] */
+    CODE(code, "\xe3\x08");             /* JRCXZ */
+    host_mov(code, HOST_RCX, scratch);
+    uint8_t *place = host_jmp(code);
+    host_mov(code, HOST_RCX, scratch);
+    return place;
+}
+
+/* Host r9 = the frame's entry that the TLB entry at r9 leads to. */
+static void load_frame(struct code *code)
+{
+    struct host_mem frame = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, frame)};
+    host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &frame);
+}
+
 /* Behind a check, with what is checked in r8: r10 = the group's host address. */
 static void begin_group(struct emit *emit, const struct access *access)
 {
@@ -243,14 +268,12 @@ static void begin_group(struct emit *emit, const struct access *access)
     }
     host_mov(code, HOST_R10, HOST_R8);
     if (access->group_stores) {
-        struct host_mem frame = {HOST_R9, HOST_NONE, 0,
-                                 offsetof(struct tlb_entry, frame)};
-        host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &frame);
+        load_frame(code);
         host_fs(code, true, HOST_MOV_STORE, HOST_R9, FRAME(group_frame));
     }
     if (access->looks_first) {
-        CODE(code, "\x41\x80\x79\x01\x00"); /* CMP byte [r9 + 1], 0 */
-        struct cold *cold = emit_cold(emit, COLD_LEAVE, host_jcc(code, HOST_NE));
+        struct cold *cold =
+            emit_cold(emit, COLD_LEAVE, jump_if_watched(code, false, HOST_NONE));
         cold->reason = LEAVE_PLAIN;
         cold->from_host = false;
     }
@@ -297,22 +320,6 @@ struct host_mem emit_stack(struct emit *emit, const struct guest_insn *insn,
     return check(emit, access, emit->width, is_write);
 }
 
-/* Is the byte at [r9 + 1] not 0? Its jump; live: without flags, scratch being rcx's. */
-static uint8_t *jump_if_watched(struct code *code, bool live, unsigned scratch)
-{
-    if (!live) {
-        CODE(code, "\x41\x80\x79\x01\x00"); /* CMP byte [r9 + 1], 0 */
-        return host_jcc(code, HOST_NE);
-    }
-    host_mov(code, scratch, HOST_RCX);
-    CODE(code, "\x41\x0f\xb6\x49\x01"); /* MOVZX ecx, byte [r9 + 1] */
-    CODE(code, "\xe3\x08");             /* JRCXZ */
-    host_mov(code, HOST_RCX, scratch);
-    uint8_t *place = host_jmp(code);
-    host_mov(code, HOST_RCX, scratch);
-    return place;
-}
-
 void emit_watch(struct emit *emit, const struct guest_insn *insn, unsigned size,
                 uint32_t live)
 {
@@ -323,9 +330,7 @@ void emit_watch(struct emit *emit, const struct guest_insn *insn, unsigned size,
         return; /* a later store's look is for this one, too */
     }
     if (is_alone) {
-        struct host_mem frame = {HOST_R9, HOST_NONE, 0,
-                                 offsetof(struct tlb_entry, frame)};
-        host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &frame);
+        load_frame(code);
     } else {
         host_fs(code, true, HOST_MOV_LOAD, HOST_R9, FRAME(group_frame));
     }

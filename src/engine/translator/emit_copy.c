@@ -35,12 +35,6 @@ struct copy {
     struct host_mem place; /* of the memory operand */
 };
 
-static bool is_gpr(ZydisRegisterClass class)
-{
-    return class == ZYDIS_REGCLASS_GPR8 || class == ZYDIS_REGCLASS_GPR16 ||
-           class == ZYDIS_REGCLASS_GPR32 || class == ZYDIS_REGCLASS_GPR64;
-}
-
 static int borrow(struct copy *copy, unsigned guest, const ZydisDecodedOperand *operand)
 {
     struct borrowed *borrowed = NULL;
@@ -75,24 +69,22 @@ static int borrow(struct copy *copy, unsigned guest, const ZydisDecodedOperand *
 static int rename(struct copy *copy, const ZydisDecodedOperand *operand)
 {
     ZydisRegister reg = operand->reg.value;
-    ZydisRegisterClass class = ZydisRegisterGetClass(reg);
     int id = ZydisRegisterGetId(reg);
-    if (!is_gpr(class)) {
+    if (!guest_is_gpr(reg)) {
         return id < 0 ? -1 : id;
     }
-    if (class == ZYDIS_REGCLASS_GPR8) {
-        /* AL CL DL BL AH CH DH BH SPL BPL SIL DIL R8B ... */
-        if (id >= 4 && id < 8) {
+    unsigned guest = guest_number(reg);
+    if (operand->size == 8) {
+        if (id >= 4 && id < 8) { /* AH CH DH BH, which have these numbers */
             copy->form.forbids_rex = true;
             return id;
         }
-        id = id >= 8 ? id - 4 : id;
-        copy->form.needs_rex |= id >= 4 && id < 8;
+        copy->form.needs_rex |= guest >= 4 && guest < 8;
     }
-    if (guest_in_memory((unsigned)id)) {
-        return borrow(copy, (unsigned)id, operand);
+    if (guest_in_memory(guest)) {
+        return borrow(copy, guest, operand);
     }
-    return (int)guest_host((unsigned)id);
+    return (int)guest_host(guest);
 }
 
 static bool place_operand(struct copy *copy, const ZydisDecodedOperand *operand)
@@ -110,9 +102,8 @@ static bool place_operand(struct copy *copy, const ZydisDecodedOperand *operand)
     if (!field) {
         /* Implied registers keep their places; those that have none here do not exist in
          * any implied operand of what is copied, but RSP. */
-        ZydisRegisterClass class = ZydisRegisterGetClass(operand->reg.value);
-        return !is_gpr(class) || ZydisRegisterGetId(operand->reg.value) != HOST_RSP ||
-               class == ZYDIS_REGCLASS_GPR8;
+        return !guest_is_gpr(operand->reg.value) ||
+               guest_number(operand->reg.value) != HOST_RSP;
     }
     int host = rename(copy, operand);
     if (host < 0) {
@@ -177,7 +168,7 @@ static bool has_ignored_bits(const struct copy *copy)
             return true;
         }
         if (decoded->raw.vex.W && operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-            is_gpr(ZydisRegisterGetClass(operand->reg.value))) {
+            guest_is_gpr(operand->reg.value)) {
             return true;
         }
     }

@@ -74,7 +74,7 @@ enum {
     LEAVE_READ,  /* exit_value is not in the TLB for reading */
     LEAVE_WRITE, /* ... for writing */
     LEAVE_INTERPRET, /* the instruction has no code of its own */
-    LEAVE_QUICK,     /* the instruction is run_quick's */
+    LEAVE_QUICK,     /* the instruction is quick_run's */
     LEAVE_PLAIN,     /* the frame of a group that stores is watched */
     LEAVE_WATCHED,   /* a store to host address exit_value whose frame is watched */
     LEAVE_COUNT,

@@ -6,14 +6,12 @@
  * has a check for each (MODE_PLAIN).
  *
  * A group may check for a write before the write is due: nothing of the guest changes by
- * that, for entries are not filled then (run.c). Whether stored bytes are code, or
+ * that, for entries are not filled then (miss.c). Whether stored bytes are code, or
  * logged, is looked at behind the last store before translated code could be left; a
  * group with more stores than looks begins only while its frame is not watched, so that
  * no instruction executes that a store before it has changed.
  */
 #include "engine/translator/emit.h"
-
-#include <string.h>
 
 #define GROUP_SIZE_MAX 224
 #define OFFSET_MAX     (1 << 24)
@@ -44,7 +42,6 @@ struct group {
 
 struct plan {
     struct guest_insn *insn;
-    unsigned count;
     unsigned width; /* of addresses and of what is pushed, bytes */
     struct symbol reg[16];
     uint16_t next_value;
@@ -72,16 +69,6 @@ static bool is_whole_operand(const struct plan *plan, const ZydisDecodedOperand 
 {
     return operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
            is_whole(plan, operand->reg.value);
-}
-
-static unsigned number_of(ZydisRegister reg)
-{
-    unsigned id = (unsigned)ZydisRegisterGetId(reg);
-    bool is_high = reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH;
-    if (ZydisRegisterGetClass(reg) == ZYDIS_REGCLASS_GPR8) {
-        return is_high ? id - 4 : id >= 8 ? id - 4 : id;
-    }
-    return id;
 }
 
 static void forget(struct plan *plan, unsigned reg)
@@ -114,15 +101,8 @@ static void forget_written(struct plan *plan, const struct guest_insn *insn)
             !(operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
             continue;
         }
-        switch (ZydisRegisterGetClass(operand->reg.value)) {
-        case ZYDIS_REGCLASS_GPR8:
-        case ZYDIS_REGCLASS_GPR16:
-        case ZYDIS_REGCLASS_GPR32:
-        case ZYDIS_REGCLASS_GPR64:
-            forget(plan, number_of(operand->reg.value));
-            break;
-        default:
-            break;
+        if (guest_is_gpr(operand->reg.value)) {
+            forget(plan, guest_number(operand->reg.value));
         }
     }
 }
@@ -137,20 +117,20 @@ static void follow(struct plan *plan, const struct guest_insn *insn)
     case ZYDIS_MNEMONIC_ADD:
     case ZYDIS_MNEMONIC_SUB:
         if (is_whole_operand(plan, to) && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-            before = plan->reg[number_of(to->reg.value)];
+            before = plan->reg[guest_number(to->reg.value)];
             offset = insn->decoded.mnemonic == ZYDIS_MNEMONIC_ADD ? from->imm.value.s
                                                                   : -from->imm.value.s;
         }
         break;
     case ZYDIS_MNEMONIC_MOV:
         if (is_whole_operand(plan, to) && is_whole_operand(plan, from)) {
-            before = plan->reg[number_of(from->reg.value)];
+            before = plan->reg[guest_number(from->reg.value)];
         }
         break;
     case ZYDIS_MNEMONIC_LEA:
         if (is_whole_operand(plan, to) && from->mem.index == ZYDIS_REGISTER_NONE &&
             is_whole(plan, from->mem.base)) {
-            before = plan->reg[number_of(from->mem.base)];
+            before = plan->reg[guest_number(from->mem.base)];
             offset = from->mem.disp.value;
         }
         break;
@@ -159,7 +139,7 @@ static void follow(struct plan *plan, const struct guest_insn *insn)
         return;
     case ZYDIS_MNEMONIC_POP:
         move(plan, HOST_RSP, plan->reg[HOST_RSP], plan->width);
-        forget(plan, number_of(to->reg.value));
+        forget(plan, guest_number(to->reg.value));
         return;
     case ZYDIS_MNEMONIC_LEAVE:
         move(plan, HOST_RSP, plan->reg[HOST_RBP], plan->width);
@@ -171,7 +151,7 @@ static void follow(struct plan *plan, const struct guest_insn *insn)
     if (before.value == NO_VALUE) {
         forget_written(plan, insn);
     } else {
-        move(plan, number_of(to->reg.value), before, offset);
+        move(plan, guest_number(to->reg.value), before, offset);
     }
 }
 
@@ -213,7 +193,7 @@ static bool find_part(const struct plan *plan, ZydisRegister reg, uint16_t *valu
     if (!is_whole(plan, reg)) {
         return false;
     }
-    const struct symbol *symbol = &plan->reg[number_of(reg)];
+    const struct symbol *symbol = &plan->reg[guest_number(reg)];
     *value = symbol->value;
     *offset += (int64_t)symbol->offset * scale;
     return true;
@@ -261,11 +241,9 @@ static unsigned count_borrowed(const struct guest_insn *insn)
     unsigned seen = 0;
     for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
         const ZydisDecodedOperand *operand = &insn->operand[i];
-        if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER) {
-            ZydisRegisterClass class = ZydisRegisterGetClass(operand->reg.value);
-            bool is_gpr = class == ZYDIS_REGCLASS_GPR8 || class == ZYDIS_REGCLASS_GPR16 ||
-                          class == ZYDIS_REGCLASS_GPR32 || class == ZYDIS_REGCLASS_GPR64;
-            unsigned number = is_gpr ? number_of(operand->reg.value) : 0;
+        if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            guest_is_gpr(operand->reg.value)) {
+            unsigned number = guest_number(operand->reg.value);
             seen |= guest_in_memory(number) ? 1u << number : 0;
         }
     }
@@ -430,8 +408,7 @@ static void apply(struct plan *plan, const struct member *members, struct group 
 
 void group_accesses(struct guest_insn *insn, unsigned count, unsigned width)
 {
-    struct plan plan = {
-        .insn = insn, .count = count, .width = width, .next_value = RIP_VALUE + 1};
+    struct plan plan = {.insn = insn, .width = width, .next_value = RIP_VALUE + 1};
     struct member members[BLOCK_INSN_MAX];
     forget_all(&plan);
     for (unsigned i = 0; i < count; i++) {

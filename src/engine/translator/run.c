@@ -202,13 +202,14 @@ static bool resume_behind(struct translator_cpu *translator, const struct block 
 {
     struct cpu *cpu = translator->cpu;
     unsigned next = ordinal + 1;
-    if (next >= block->count || block->is_dead ||
+    /* Before the block is looked at: it may have been evicted meanwhile. */
+    if (atomic_load(&translator->cache->epoch) != translator->epoch ||
+        next >= block->count || block->is_dead ||
         run_linear_rip(cpu) != entry->page + block->insn[next].offset ||
         cpu_wants_look(cpu) || cpu->state.activity != X86_RUNNING ||
         !can_translate(cpu) || current_mode(cpu) != (block->place.mode & ~MODE_PLAIN) ||
-        block->insn[next].host_flags & INSN_NEEDS_BASE ||
-        atomic_load(&translator->cache->epoch) != translator->epoch ||
-        !find_is_open(cpu, block) || !find_fits_limit(cpu, block, next)) {
+        block->insn[next].host_flags & INSN_NEEDS_BASE || !find_is_open(cpu, block) ||
+        !find_fits_limit(cpu, block, next)) {
         return false;
     }
     entry->target = block->insn[next].host;
