@@ -263,8 +263,14 @@ static uint64_t jump_page_bit(unsigned index)
     return 1ull << (index >> AREA_JUMP_SLOT_BITS);
 }
 
-void cpu_note_jump(struct tlb_area *area, unsigned index, uint64_t tag,
-                   const void *target)
+static void jump_clear(struct tlb_area *area, unsigned i)
+{
+    area->jump_tag[i] = 0;
+    area->jump_target[i] = area->jump_miss;
+}
+
+static void jump_fill(struct tlb_area *area, unsigned index, uint64_t tag,
+                      const void *target)
 {
     cpu_note_filled(area, TLB_SIZE + index);
     area->jump_pages |= jump_page_bit(index);
@@ -272,10 +278,17 @@ void cpu_note_jump(struct tlb_area *area, unsigned index, uint64_t tag,
     area->jump_target[index] = target;
 }
 
-static void jump_clear(struct tlb_area *area, unsigned i)
+void cpu_note_jump(struct tlb_area *area, unsigned index, uint64_t tag,
+                   const void *target)
 {
-    area->jump_tag[i] = 0;
-    area->jump_target[i] = area->jump_miss;
+    unsigned other = index ^ AREA_JUMP_OTHER;
+    uint64_t before = area->jump_tag[index];
+    if (before != 0 && before != tag) {
+        jump_fill(area, other, before, area->jump_target[index]);
+    } else if (area->jump_tag[other] == tag) {
+        jump_clear(area, other); /* one place for each, or an old target stays */
+    }
+    jump_fill(area, index, tag, target);
 }
 
 static void area_clear_jumps(struct tlb_area *area)
@@ -399,6 +412,7 @@ static void drop_jumps(struct tlb_area *area, gva_t page)
         unsigned index = cpu_area_jump(page - back);
         if (area->jump_pages & jump_page_bit(index)) {
             jump_clear(area, index);
+            jump_clear(area, index ^ AREA_JUMP_OTHER);
         }
     }
 }

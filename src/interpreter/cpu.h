@@ -84,12 +84,14 @@ enum tlb_view {
 
 /*
  * Where jumps of translated code went, by RIP: 256 entries for each of 64 page colours,
- * so that INVLPG drops only its page's. Tags and targets apart, for the addressing modes
- * of the code that looks them up. An empty entry has tag 0 and the target jump_miss.
+ * so that INVLPG drops only its page's, in pairs: what another jump takes the place of
+ * moves to the pair's other entry. Tags and targets apart, for the addressing modes of
+ * the code that looks them up. An empty entry has tag 0 and the target jump_miss.
  */
 #define AREA_JUMP_SLOT_BITS 8
 #define AREA_JUMP_PAGE_BITS 6
 #define AREA_JUMP_COUNT     (1u << (AREA_JUMP_SLOT_BITS + AREA_JUMP_PAGE_BITS))
+#define AREA_JUMP_OTHER     2u /* the bit in which the indices of a pair differ */
 
 /* How many fills are remembered, so that emptying costs what was filled. */
 #define AREA_FILLED_MAX 4096
@@ -359,7 +361,7 @@ void cpu_follow_layout(struct cpu *cpu);
 void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_size);
 /* Notes that an entry of a view, or a jump, is about to be filled. */
 void cpu_note_filled(struct tlb_area *area, unsigned index);
-/* Fills a jump entry. */
+/* Fills a jump entry; what it held goes to the pair's other one. */
 void cpu_note_jump(struct tlb_area *area, unsigned index, uint64_t tag,
                    const void *target);
 /* The jump entry for an address. */

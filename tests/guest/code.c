@@ -219,6 +219,29 @@ static void run_endlessly(void *argument)
     }
 }
 
+/* More targets of jumps in one page than an engine may remember apart, each in its turn:
+ * their page is exchanged, and each is the new page's. */
+static void try_many_targets(void)
+{
+    uint8_t *page[2] = {pages[0], page_new()};
+    for (uint32_t i = 0; i < PAGE_SIZE / 8; i++) {
+        put_program(page[0] + 8 * i, i);
+        put_program(page[1] + 8 * i, ~i);
+    }
+    for (unsigned round = 0; round < 6; round++) {
+        unsigned now = round / 2 % 2;
+        if (round % 2 == 0) {
+            page_map(BASE, (uint64_t)page[now], PTE_P | PTE_W, 1);
+        }
+        /* Neighbours thrice, far ones in between. */
+        for (uint32_t i = 0; i < 3 * PAGE_SIZE / 8; i++) {
+            uint32_t target = (i / 3 + i % 3 * 37) % (PAGE_SIZE / 8);
+            ASSERT_EQ(run(code + 8 * target), now ? ~target : target);
+        }
+    }
+    page_map(BASE, (uint64_t)pages[0], PTE_P | PTE_W, 1);
+}
+
 static void try_processors(void)
 {
     static struct patch patch;
@@ -268,6 +291,8 @@ void guest_test(void)
     try_copy();
     case_begin("changed mappings");
     try_mapping();
+    case_begin("many targets of jumps in a page that is exchanged");
+    try_many_targets();
     smp_start(true);
     if (smp_count() > 1) {
         try_processors();

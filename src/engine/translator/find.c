@@ -142,6 +142,9 @@ bool find_jump(struct translator_cpu *translator, uint64_t linear, struct entry 
     const struct tlb_area *area = (const struct tlb_area *)translator->cpu->tlb;
     unsigned kind = code_jump_kind(translator->mode);
     unsigned index = jump_index(kind, linear);
+    if (area->jump_tag[index] != jump_tag(kind, linear)) {
+        index ^= AREA_JUMP_OTHER;
+    }
     if (linear == 0 || area->jump_tag[index] != jump_tag(kind, linear) ||
         translator->cache->counts) {
         return false;

@@ -250,6 +250,19 @@ static unsigned count_borrowed(const struct guest_insn *insn)
     return (unsigned)__builtin_popcount(seen);
 }
 
+/* AH, CH, DH or BH, whose partner in memory borrows RDI for its address (emit_copy.c). */
+static bool has_high_byte(const struct guest_insn *insn)
+{
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        ZydisRegister reg = insn->operand[i].reg.value;
+        if (insn->operand[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Can the instruction's code do without r10, if its access is, or is not, one of the
  * group that r10 is taken for? As emit_copy and others use scratch registers. */
 static bool spares_base(const struct guest_insn *insn, bool is_member)
@@ -267,7 +280,8 @@ static bool spares_base(const struct guest_insn *insn, bool is_member)
     if (!(operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
         return count_borrowed(insn) <= 1;
     }
-    return count_borrowed(insn) == 0 && !insn->flags_read && !insn->flags_live;
+    return count_borrowed(insn) == 0 && !has_high_byte(insn) && !insn->flags_read &&
+           !insn->flags_live;
 }
 
 /* May translated code be left at the instruction, but by the group's own check? */

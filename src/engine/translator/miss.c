@@ -7,9 +7,10 @@
 /* An instruction with two operands may need one entry for both. */
 #define MISSES_IN_A_ROW 4
 
-/* Fills the TLB for the access that missed; false: it is not to be had, or crosses the
- * page's end. */
-static bool fill(struct translator_cpu *translator, uint64_t ea, bool is_write)
+/* Fills the TLB for the access that missed, by a walk for writing only if writing is due;
+ * false: it is not to be had, or crosses the page's end. */
+static bool fill(struct translator_cpu *translator, uint64_t ea, bool is_write,
+                 bool walks_for_write)
 {
     struct cpu *cpu = translator->cpu;
     uint32_t info = translator_frame.exit_info;
@@ -28,7 +29,7 @@ static bool fill(struct translator_cpu *translator, uint64_t ea, bool is_write)
     if (ea - (is_write ? entry->write : entry->read) < FRAME_SIZE) {
         return false;
     }
-    if (!access_probe(cpu, ea, 1, is_write)) {
+    if (!access_probe(cpu, ea, 1, walks_for_write)) {
         cpu->has_fault = false;
         cpu->fault_noncanonical = false;
         return false;
@@ -38,24 +39,20 @@ static bool fill(struct translator_cpu *translator, uint64_t ea, bool is_write)
     return is_filled;
 }
 
-/* A group's bytes are in one page, and what the first access does not need is not done
- * before its time: accessed and dirty bits. */
-static bool can_fill(const struct frame *frame, const struct block_insn *insn)
-{
-    return !insn->group_size ||
-           (insn->host_flags & INSN_FILLS &&
-            frame->exit_value % FRAME_SIZE + insn->group_size <= FRAME_SIZE);
-}
-
 bool miss_fill(struct translator_cpu *translator, const struct block_insn *insn)
 {
     const struct frame *frame = &translator_frame;
-    if (!can_fill(frame, insn)) {
+    bool is_write = frame->exit_reason == LEAVE_WRITE;
+    /* A group's bytes are in one page, and what the first access does not need is not
+     * done before its time: a page that is only read yet may be written if that leaves
+     * no trace, being dirty. */
+    if (insn->group_size &&
+        frame->exit_value % FRAME_SIZE + insn->group_size > FRAME_SIZE) {
         return false;
     }
+    bool is_due = !insn->group_size || insn->host_flags & INSN_FILLS;
     enum where before = where_enter(WHERE_MISS);
-    bool is_filled =
-        fill(translator, frame->exit_value, frame->exit_reason == LEAVE_WRITE);
+    bool is_filled = fill(translator, frame->exit_value, is_write, is_write && is_due);
     where_enter(before);
     return is_filled;
 }

@@ -168,12 +168,11 @@ static void write_watch(struct code_cache *cache, struct code *code, bool from_h
 #define JUMP_MASK \
     (((1u << AREA_JUMP_PAGE_BITS) - 1) << FRAME_SHIFT | ((1u << AREA_JUMP_SLOT_BITS) - 1))
 
-/* Goes on at guest address r8 by way of the view's jump entries. */
+/* Goes on at guest address r8 by way of the view's jump entries, of which r9 is the
+ * index; the head that it comes to polls. */
 static uint32_t write_jump(struct code_cache *cache, struct code *code, unsigned kind)
 {
     uint32_t start = (uint32_t)(code->at - cache->write);
-    fs_byte(code, 0x80, 7, status(STATUS_ATTENTION), 0);
-    host_patch(host_jcc(code, HOST_NE), cache->write + cache->jump_miss);
     host_rorx(code, HOST_R9, HOST_R8, AREA_JUMP_SLOT_BITS);
     host_op_reg(code, true, 0x33, HOST_R9, HOST_R8); /* XOR */
     host_constant(code, HOST_R10, JUMP_MASK);
@@ -191,12 +190,19 @@ static uint32_t write_jump(struct code_cache *cache, struct code *code, unsigned
     struct host_mem target = {HOST_NONE, HOST_R9, 3,
                               offsetof(struct tlb_area, jump_target)};
     host_gs(code, true, 0x39, wanted, &tag); /* CMP */
-    host_patch(host_jcc(code, HOST_NE), cache->write + cache->jump_miss);
+    uint8_t *other = host_jcc(code, HOST_NE);
+    const uint8_t *found = code->at;
     if (kind & JUMP_USER) {
         host_and(code, true, HOST_R8, -FRAME_SIZE);
         host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(code_base));
     }
     host_gs(code, false, 0xff, 4, &target); /* JMP */
+    host_patch(other, code->at);
+    CODE(code, "\x49\x83\xf1"); /* XOR r9, imm8 */
+    code8(code, AREA_JUMP_OTHER);
+    host_gs(code, true, 0x39, wanted, &tag);
+    host_patch(host_jcc(code, HOST_E), found);
+    host_jmp_to(code, cache->write + cache->jump_miss);
     return start;
 }
 

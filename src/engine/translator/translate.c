@@ -7,7 +7,7 @@
 #include "interpreter/insn.h"
 
 #define WATCH_STEP 64u
-#define JCC_MAX    2 /* conditional branches that a block goes on behind */
+#define JCC_MAX    4 /* conditional branches that a block goes on behind */
 
 struct translation {
     struct guest_insn insn[BLOCK_INSN_MAX];
