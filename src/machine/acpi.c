@@ -313,6 +313,21 @@ static void put_legacy_device(struct aml *aml, const struct legacy_device *devic
     aml_end(aml, begin);
 }
 
+/* QEMU's docs/specs/pvpanic, which Linux's pvpanic-mmio follows. */
+static void put_panic_device(struct aml *aml)
+{
+    uint32_t begin = aml_device_begin(aml, "PEVT");
+    aml_name(aml, "_HID");
+    aml_string(aml, "QEMU0001");
+    aml_name(aml, "_STA");
+    aml_integer(aml, 0xf);
+    aml_name(aml, "_CRS");
+    uint32_t resources = aml_resources_begin(aml);
+    aml_resource_io(aml, PORT_PANIC, 1);
+    aml_resources_end(aml, resources);
+    aml_end(aml, begin);
+}
+
 static void put_pci_bridge(struct aml *aml)
 {
     uint32_t begin = aml_device_begin(aml, "PCI0");
@@ -387,6 +402,7 @@ static uint64_t put_dsdt(struct builder *builder, const struct acpi_config *conf
     for (unsigned i = 0; i < sizeof(legacy_devices) / sizeof(legacy_devices[0]); i++) {
         put_legacy_device(&aml, &legacy_devices[i]);
     }
+    put_panic_device(&aml);
     if (config->has_pci) {
         put_pci_bridge(&aml);
     }

@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include "base/log.h"
 #include "device/pc/acpi_pm.h"
 #include "device/pc/debug_console.h"
 #include "device/pc/debug_exit.h"
@@ -9,6 +10,7 @@
 #include "device/pc/ioapic.h"
 #include "device/pc/pic8259.h"
 #include "device/pc/pit8254.h"
+#include "device/pc/pvpanic.h"
 #include "device/pc/rtc.h"
 #include "device/pc/uart16550.h"
 #include "machine/memory_map.h"
@@ -23,6 +25,7 @@ const struct board_device board_devices[] = {
     {"i8042", "8042", 0x60, false, GSI_KEYBOARD, false},
     {"serial0", "16550A", PORT_SERIAL, false, GSI_SERIAL, false},
     {"acpi", "ACPI fixed hardware", PORT_ACPI_PM, false, GSI_SCI, false},
+    {"panic", "pvpanic", PORT_PANIC, false, -1, false},
     {"debug-exit", "debug exit", PORT_DEBUG_EXIT, false, -1, true},
     {NULL, NULL, 0, false, -1, false},
 };
@@ -45,6 +48,17 @@ static void debug_exit_request(void *opaque, uint32_t value)
 {
     struct board *board = opaque;
     vm_request_end(board->vm, VM_END_DEBUG_EXIT, (int)value, NULL);
+}
+
+/* With a crash kernel the guest goes on by itself. */
+static void report_panic(void *opaque, unsigned event)
+{
+    struct board *board = opaque;
+    if (event == PVPANIC_PANICKED) {
+        vm_request_end(board->vm, VM_END_CRASH, 0, "it reported a panic");
+    } else {
+        log_guest("panic: the guest reports one, and starts its crash kernel");
+    }
 }
 
 static void set_a20(void *opaque, bool is_open)
@@ -235,6 +249,17 @@ static int add_power_management(struct board *board, struct error *err)
                             err);
 }
 
+static int add_panic_port(struct board *board, struct error *err)
+{
+    const struct pvpanic_action action = {report_panic, board};
+    struct pvpanic *pvpanic = pvpanic_new("panic", &action, err);
+    if (!pvpanic) {
+        return -err->code;
+    }
+    const struct region ports[] = {pvpanic_region(pvpanic, PORT_PANIC)};
+    return board_add_device(board, pvpanic_device(pvpanic), ports, 1, err);
+}
+
 static int add_debug_ports(struct board *board, bool with_exit, struct error *err)
 {
     const struct debug_console_sink sink = {debug_console_write, board};
@@ -272,6 +297,9 @@ int board_add_devices(struct board *board, const struct machine_config *config,
     }
     if (result >= 0) {
         result = add_power_management(board, err);
+    }
+    if (result >= 0) {
+        result = add_panic_port(board, err);
     }
     if (result >= 0) {
         result = add_debug_ports(board, config->debug_exit, err);

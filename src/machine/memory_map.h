@@ -36,6 +36,7 @@
 #define PORT_PCI_CONFIG     0xcf8  /* address, data at +4 */
 #define PORT_PCI            0xc000 /* what PCI's host bridge forwards, to the last port */
 #define PORT_DEBUG_EXIT     0xf4
+#define PORT_PANIC          0x505
 #define PORT_ACPI_PM        0x600 /* event block 4, control block 2 at +4, timer 4 at +8 */
 #define PORT_RESET          0xcf9
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 
 from doppel import Doppel, status_of_signal
-from guestfiles import Files, forget_system_name, hide_payload
+from guestfiles import KERNELS, Files, forget_system_name, hide_payload
 from tap import Report, Skip, equal, within
 
 NOBODY = 65534
@@ -22,6 +22,11 @@ NOBODY = 65534
 EARLY = "earlyprintk=ttyS0"
 # To fill. Linux gives out its highest memory first.
 MEGABYTES = 24
+
+
+def contents(path):
+    with open(path, "rb") as file:
+        return file.read()
 
 
 class Lives:
@@ -33,7 +38,11 @@ class Lives:
         self.files = Files(source, work)
         self.kernel = shutil.copy(self.files.kernel(), os.path.join(work, "vmlinuz"))
         os.chmod(self.kernel, 0o644)
-        self.initrd = self.files.initrd("job", "job")
+        modules = os.path.join(self.files.script("fetch-kernel", "--modules",
+                                                 KERNELS["cloud"]), "drivers/misc/pvpanic")
+        self.initrd = self.files.initrd("job", "job", {
+            "modules/" + name: contents(os.path.join(modules, name))
+            for name in ("pvpanic.ko", "pvpanic-mmio.ko")})
 
     def command(self, job, *options, kernel=None, append="quiet", prefix=()):
         return [*prefix, self.doppel, "run", "--kernel", kernel or self.kernel, "--initrd",
@@ -91,6 +100,8 @@ def ends(lives):
                told="triple fault", append="quiet panic=-1 reboot=t", options=["--no-reboot"])
     lives.life("/init ends: a panic, a reset after a second", "exit", 0, panic,
                append="quiet panic=1", options=["--no-reboot"])
+    lives.life("a panic that the guest's driver reports", "report", 124, panic,
+               told="the guest crashed: it reported a panic")
     with lives.report.case("a panic that waits: SIGINT"), Doppel(
             lives.command("panic")) as machine:
         machine.expect(panic, 150)

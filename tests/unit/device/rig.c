@@ -10,6 +10,7 @@
 #include "device/pc/pc_testdev.h"
 #include "device/pc/post_code.h"
 #include "device/pc/pit8254.h"
+#include "device/pc/pvpanic.h"
 #include "device/pc/rtc.h"
 #include "device/pci/pci_host.h"
 #include "device/pci/pci_testdev.h"
@@ -30,6 +31,11 @@ static void take_byte(void *opaque, uint8_t byte)
 }
 
 static void take_value(void *opaque, uint32_t value)
+{
+    count_action(opaque);
+}
+
+static void take_event(void *opaque, unsigned event)
 {
     count_action(opaque);
 }
@@ -130,6 +136,10 @@ static void add_ports(struct rig *rig)
     struct debug_exit *port = debug_exit_new("debug-exit", &action, &err);
     add_device(rig, debug_exit_device(port));
     add_region(rig, debug_exit_region(port, 0xf4));
+    struct pvpanic_action report = {take_event, rig};
+    struct pvpanic *pvpanic = pvpanic_new("panic", &report, &err);
+    add_device(rig, pvpanic_device(pvpanic));
+    add_region(rig, pvpanic_region(pvpanic, 0x505));
 }
 
 /* For DMA; the same for all rigs, and full of zeros. */

@@ -214,6 +214,18 @@ static void test_names_virtio_devices(void **state)
     assert_non_null(memmem(dsdt, length, second, sizeof(second)));
 }
 
+static void test_names_the_panic_port(void **state)
+{
+    build(1);
+    const uint8_t *dsdt = at(field(find("FACP"), 40, 4));
+    unsigned length = (unsigned)field(dsdt, 4, 4);
+    /* A string, and a port descriptor of 16 bits: 505h to 505h, alignment 1, length 1. */
+    const char id[] = "\x0dQEMU0001";
+    const uint8_t port[] = {0x47, 1, 0x05, 0x05, 0x05, 0x05, 1, 1};
+    assert_non_null(memmem(dsdt, length, id, sizeof(id)));
+    assert_non_null(memmem(dsdt, length, port, sizeof(port)));
+}
+
 /* Every capacity that is too small is refused, and nothing is written behind it. */
 static void test_respects_capacity(void **state)
 {
@@ -238,6 +250,7 @@ int main(void)
         cmocka_unit_test(test_many_processors_have_x2apic_entries),
         cmocka_unit_test(test_names_the_pci_bridge_only_where_there_is_one),
         cmocka_unit_test(test_names_virtio_devices),
+        cmocka_unit_test(test_names_the_panic_port),
         cmocka_unit_test(test_respects_capacity),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -198,6 +198,18 @@ static void test_unanswered_ports_read_ones(void **state)
     assert_int_equal(run(steps).reason, VM_END_DEBUG_EXIT);
 }
 
+/* Bit 1 says that a crash kernel follows, others nothing. */
+static void test_reported_panic_ends_the_machine_as_crashed(void **state)
+{
+    static const struct script_step steps[] = {
+        SCRIPT_IN(0x505, 1, 3), SCRIPT_OUT(0x505, 1, 0xfc), SCRIPT_OUT(0x505, 1, 2),
+        SCRIPT_IN(0x505, 1, 3), SCRIPT_OUT(0x505, 1, 1),    {.op = SCRIPT_END},
+    };
+    struct vm_end end = run(steps);
+    assert_int_equal(end.reason, VM_END_CRASH);
+    assert_string_equal(end.message, "it reported a panic");
+}
+
 static void test_debug_exit_only_by_option(void **state)
 {
     static const struct script_step steps[] = {
@@ -235,6 +247,7 @@ int main(void)
         MICRO_TEST(test_reset_loads_the_kernel_again),
         MICRO_TEST(test_pci_probing_does_not_reset),
         MICRO_TEST(test_unanswered_ports_read_ones),
+        MICRO_TEST(test_reported_panic_ends_the_machine_as_crashed),
         MICRO_TEST(test_debug_exit_only_by_option),
         MICRO_TEST(test_tables_are_where_the_firmware_leaves_them),
     };
