@@ -148,14 +148,39 @@ static bool has_equal_registers(const struct isa_case *test, const struct isa_re
     return true;
 }
 
+static bool skips_dead_flags;
+
+void compare_skip_dead_flags(bool is_skipping)
+{
+    skips_dead_flags = is_skipping;
+}
+
+/* Flags that need not be equal where the case has ended. */
+static uint64_t free_flags(const struct isa_case *test,
+                           const struct compare_side *native_side)
+{
+    const struct isa_result *native = native_side->result;
+    int64_t offset = (int64_t)(native->rip - ISA_CODE - test->code_offset);
+    unsigned fixed = ISA_FIXED_CODE * ISA_PAGE;
+    const uint8_t *code = test->code_offset < fixed
+                              ? test->code
+                              : native_side->memory + (test->code_offset - fixed);
+    uint32_t flags = undefined_at(test, native->rip);
+
+    if (skips_dead_flags && native->exception != X86_BP) {
+        flags |= undefined_dead(test, code, offset);
+    }
+    return flags;
+}
+
 /* Flags that differ and are defined. */
 static uint64_t different_flags(const struct isa_case *test,
-                                const struct isa_result *native,
-                                const struct isa_result *ours)
+                                const struct compare_side *native,
+                                const struct compare_side *ours)
 {
-    uint64_t flags = native->flags ^ ours->flags;
+    uint64_t flags = native->result->flags ^ ours->result->flags;
 
-    return flags ? flags & ~(uint64_t)undefined_at(test, native->rip) : 0;
+    return flags ? flags & ~free_flags(test, native) : 0;
 }
 
 bool compare_equal(const struct isa_case *test, const struct compare_side *native_side,
@@ -167,7 +192,7 @@ bool compare_equal(const struct isa_case *test, const struct compare_side *nativ
         return native->end == ours->end;
     }
     return has_equal_fault(test, native, ours) && native->rip == ours->rip &&
-           !different_flags(test, native, ours) &&
+           !different_flags(test, native_side, our_side) &&
            memcmp(native_side->memory, our_side->memory, ISA_MEMORY_SIZE) == 0 &&
            has_equal_registers(test, native, ours) && has_equal_segments(native, ours) &&
            has_equal_x87(&native->vector, &ours->vector) &&
@@ -297,17 +322,19 @@ static void print_segments(FILE *out, const struct isa_result *native,
 }
 
 static void print_registers(FILE *out, const struct isa_case *test,
-                            const struct isa_result *native,
-                            const struct isa_result *ours)
+                            const struct compare_side *native_side,
+                            const struct compare_side *our_side)
 {
+    const struct isa_result *native = native_side->result, *ours = our_side->result;
+
     print_value(out, "vector", native->exception, ours->exception);
     print_value(out, "error", visible_error(native), visible_error(ours));
     if (native->exception == X86_PF) {
         print_value(out, "address", native->address, ours->address);
     }
     print_value(out, "rip", native->rip, ours->rip);
-    uint64_t undefined = undefined_at(test, native->rip);
-    print_value(out, "flags", native->flags & ~undefined, ours->flags & ~undefined);
+    uint64_t compared = ~free_flags(test, native_side);
+    print_value(out, "flags", native->flags & compared, ours->flags & compared);
     for (unsigned i = 0; i < 16; i++) {
         print_value(out, gpr_names[i], native->gpr[i], ours->gpr[i]);
     }
@@ -325,7 +352,7 @@ void compare_print(FILE *out, const struct isa_case *test,
     if (native->end != ISA_EXCEPTION || ours->end != ISA_EXCEPTION) {
         return;
     }
-    print_registers(out, test, native, ours);
+    print_registers(out, test, native_side, our_side);
     print_value(out, "mxcsr", a->fx.mxcsr, b->fx.mxcsr);
     print_value(out, "fcw", a->fx.fcw, b->fx.fcw);
     print_value(out, "fsw", a->fx.fsw, b->fx.fsw);

@@ -4,7 +4,7 @@
  *
  *     isa_differential [--engine NAME] [--seed N] [--first N] [--cases N | --forever]
  *                      [--row MNEMONIC] [--failures N] [--coverage FILE] [--complete]
- *                      [--undefined] [--deterministic]
+ *                      [--undefined] [--deterministic | --dead-flags]
  *
  * Ends with 1 if anything differs, after printing each difference with its number (run it
  * again by --seed S --first N --cases 1), shrunk, and as an entry for regressions.c; and
@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,6 +23,7 @@
 #include "form.h"
 #include "guest.h"
 #include "host.h"
+#include "options.h"
 #include "programs.h"
 #include "regressions.h"
 #include "shrink.h"
@@ -31,14 +31,6 @@
 
 #define EXIT_SKIPPED     77 /* what Meson takes as "not on this host" */
 #define PROGRESS_SECONDS 10
-
-struct options {
-    const char *engine, *coverage;
-    uint64_t seed, first, cases;
-    bool is_endless, must_be_complete, wants_undefined, is_deterministic;
-    ZydisMnemonic row; /* or ZYDIS_MNEMONIC_INVALID for all */
-    unsigned failures_max;
-};
 
 struct batch {
     unsigned count;
@@ -102,8 +94,54 @@ static unsigned count_kind(const struct isa_case *test)
     return 0;
 }
 
+/* What both sides made of a case that differed among others, before it is run again. */
+struct sides {
+    struct isa_result result[2];
+    uint8_t memory[2][ISA_MEMORY_SIZE];
+};
+
+static void keep_sides(struct sides *sides, const struct compare_side *native,
+                       const struct compare_side *ours)
+{
+    sides->result[0] = *native->result;
+    sides->result[1] = *ours->result;
+    memcpy(sides->memory[0], native->memory, ISA_MEMORY_SIZE);
+    memcpy(sides->memory[1], ours->memory, ISA_MEMORY_SIZE);
+}
+
+#define ALONE_RUNS 1000 /* of a case that differed once */
+
+/* A difference that does not come again: what it was, and whose answer was not what that
+ * side gives otherwise. */
+static void print_unsteady(struct run *run, const struct isa_case *test,
+                           const struct sides *sides)
+{
+    const struct compare_side native = {&sides->result[0], sides->memory[0]};
+    const struct compare_side ours = {&sides->result[1], sides->memory[1]};
+    unsigned others[2] = {0};
+
+    printf("  only among others, not alone:\n");
+    compare_print_case(stdout, test);
+    compare_print(stdout, test, &native, &ours);
+    for (unsigned i = 0; i < ALONE_RUNS; i++) {
+        struct isa_input input = {.test = *test};
+        struct compare_side native_now, ours_now;
+
+        if (!run_both(run, &input, &native_now, &ours_now)) {
+            return;
+        }
+        others[0] += !compare_equal(test, &native, &native_now);
+        others[1] += !compare_equal(test, &ours, &ours_now);
+    }
+    printf("  of %d runs alone %u had another answer of the processor, %u another of "
+           "ours\n",
+           ALONE_RUNS, others[0], others[1]);
+    compare_print_entry(stdout, test);
+    fflush(stdout);
+}
+
 static void report(struct run *run, const struct isa_case *original,
-                   const struct campaign_case *made)
+                   const struct campaign_case *made, const struct sides *sides)
 {
     struct isa_input input = {.test = *original};
     struct compare_side native, ours;
@@ -124,8 +162,7 @@ static void report(struct run *run, const struct isa_case *original,
     }
     printf("\n");
     if (!is_alone) {
-        printf("  only among others, not alone:\n");
-        compare_print_case(stdout, original);
+        print_unsteady(run, original, sides);
         return;
     }
     run_both(run, &input, &native, &ours);
@@ -152,6 +189,7 @@ static void note_case(struct run *run, const struct batch *batch, unsigned i)
 
 static void compare_batch(struct run *run, struct batch *batch)
 {
+    static struct sides sides[ISA_BATCH]; /* of those that differ */
     bool is_different[ISA_BATCH] = {false};
 
     for (unsigned i = 0; i < batch->count; i++) {
@@ -166,13 +204,16 @@ static void compare_batch(struct run *run, struct batch *batch)
         }
         note_case(run, batch, i);
         is_different[i] = !compare_equal(&batch->input[i].test, &native, &ours);
+        if (is_different[i]) {
+            keep_sides(&sides[i], &native, &ours);
+        }
     }
     run->done += batch->count;
     for (unsigned i = 0; i < batch->count && run->shown < run->options.failures_max;
          i++) {
         if (is_different[i]) {
             report(run, &batch->input[i].test,
-                   batch->made[i].number ? &batch->made[i] : NULL);
+                   batch->made[i].number ? &batch->made[i] : NULL, &sides[i]);
         }
     }
 }
@@ -308,78 +349,7 @@ static void print_undefined(void)
     }
 }
 
-/* ---- Command line ---- */
-
-static bool find_mnemonic(const char *name, ZydisMnemonic *mnemonic)
-{
-    for (unsigned i = 1; i <= ZYDIS_MNEMONIC_MAX_VALUE; i++) {
-        if (strcasecmp(name, ZydisMnemonicGetString((ZydisMnemonic)i)) == 0) {
-            *mnemonic = (ZydisMnemonic)i;
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool parse_number(const char *text, uint64_t *number)
-{
-    char *end;
-
-    *number = strtoull(text, &end, 0);
-    return *text && !*end;
-}
-
-static bool parse_value(struct options *options, const char *name, const char *value)
-{
-    uint64_t number = 0;
-
-    if (strcmp(name, "--engine") == 0) {
-        options->engine = value;
-        return true;
-    }
-    if (strcmp(name, "--coverage") == 0) {
-        options->coverage = value;
-        return true;
-    }
-    if (strcmp(name, "--row") == 0) {
-        return find_mnemonic(value, &options->row);
-    }
-    if (!parse_number(value, &number)) {
-        return false;
-    }
-    if (strcmp(name, "--seed") == 0) {
-        options->seed = number;
-    } else if (strcmp(name, "--first") == 0) {
-        options->first = number;
-    } else if (strcmp(name, "--cases") == 0) {
-        options->cases = number;
-    } else if (strcmp(name, "--failures") == 0) {
-        options->failures_max = (unsigned)number;
-    } else {
-        return false;
-    }
-    return true;
-}
-
-static bool parse(int argc, char **argv, struct options *options)
-{
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--forever") == 0) {
-            options->is_endless = true;
-        } else if (strcmp(argv[i], "--complete") == 0) {
-            options->must_be_complete = true;
-        } else if (strcmp(argv[i], "--deterministic") == 0) {
-            options->is_deterministic = true;
-        } else if (strcmp(argv[i], "--undefined") == 0) {
-            options->wants_undefined = true;
-        } else if (i + 1 == argc || !parse_value(options, argv[i], argv[i + 1])) {
-            return false;
-        } else {
-            i++;
-        }
-    }
-    return true;
-}
+/* ---- The whole run ---- */
 
 static bool has_row(ZydisMnemonic row)
 {
@@ -452,15 +422,10 @@ int main(int argc, char **argv)
         .options = {
             .engine = "interpreter", .seed = 1, .cases = 600000, .failures_max = 20}};
 
-    if (!parse(argc, argv, &run.options)) {
-        fprintf(
-            stderr,
-            "usage: %s [--engine NAME] [--seed N] [--first N] [--cases N | --forever] "
-            "[--row MNEMONIC] [--failures N] [--coverage FILE] [--complete] "
-            "[--undefined]\n",
-            argv[0]);
+    if (!options_parse(&run.options, argc, argv)) {
         return 2;
     }
+    compare_skip_dead_flags(run.options.skips_dead_flags);
     if (run.options.wants_undefined) {
         print_undefined();
         return 0;

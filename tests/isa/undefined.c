@@ -329,3 +329,27 @@ bool undefined_is_read(const struct isa_case *test)
     }
     return false;
 }
+
+uint32_t undefined_dead(const struct isa_case *test, const uint8_t *code, int64_t offset)
+{
+    ZydisDecodedInstruction decoded;
+    ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
+    uint32_t open = X86_FLAGS_ARITH, dead = 0;
+
+    while (offset >= 0 && offset < test->code_length && open &&
+           ZYAN_SUCCESS(ZydisDecoderDecodeFull(form_decoder(test->bits), code + offset,
+                                               (size_t)(test->code_length - offset),
+                                               &decoded, operand)) &&
+           decoded.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE) {
+        uint32_t written = defined_by(&decoded, operand);
+
+        if (written) {
+            written |= decoded.cpu_flags->undefined & X86_FLAGS_ARITH;
+        }
+        open &= decoded.cpu_flags ? ~decoded.cpu_flags->tested : ~0u;
+        dead |= open & written;
+        open &= ~written;
+        offset += decoded.length;
+    }
+    return dead;
+}
