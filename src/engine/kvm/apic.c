@@ -12,6 +12,8 @@
  */
 
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/scope.h"
@@ -91,7 +93,28 @@ static void make_msi(const struct apic_message *message, uint32_t *address,
             (message->is_level ? MSI_LEVEL | MSI_ASSERT : 0);
 }
 
-/* ExtINT is not KVM's: the 8259s are ours. */
+/* The first failure counts. Whoever executes guest code hears of it now. */
+static void fail_locked(struct engine *engine, int code, const char *format, ...)
+{
+    if (engine->apic_failure.code) {
+        return;
+    }
+    char message[128];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof(message), format, arguments);
+    va_end(arguments);
+    fail(&engine->apic_failure, code, "%s", message);
+    engine->has_apic_failure = true;
+    for (unsigned i = 0; i < engine->config.cpus; i++) {
+        if (engine->vcpu[i]) {
+            kvm_kick(engine->vcpu[i], false);
+        }
+    }
+}
+
+/* ExtINT is not KVM's: the 8259s are ours. A message to nobody is EPERM, and lost as on
+ * any bus. */
 bool kvm_apic_send(struct engine *engine, const struct apic_message *message)
 {
     if (!engine->has_apic || message->mode == APIC_EXTINT) {
@@ -100,7 +123,9 @@ bool kvm_apic_send(struct engine *engine, const struct apic_message *message)
     struct kvm_msi msi = {0};
     make_msi(message, &msi.address_lo, &msi.data);
     pthread_mutex_lock(&engine->apic_lock);
-    kvm_ioctl_pointer(engine->fd, KVM_SIGNAL_MSI, &msi);
+    if (kvm_ioctl_pointer(engine->fd, KVM_SIGNAL_MSI, &msi) < 0 && errno != EPERM) {
+        fail_locked(engine, errno, "KVM: cannot send interrupt %u", message->vector);
+    }
     pthread_mutex_unlock(&engine->apic_lock);
     return true;
 }
@@ -118,10 +143,9 @@ void kvm_apic_route(struct engine *engine, unsigned input,
     pthread_mutex_lock(&engine->apic_lock);
     if (memcmp(&engine->route[input], &msi, sizeof(msi)) != 0) {
         engine->route[input] = msi;
-        if (set_routes(engine) < 0 && !engine->apic_failure.code) {
-            fail(&engine->apic_failure, errno,
-                 "KVM: cannot route the I/O APIC's input %u", input);
-            engine->has_apic_failure = true;
+        if (set_routes(engine) < 0) {
+            fail_locked(engine, errno, "KVM: cannot route the I/O APIC's input %u",
+                        input);
         }
     }
     pthread_mutex_unlock(&engine->apic_lock);

@@ -1,5 +1,6 @@
 #include "fake_kvm.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -13,6 +14,66 @@
 struct fake_kvm fake_kvm;
 static struct kvm_run *run_page;
 static int64_t tsc_offset;
+
+#define REQUEST(NAME) \
+    {                 \
+        NAME, #NAME   \
+    }
+const struct fake_request fake_requests[] = {
+    REQUEST(KVM_GET_API_VERSION),
+    REQUEST(KVM_CHECK_EXTENSION),
+    REQUEST(KVM_GET_SUPPORTED_CPUID),
+    REQUEST(KVM_GET_VCPU_MMAP_SIZE),
+    REQUEST(KVM_CREATE_VM),
+    REQUEST(KVM_SET_IDENTITY_MAP_ADDR),
+    REQUEST(KVM_SET_TSS_ADDR),
+    REQUEST(KVM_ENABLE_CAP),
+    REQUEST(KVM_X86_SET_MSR_FILTER),
+    REQUEST(KVM_SET_USER_MEMORY_REGION),
+    REQUEST(KVM_GET_DIRTY_LOG),
+    REQUEST(KVM_RESET_DIRTY_RINGS),
+    REQUEST(KVM_SET_GSI_ROUTING),
+    REQUEST(KVM_SIGNAL_MSI),
+    REQUEST(KVM_IOEVENTFD),
+    REQUEST(KVM_CREATE_VCPU),
+    REQUEST(KVM_SET_CPUID2),
+    REQUEST(KVM_GET_CPUID2),
+    REQUEST(KVM_SET_TSC_KHZ),
+    REQUEST(KVM_SET_DEVICE_ATTR),
+    REQUEST(KVM_RUN),
+    REQUEST(KVM_INTERRUPT),
+    REQUEST(KVM_NMI),
+    REQUEST(KVM_SET_GUEST_DEBUG),
+    REQUEST(KVM_GET_REGS),
+    REQUEST(KVM_SET_REGS),
+    REQUEST(KVM_GET_SREGS),
+    REQUEST(KVM_SET_SREGS),
+    REQUEST(KVM_GET_XSAVE),
+    REQUEST(KVM_SET_XSAVE),
+    REQUEST(KVM_GET_XCRS),
+    REQUEST(KVM_SET_XCRS),
+    REQUEST(KVM_GET_DEBUGREGS),
+    REQUEST(KVM_SET_DEBUGREGS),
+    REQUEST(KVM_GET_VCPU_EVENTS),
+    REQUEST(KVM_SET_VCPU_EVENTS),
+    REQUEST(KVM_GET_MSRS),
+    REQUEST(KVM_SET_MSRS),
+    REQUEST(KVM_GET_LAPIC),
+    REQUEST(KVM_SET_LAPIC),
+    REQUEST(KVM_GET_MP_STATE),
+    REQUEST(KVM_SET_MP_STATE),
+    {0, NULL},
+};
+
+unsigned fake_request_index(unsigned long request)
+{
+    unsigned i = 0;
+    while (fake_requests[i].name && fake_requests[i].request != request) {
+        i++;
+    }
+    assert(fake_requests[i].name);
+    return i;
+}
 
 static bool must_fail(unsigned long request)
 {
@@ -147,6 +208,7 @@ static int set_filter(const struct kvm_msr_filter *filter)
 static int fake_ioctl(int fd, unsigned long request, unsigned long argument)
 {
     void *data = (void *)argument;
+    fake_request_index(request);
     if (must_fail(request)) {
         return -1;
     }

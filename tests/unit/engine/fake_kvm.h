@@ -59,5 +59,14 @@ struct fake_kvm {
 
 extern struct fake_kvm fake_kvm;
 
+/* Every request of the engine; any other is a defect of this test. index: in the table,
+ * which a name of NULL ends. */
+struct fake_request {
+    unsigned long request;
+    const char *name;
+};
+extern const struct fake_request fake_requests[];
+unsigned fake_request_index(unsigned long request);
+
 /* Begins anew, and stands in for the host's. */
 void fake_kvm_install(void);

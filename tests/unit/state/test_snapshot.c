@@ -302,6 +302,7 @@ static void test_every_missing_section_is_named(void **state)
     save_sample();
     uint8_t *data = read_file(SNAPSHOT_STATE, &size);
     assert_int_equal(stream_parse(&stream, data, size, &err), 0);
+    struct resources before = count_resources();
     for (unsigned i = 0; i < stream.count; i++) {
         const struct stream_section *section = &stream.section[i];
         const struct edit edit = {
@@ -312,6 +313,7 @@ static void test_every_missing_section_is_named(void **state)
                  section->instance);
         refuses(is_kernel ? "nothing to boot" : name);
     }
+    assert_resources(&before);
     stream_free(&stream);
     free(data);
 }
@@ -324,6 +326,7 @@ static void test_every_newer_section_is_named(void **state)
     save_sample();
     uint8_t *data = read_file(SNAPSHOT_STATE, &size);
     assert_int_equal(stream_parse(&stream, data, size, &err), 0);
+    struct resources before = count_resources();
     for (unsigned i = 0; i < stream.count; i++) {
         const struct stream_section *section = &stream.section[i];
         const struct edit edit = {
@@ -333,6 +336,7 @@ static void test_every_newer_section_is_named(void **state)
                  section->instance);
         refuses(name);
     }
+    assert_resources(&before);
     stream_free(&stream);
     free(data);
 }
