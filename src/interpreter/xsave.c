@@ -63,6 +63,41 @@ static void save_x87(const struct cpu *cpu, bool is_wide, uint8_t *area)
     }
 }
 
+/* What the host's unit makes of a FIP, through FXRSTOR64 and FXSAVE64. */
+static uint64_t pass_fip(uint64_t fip)
+{
+    uint8_t image[AREA_LEGACY] __attribute__((aligned(16)));
+
+    __asm__ volatile("fninit\n\tfxsave64 %0" : "=m"(image));
+    /* With an exception pending, for AMD's (see above): FCW without IM, FSW with IE. */
+    image[0] = 0x7e;
+    image[2] = X87_FSW_ES | 1;
+    memcpy(image + AREA_FIP, &fip, 8);
+    __asm__ volatile("fxrstor64 %0\n\tfxsave64 %0\n\tfninit"
+                     : "+m"(image)
+                     :
+                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+                       "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14",
+                       "xmm15");
+    memcpy(&fip, image + AREA_FIP, 8);
+    return fip;
+}
+
+/* FIP as a processor keeps it. On Intel's it is as wide as a linear address may be, 48 or
+ * 57 bits, and what is above are copies of the highest one; no manual tells. Measured,
+ * since a guest's x87 state also goes through the host's unit. */
+static uint64_t kept_fip(uint64_t fip)
+{
+    static _Atomic int spare = -1;
+
+    if (spare < 0) {
+        const uint64_t ones = UINT64_MAX >> 1, above = 1ull << 48;
+        bool is_whole = pass_fip(ones) == ones;
+        spare = is_whole ? 0 : pass_fip(above) == above ? 64 - 57 : 64 - 48;
+    }
+    return (uint64_t)((int64_t)(fip << spare) >> spare);
+}
+
 static void restore_x87(struct x86_fpu *fpu, bool is_wide, const uint8_t *area)
 {
     memcpy(&fpu->fcw, area, 2);
@@ -80,6 +115,7 @@ static void restore_x87(struct x86_fpu *fpu, bool is_wide, const uint8_t *area)
         fpu->fip = (uint32_t)fpu->fip;
         fpu->fdp = (uint32_t)fpu->fdp;
     }
+    fpu->fip = kept_fip(fpu->fip);
     for (unsigned i = 0; i < 8; i++) {
         memset(fpu->st[i], 0, 16);
         memcpy(fpu->st[i], area + AREA_ST + i * 16, 10);

@@ -265,6 +265,15 @@ const struct isa_case intel_regressions[] = {
      .fcw = 0x37f,
      .ftw = 0xff,
      .image = 6},
+    /* FXRSTOR64 of a FIP that is no address, and what FXSAVE64 stores of it. */
+    {.bits = 64,
+     .code_length = 11,
+     .code = {0x4f, 0x0f, 0xae, 0x4f, 0x93, 0x64, 0x48, 0x0f, 0xae, 0x47, 0xb9},
+     .gpr = {[7] = 0x27, [15] = ISA_DATA + 0x12ad},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff,
+     .image = 3},
 };
 
 const unsigned intel_regression_count =

@@ -86,7 +86,7 @@ static uint64_t enter(uint64_t argument)
         const struct registers *registers;
     } *both = (const void *)argument;
     const struct run *run = both->run;
-    uint64_t flags = RFLAGS_FIXED | (run->has_interrupts ? RFLAGS_IF : 0);
+    uint64_t flags = RFLAGS_FIXED | run->flags | (run->has_interrupts ? RFLAGS_IF : 0);
     uint64_t frame[5] = {run->eip, run->cs, flags, run->esp, run->ss};
     set_data(run->ds, run->es);
     const struct registers *r = both->registers;

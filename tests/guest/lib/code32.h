@@ -39,6 +39,7 @@ struct run {
     uint32_t cs, ss, ds, es;
     uint32_t eip, esp;
     bool has_interrupts;
+    uint32_t flags; /* besides */
 };
 
 struct registers {

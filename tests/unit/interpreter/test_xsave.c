@@ -90,6 +90,29 @@ static void test_fxsave_and_back(void **state)
     assert_int_equal(cpu->state.vec[15].u8[31], 9 + 64 + 15); /* upper halves stay */
 }
 
+/* FIP need not be an address: it comes back as from the host's processor, bit by bit. */
+static void test_fip_has_the_processors_width(void **state)
+{
+    for (unsigned bit = 0; bit < 64; bit++) {
+        uint8_t native[512] __attribute__((aligned(16)));
+        uint64_t expected;
+        fill(processor.cpu, 5);
+        assert_int_equal(execute(fxsave64, AREA, 0), RAN);
+        put(8, 1ull << bit);
+        memcpy(native, area(), sizeof(native));
+        __asm__ volatile("fxrstor64 %0\n\tfxsave64 %0\n\tfninit\n\tldmxcsr %1"
+                         : "+m"(native)
+                         : "m"((uint32_t){0x1f80})
+                         : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+                           "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14",
+                           "xmm15");
+        memcpy(&expected, native + 8, 8);
+        assert_int_equal(execute(fxrstor64, AREA, 0), RAN);
+        assert_int_equal(execute(fxsave64, AREA, 0), RAN);
+        assert_true(word(8) == expected);
+    }
+}
+
 static void test_fxsave_wants_alignment(void **state)
 {
     assert_int_equal(execute(fxsave64, AREA + 8, 0), FAULTED_MEMORY);
@@ -246,6 +269,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fxsave_and_back),
+        cmocka_unit_test(test_fip_has_the_processors_width),
         cmocka_unit_test(test_fxsave_wants_alignment),
         cmocka_unit_test(test_reserved_mxcsr_bits_fault),
         cmocka_unit_test(test_xsave_and_back),
