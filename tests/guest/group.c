@@ -37,6 +37,19 @@ ASM_FUNCTION(pop_run, "mov %rsp, %rdx; mov %rdi, %rsp\n"
                       "pop_2: pop %rcx\n"
                       "pop_3: pop %r9\n"
                       "mov %rdx, %rsp\n");
+/* Three bases in turns, a carry over them all, and registers that an engine may have in
+ * memory. */
+ASM_FUNCTION(mixed_run, "lea -512(%rsp), %rsi; mov $1, %eax; mov $2, %r8d; stc\n"
+                        "mixed_0: mov %rax, (%rdi)\n"
+                        "mov %r8, 8(%rsi)\n"
+                        "mov (%rsp), %rcx\n"
+                        "mixed_1: mov %r8, 8(%rdi)\n"
+                        "adc %r8, 8(%rsi)\n"
+                        "adc -8(%rsp), %r9\n"
+                        "mixed_2: mov %rcx, 16(%rdi)\n"
+                        "mov %rax, 24(%rsi)\n"
+                        "mixed_3: mov %r9, 24(%rdi)\n");
+extern char mixed_0[], mixed_1[], mixed_2[], mixed_3[];
 extern char store_0[], store_1[], store_2[], store_3[], store_4[];
 extern char load_0[], load_1[], load_2[], load_3[];
 extern char push_0[], push_1[], push_2[], push_3[], pop_0[], pop_1[], pop_2[], pop_3[];
@@ -52,6 +65,12 @@ struct run {
 
 static const struct run runs[] = {
     {"stores", store_run, {store_0, store_1, store_2, store_3, store_4}, 5, true, false},
+    {"stores between others",
+     mixed_run,
+     {mixed_0, mixed_1, mixed_2, mixed_3},
+     4,
+     true,
+     false},
     {"loads", load_run, {load_0, load_1, load_2, load_3}, 4, false, false},
     {"pushes and a call", push_run, {push_0, push_1, push_2, push_3}, 4, true, true},
     {"pops", pop_run, {pop_0, pop_1, pop_2, pop_3}, 4, false, false},
@@ -164,6 +183,20 @@ ASM_FUNCTION(change_next, "change_start: lea 1f(%rip), %rcx\n"
                           "change_end:\n");
 extern char change_start[], change_end[];
 
+/* The same, with accesses off two more bases in between; RDI: one of them. */
+ASM_FUNCTION(change_among, "among_start: lea 1f(%rip), %rcx\n"
+                           "movb %sil, 1(%rcx)\n"
+                           "mov (%rdi), %rdx\n"
+                           "mov (%rsp), %r8\n"
+                           "mov %rdx, 8(%rdi)\n"
+                           "movb $0, 2(%rcx)\n"
+                           "mov %rdx, 16(%rdi)\n"
+                           "mov 8(%rsp), %r9\n"
+                           "1: mov $0x11, %eax\n"
+                           "ret\n"
+                           "among_end:\n");
+extern char among_start[], among_end[];
+
 /* RDI: the page that it is on, the place for its stack, too. */
 ASM_FUNCTION(push_here, "push_start: mov %rsp, %rdx; lea 256(%rdi), %rsp\n"
                         "push %rdx; push %rdi; push %rsi; push %rax\n"
@@ -183,6 +216,18 @@ static void try_change(void)
                          : "S"(i & 0xff), "r"(code)
                          : "rcx", "memory");
         ASSERT_EQ(result, i & 0xff);
+    }
+    case_begin("the same among stores elsewhere");
+    memcpy(code, among_start, (size_t)(among_end - among_start));
+    for (uint64_t i = 0; i < 1000; i++) {
+        uint64_t result, *place = (uint64_t *)(i & 64 ? code + 256 : first);
+        place[0] = i;
+        __asm__ volatile("call *%2"
+                         : "=a"(result)
+                         : "S"(i & 0xff), "r"(code), "D"(place)
+                         : "rcx", "rdx", "r8", "r9", "memory");
+        ASSERT_EQ(result, i & 0xff);
+        ASSERT_EQ(place[1] + place[2], 2 * i);
     }
     case_begin("pushes onto the page of the code");
     memcpy(code, push_start, 64);
@@ -229,6 +274,95 @@ static void try_flags(void)
     }
 }
 
+/* RDI: summands of four words, 4096 bytes apart, and their sum behind; returns its carry.
+ */
+ASM_FUNCTION(sum_run, "lea 4096(%rdi), %rsi; lea 4096(%rsi), %rdx; mov %rsi, %rsi\n"
+                      "and %rdx, %rdx\n"
+                      "mov (%rdi), %r8; adc (%rsi), %r8; mov %r8, (%rdx)\n"
+                      "mov 8(%rdi), %r9; adc 8(%rsi), %r9; mov %r9, 8(%rdx)\n"
+                      "mov 16(%rdi), %r10; adc 16(%rsi), %r10; mov %r10, 16(%rdx)\n"
+                      "mov 24(%rdi), %r11; adc 24(%rsi), %r11; mov %r11, 24(%rdx)\n"
+                      "setc %al; movzx %al, %eax\n");
+
+static void try_sums(void)
+{
+    case_begin("a carry over three bases");
+    map(PTE_P | PTE_W, PTE_P | PTE_W);
+    page_map(EDGE + PAGE_SIZE, (uint64_t)page_new(), PTE_P | PTE_W, 1);
+    volatile uint64_t *a = (uint64_t *)BASE, *b = a + 512, *sum = b + 512;
+    for (unsigned i = 0; i < 512; i++) {
+        for (unsigned word = 0; word < 4; word++) {
+            a[word] = i >> word & 1 ? UINT64_MAX : i;
+            b[word] = i >> (word + 4) & 1 ? UINT64_MAX : 0;
+        }
+        unsigned carry = 0;
+        uint64_t result = sum_run(BASE);
+        for (unsigned word = 0; word < 4; word++) {
+            uint64_t half = a[word] + b[word];
+            ASSERT_EQ(sum[word], half + carry);
+            carry = half < a[word] || half + carry < half;
+        }
+        ASSERT_EQ(result, carry);
+    }
+    case_begin("the sum's page refuses");
+    for (unsigned i = 0; i < 3; i++) {
+        page_map(EDGE + PAGE_SIZE, (uint64_t)second, i == 1 ? PTE_P : 0, 1);
+        ASSERT(trap_try(sum_run, BASE));
+        ASSERT_EQ(cpu_self()->trap.error, PF_W | (i == 1 ? PF_P : 0));
+        ASSERT_EQ(cpu_self()->trap_cr2, EDGE + PAGE_SIZE);
+    }
+}
+
+/* CF = RDI & 1 comes to the end by a jump, a call, a return, and jumps to addresses known
+ * only then, past accesses and nothing that reads it; RAX = CF. */
+ASM_FUNCTION(flags_far, "shr $1, %rdi\n"
+                        "mov (%rsp), %rcx\n"
+                        "jmp 1f\n"
+                        "2: mov (%rsp), %r8\n"
+                        "lea 4f(%rip), %rcx\n"
+                        "push %rcx\n"
+                        "ret\n"
+                        ".balign 4096\n"
+                        "3: push %rbx; pop %rbx\n"
+                        "ret\n"
+                        "1: mov (%rsp), %rdx\n"
+                        "call 3b\n"
+                        "lea 2b(%rip), %rcx\n"
+                        "jmp *%rcx\n"
+                        "4: mov $0, %eax\n"
+                        "jrcxz 5f\n"
+                        "5: mov (%rsp), %rcx\n"
+                        "setc %al\n");
+
+/* Copied to RAM: the same, with two bytes at the end of a jump that overwrite it. */
+ASM_FUNCTION(flags_near, "flags_start: shr $1, %rdi\n"
+                         "mov $0, %eax\n"
+                         "mov (%rsp), %rcx\n"
+                         "jmp flags_kill\n"
+                         ".balign 64\n"
+                         "flags_kill: xor %eax, %eax\n"
+                         "setc %al\n"
+                         "ret\n"
+                         "flags_end:\n");
+extern char flags_start[], flags_kill[], flags_end[];
+
+static void try_live_flags(void)
+{
+    case_begin("flags across jumps, calls and returns");
+    for (unsigned i = 0; i < 100; i++) {
+        ASSERT_EQ(flags_far(i), i & 1);
+    }
+    case_begin("the code at the end of a jump begins to read flags");
+    static const uint8_t kills[] = {0x31, 0xc0}, keeps[] = {0xb0, 0x00}; /* MOV al, 0 */
+    uint8_t *code = page_new();
+    memcpy(code, flags_start, (size_t)(flags_end - flags_start));
+    trap_function *function = (trap_function *)(uintptr_t)code;
+    for (unsigned i = 0; i < 200; i++) {
+        memcpy(code + (flags_kill - flags_start), i & 2 ? keeps : kills, 2);
+        ASSERT_EQ(function(i), i & 2 ? i & 1 : 0);
+    }
+}
+
 void guest_test(void)
 {
     first = page_new();
@@ -252,4 +386,6 @@ void guest_test(void)
     try_late_write();
     try_change();
     try_flags();
+    try_sums();
+    try_live_flags();
 }

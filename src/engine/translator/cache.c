@@ -172,7 +172,7 @@ void code_publish(struct code_cache *cache, struct block *block)
     cache->counters.blocks++;
     cache->counters.insns += block->count;
     cache->counters.guest_bytes += last->offset + last->length - block->place.offset;
-    cache->counters.host_bytes += block->end - block->entry_memory;
+    cache->counters.host_bytes += block->end - block_start(block);
     for (unsigned i = 0; i < array_size(block->source); i++) {
         struct block_source *source = &block->source[i];
         if (source->frame != FRAME_NONE) {

@@ -63,7 +63,7 @@ struct block_insn {
 #define INSN_FLAGS_FAULT 2u
 /* It loads a new RIP: with its code done the instruction behind it is not next. */
 #define INSN_BRANCHES 4u
-/* Its code needs the host address of its group in r10. */
+/* Its code needs the host addresses of groups that began before it. */
 #define INSN_NEEDS_BASE 8u
 /* It begins a group: it stores itself, or nothing in the group does. */
 #define INSN_FILLS 16u
@@ -97,7 +97,7 @@ struct block {
     bool is_dead;
     uint32_t entry;          /* with the guest's flags in the host's */
     uint32_t entry_memory;   /* with the guest's flags in frame.arith */
-    uint32_t patch;          /* 8 bytes, aligned: a NOP, until it is dead */
+    uint32_t patch;          /* 8 bytes, aligned, behind both: a NOP, until it is dead */
     uint32_t stale;          /* where the dead one leads */
     uint32_t cold;           /* its code that is rarely run, behind the rest */
     uint32_t end;            /* of its code */
@@ -116,6 +116,12 @@ enum code_cause {
     BY_VARIANT,  /* their plain variants took their place */
     CODE_CAUSES,
 };
+
+/* Where its code begins. */
+static inline uint32_t block_start(const struct block *block)
+{
+    return block->entry < block->entry_memory ? block->entry : block->entry_memory;
+}
 
 /* For people. */
 struct code_counters {

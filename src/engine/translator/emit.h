@@ -27,6 +27,7 @@ struct access {
         ACCESS_MEMBER, /* was checked with the first */
     } kind;
     int8_t group;
+    uint8_t slot;         /* where the group's host address is: of frame.group_base */
     uint8_t offset, size; /* its bytes among the group's */
     bool stores;
     uint8_t look_from, look_size; /* of the group's bytes, that are looked at behind it */
@@ -51,7 +52,8 @@ struct guest_insn {
     uint32_t flags_live;   /* somebody behind this instruction reads them */
     uint32_t flags_live_before;
     struct access access;
-    bool keeps_base; /* r10 is the group's, behind the first's check */
+    bool keeps_base; /* r10 is a group's, behind the first's check */
+    bool needs_base; /* its code counts on a group's having been checked */
 };
 
 /* Code that is rarely run, made behind the block. */
@@ -59,7 +61,7 @@ struct cold {
     enum cold_kind {
         COLD_LEAVE,    /* out, by a reason, with the instruction's number */
         COLD_MISS,     /* out, r8 + the tag at r9 being the address that missed */
-        COLD_WATCHED,  /* out, r8 being the host address stored to, or r10 + target */
+        COLD_WATCHED,  /* out, r8 being the host address stored to, or base + target */
         COLD_LINK,     /* out, by a link */
         COLD_JUMP,     /* on at a guest address of this page or another */
         COLD_MISMATCH, /* a return to somewhere else: r8 */
@@ -68,7 +70,8 @@ struct cold {
     uint8_t reason, ordinal;
     bool from_host; /* the guest's flags are in the host's */
     bool is_write;
-    bool by_base;
+    bool by_base; /* of the group with this slot */
+    uint8_t slot;
     bool is_stale;  /* a block's head leads here, when it is dead */
     int64_t target; /* relative to the page */
     uint32_t link;
@@ -82,9 +85,10 @@ struct emit {
     struct cpu *cpu;
     struct block *block;
     unsigned mode;
-    bool is_64;    /* else 32-bit code */
-    uint8_t width; /* of addresses, and of what is pushed: 8 or 4 bytes */
-    uint64_t page; /* linear address of the page */
+    bool is_64;           /* else 32-bit code */
+    uint8_t width;        /* of addresses, and of what is pushed: 8 or 4 bytes */
+    uint64_t page;        /* linear address of the page */
+    unsigned watched_end; /* of the page, from the block's beginning on: in whole lines */
     unsigned ordinal;
     bool flags_in_memory; /* the guest's flags are in frame.arith, not in the host's */
     bool ended;           /* no way leads behind the last instruction */
@@ -142,6 +146,15 @@ static inline void emit_load_gpr(struct emit *emit, unsigned host, unsigned gues
     }
 }
 
+/* flags.c: what an instruction does to flags, its function being known. is_exact: shows
+ * whoever may look those that nobody acts on, too. */
+void flags_find(struct guest_insn *insn, bool is_exact);
+/* Which are live at each of a block's instructions; end: the offset behind them. */
+void flags_find_live(struct emit *emit, struct guest_insn *insns, unsigned count,
+                     unsigned end);
+/* Has it a check, which overwrites the host's? Its access's kind is known. */
+bool flags_are_spilled(const struct guest_insn *insn);
+
 struct cold *emit_cold(struct emit *emit, enum cold_kind kind, uint8_t *place);
 void emit_colds(struct emit *emit);
 
@@ -166,12 +179,19 @@ static inline void emit_lea_base(struct emit *emit, unsigned to, unsigned base,
 
 /* Memory. Where size bytes are, checked: of an operand, or disp behind where a host
  * register points in the stack. Spills the flags if need be. The place is based on r8,
- * with r9 as emit_check leaves it, or on r10. */
+ * with r9 as emit_check leaves it if the access is alone, or on r10. */
 struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
                              const ZydisDecodedOperand *operand, unsigned size,
                              bool is_write);
 struct host_mem emit_stack(struct emit *emit, const struct guest_insn *insn,
                            unsigned base, int32_t disp, bool is_write);
+/* A scratch register that is free then, to store a value by. */
+static inline unsigned emit_value_register(const struct access *access)
+{
+    return access->kind == ACCESS_ALONE   ? HOST_R10
+           : access->slot == GROUP_IN_R10 ? HOST_R8
+                                          : HOST_R9;
+}
 /* Host r8 = linear address of extra bytes behind the operand (the offset only: LEA);
  * clobbers r9; overwrites flags if the segment has a base. */
 void emit_address(struct emit *emit, const struct guest_insn *insn,

@@ -257,7 +257,17 @@ static void load_frame(struct code *code)
     host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &frame);
 }
 
-/* Behind a check, with what is checked in r8: r10 = the group's host address. */
+static int32_t group_base(unsigned slot)
+{
+    return frame_offset(offsetof(struct frame, group_base) + slot * 8u);
+}
+
+static int32_t group_frame(unsigned slot)
+{
+    return frame_offset(offsetof(struct frame, group_frame) + slot * 8u);
+}
+
+/* Behind a check, with what is checked in r8, which is kept for the group. */
 static void begin_group(struct emit *emit, const struct access *access)
 {
     struct code *code = &emit->code;
@@ -266,10 +276,14 @@ static void begin_group(struct emit *emit, const struct access *access)
     if (access->stores || !access->group_stores) {
         insn->host_flags |= INSN_FILLS;
     }
-    host_mov(code, HOST_R10, HOST_R8);
+    if (access->slot == GROUP_IN_R10) {
+        host_mov(code, HOST_R10, HOST_R8);
+    } else {
+        host_fs(code, true, HOST_MOV_STORE, HOST_R8, group_base(access->slot));
+    }
     if (access->group_stores) {
         load_frame(code);
-        host_fs(code, true, HOST_MOV_STORE, HOST_R9, FRAME(group_frame));
+        host_fs(code, true, HOST_MOV_STORE, HOST_R9, group_frame(access->slot));
     }
     if (access->looks_first) {
         struct cold *cold =
@@ -279,22 +293,36 @@ static void begin_group(struct emit *emit, const struct access *access)
     }
 }
 
+/* Host r8 = what begin_group kept. */
+static void load_base(struct emit *emit, unsigned slot)
+{
+    if (slot == GROUP_IN_R10) {
+        host_mov(&emit->code, HOST_R8, HOST_R10);
+    } else {
+        host_fs(&emit->code, true, HOST_MOV_LOAD, HOST_R8, group_base(slot));
+    }
+}
+
 /* The address is in r8, if the access is not one of a group that has been checked. */
 static struct host_mem check(struct emit *emit, const struct access *access,
                              unsigned size, bool is_write)
 {
+    bool in_r10 = access->slot == GROUP_IN_R10;
     switch (access->kind) {
     case ACCESS_FIRST:
         emit_check(emit, access->group_size, access->group_stores);
         begin_group(emit, access);
         break;
     case ACCESS_MEMBER:
+        if (!in_r10) {
+            load_base(emit, access->slot);
+        }
         break;
     default:
         emit_check(emit, size, is_write);
         return (struct host_mem){HOST_R8, HOST_NONE, 0, 0};
     }
-    return (struct host_mem){HOST_R10, HOST_NONE, 0, access->offset};
+    return (struct host_mem){in_r10 ? HOST_R10 : HOST_R8, HOST_NONE, 0, access->offset};
 }
 
 struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
@@ -332,13 +360,14 @@ void emit_watch(struct emit *emit, const struct guest_insn *insn, unsigned size,
     if (is_alone) {
         load_frame(code);
     } else {
-        host_fs(code, true, HOST_MOV_LOAD, HOST_R9, FRAME(group_frame));
+        host_fs(code, true, HOST_MOV_LOAD, HOST_R9, group_frame(access->slot));
     }
     bool in_host = live && !emit->flags_in_memory;
     uint8_t *place = jump_if_watched(code, in_host, is_alone ? HOST_R10 : HOST_R8);
     struct cold *cold = emit_cold(emit, COLD_WATCHED, place);
     cold->from_host = in_host;
     cold->by_base = !is_alone;
+    cold->slot = access->slot;
     cold->target = access->look_from;
     struct block_insn *done = &emit->block->insn[emit->ordinal];
     done->stored = (uint8_t)(is_alone ? size : access->look_size);
@@ -455,7 +484,8 @@ void emit_colds(struct emit *emit)
             break;
         case COLD_WATCHED:
             if (cold->by_base) {
-                host_lea(&emit->code, HOST_R8, HOST_R10, (int32_t)cold->target);
+                load_base(emit, cold->slot);
+                host_lea(&emit->code, HOST_R8, HOST_R8, (int32_t)cold->target);
             }
             leave_by(emit, cold, cache->watch[cold->from_host]);
             break;

@@ -112,7 +112,7 @@ bool emit_call(struct emit *emit, const struct guest_insn *insn)
     }
     int32_t width = emit->width;
     struct host_mem top = emit_stack(emit, insn, HOST_GUEST_RSP, -width, true);
-    unsigned value = insn->access.kind == ACCESS_ALONE ? HOST_R10 : HOST_R8;
+    unsigned value = emit_value_register(&insn->access);
     emit_code_address(emit, value, next_offset(insn));
     host_op_mem(code, emit->is_64, HOST_MOV_STORE, value, &top);
     emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, -width);

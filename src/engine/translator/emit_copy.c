@@ -204,22 +204,26 @@ static bool find_memory(struct copy *copy)
     return true;
 }
 
-/* A checked place is based on r8, r9 tells about its frame until a store to it has been
- * looked at; one of a group is based on r10 (group.c's spares_base counts on that). */
+/* A checked place is based on r8, and r9 tells about its frame until a store to it has
+ * been looked at; one of a group is based on r10, or on r8 with r9 being free (group.c's
+ * spares_base counts on that). */
 static void find_scratch(struct copy *copy)
 {
-    static const uint8_t with_operand[] = {HOST_R10, HOST_R9};
-    static const uint8_t within_group[] = {HOST_R9, HOST_R8};
-    static const uint8_t without[] = {HOST_R8, HOST_R9, HOST_R10};
-    bool is_alone = copy->memory && copy->insn->access.kind == ACCESS_ALONE;
-    bool keeps_base = copy->insn->keeps_base;
-    const uint8_t *scratch = is_alone && !keeps_base ? with_operand
-                             : keeps_base            ? within_group
-                                                     : without;
-    copy->scratch_count = !is_alone              ? (keeps_base ? 2 : 3)
-                          : copy->memory_written ? (keeps_base ? 0 : 1)
-                                                 : (keeps_base ? 1 : 2);
-    memcpy(copy->scratch, scratch, copy->scratch_count);
+    const struct access *access = &copy->insn->access;
+    bool is_alone = copy->memory && access->kind == ACCESS_ALONE;
+    bool takes_r8 = is_alone || (copy->memory && access->slot != GROUP_IN_R10);
+    bool takes_r9 = is_alone && copy->memory_written;
+    unsigned count = 0;
+    if (!copy->insn->keeps_base) {
+        copy->scratch[count++] = HOST_R10;
+    }
+    if (!takes_r9) {
+        copy->scratch[count++] = HOST_R9;
+    }
+    if (!takes_r8) {
+        copy->scratch[count++] = HOST_R8;
+    }
+    copy->scratch_count = count;
 }
 
 static bool plan(struct copy *copy)

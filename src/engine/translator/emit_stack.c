@@ -25,8 +25,7 @@ bool emit_push(struct emit *emit, const struct guest_insn *insn)
         return false;
     }
     int32_t width = emit->width;
-    bool is_member = insn->access.kind != ACCESS_ALONE;
-    unsigned value = is_member ? HOST_R8 : HOST_R10;
+    unsigned value = emit_value_register(&insn->access);
     if (from->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         struct host_mem operand = emit_operand(emit, insn, from, emit->width, false);
         host_op_mem(code, emit->is_64, HOST_MOV_LOAD, value, &operand);

@@ -41,8 +41,11 @@ struct frame {
     uint64_t target; /* where to enter */
     uint64_t exit_value;
     uint64_t scratch, spill[3];
-    uint64_t group_base; /* r10, while other code runs: host address of a group's bytes */
-    uint64_t group_frame; /* what struct tlb_entry's frame is for them */
+    /* Of groups of accesses (group.c): host address of their bytes, the last being r10's,
+     * while other code runs; and what struct tlb_entry's frame is for them. */
+#define GROUP_IN_R10 7
+#define GROUP_SLOTS  7 /* others, at the same time */
+    uint64_t group_base[GROUP_SLOTS + 1], group_frame[GROUP_SLOTS + 1];
     uint32_t exit_reason;
     uint32_t exit_info;   /* EXIT_INFO of the place that left; a link's number */
     uint32_t last_branch; /* EXIT_INFO of the last indirect one */

@@ -2,8 +2,9 @@
  * One check for several accesses: those of a block whose addresses differ by constants
  * known now, as accesses off one base register do, or pushes behind each other. The first
  * of them checks all their bytes, which must lie in one page; its host address stays in
- * r10 until the last. If that does not work out, the block's plain variant goes on, which
- * has a check for each (MODE_PLAIN).
+ * r10 until the last, or in the frame, where several groups overlap or something between
+ * needs r10: loading it changes no flags, as a check would. If that does not work out,
+ * the block's plain variant goes on, which has a check for each (MODE_PLAIN).
  *
  * A group may check for a write before the write is due: nothing of the guest changes by
  * that, for entries are not filled then (miss.c). Whether stored bytes are code, or
@@ -11,6 +12,7 @@
  * group with more stores than looks begins only while its frame is not watched, so that
  * no instruction executes that a store before it has changed.
  */
+#include "base/scope.h"
 #include "engine/translator/emit.h"
 
 #define GROUP_SIZE_MAX 224
@@ -35,6 +37,7 @@ struct group {
     struct address address; /* offset: of its lowest byte */
     int32_t end;
     uint8_t first, last, count;
+    uint8_t slot; /* struct access's */
     bool is_open, is_write;
 };
 
@@ -263,45 +266,63 @@ static bool has_high_byte(const struct guest_insn *insn)
     return false;
 }
 
-/* Can the instruction's code do without r10, if its access is, or is not, one of the
- * group that r10 is taken for? As emit_copy and others use scratch registers. */
-static bool spares_base(const struct guest_insn *insn, bool is_member)
+/* Does the instruction neither change what addresses mean nor leave and come back? */
+static bool keeps_addresses(const struct guest_insn *insn)
 {
+    static emit_fn *const functions[] = {
+        emit_copy, emit_lea,  emit_nothing, emit_push, emit_pop, emit_leave_frame,
+        emit_jcc,  emit_loop, emit_jrcxz,   emit_call, emit_ret, emit_jmp,
+    };
+    for (unsigned i = 0; i < array_size(functions); i++) {
+        if (insn->emit == functions[i]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Can the instruction's code do without r10, which is taken for a group? As emit_copy and
+ * others use scratch registers. */
+static bool spares_base(const struct plan *plan, const struct guest_insn *insn,
+                        const struct group *group)
+{
+    bool is_member = insn->access.group == group - plan->group;
+    bool is_other = !is_member && insn->access.group >= 0 &&
+                    plan->group[insn->access.group].count >= 2;
     if (insn->emit == emit_jcc || insn->emit == emit_nothing || insn->emit == emit_lea) {
         return true;
     }
     if (insn->emit != emit_copy) {
-        return is_member;
+        return is_member || is_other;
     }
     const ZydisDecodedOperand *operand = find_operand(insn);
     if (!operand || is_member) {
         return count_borrowed(insn) <= 2;
     }
-    if (!(operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
+    if (is_other || !(operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
         return count_borrowed(insn) <= 1;
     }
     return count_borrowed(insn) == 0 && !has_high_byte(insn) && !insn->flags_read &&
            !insn->flags_live;
 }
 
-/* May translated code be left at the instruction, but by the group's own check? */
+/* May translated code be left at the instruction? */
 static bool may_leave(const struct guest_insn *insn)
 {
     ZydisMnemonic mnemonic = insn->decoded.mnemonic;
-    bool is_member = insn->access.kind != ACCESS_ALONE;
+    bool is_member = insn->access.kind == ACCESS_MEMBER;
     bool has_operand = find_operand(insn) != NULL;
     return insn->emit == emit_jcc || insn->emit == emit_ret ||
            mnemonic == ZYDIS_MNEMONIC_DIV || mnemonic == ZYDIS_MNEMONIC_IDIV ||
            mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B || insn->uses_fpu ||
+           insn->access.kind == ACCESS_FIRST ||
            (has_operand && (!is_member || insn->uses_vector));
 }
 
-static void close_groups(struct plan *plan, const struct group *but)
+static void close_groups(struct plan *plan)
 {
     for (unsigned i = 0; i < plan->group_count; i++) {
-        if (&plan->group[i] != but) {
-            plan->group[i].is_open = false;
-        }
+        plan->group[i].is_open = false;
     }
 }
 
@@ -351,20 +372,59 @@ static struct group *join(struct plan *plan, unsigned i, const struct member *me
     return group;
 }
 
-/* Of those that overlap the one that saves most. Returns NULL when none is left. */
+static bool overlap(const struct group *a, const struct group *b)
+{
+    return a->first <= b->last && a->last >= b->first;
+}
+
+/* A place in the frame for each group; one that there is none for is given up. */
+static void find_slots(struct plan *plan)
+{
+    for (unsigned i = 0; i < plan->group_count; i++) {
+        struct group *group = &plan->group[i];
+        unsigned taken = 1u << GROUP_IN_R10;
+        for (unsigned before = 0; before < i; before++) {
+            if (overlap(&plan->group[before], group)) {
+                taken |= 1u << plan->group[before].slot;
+            }
+        }
+        unsigned slot = 0;
+        while (slot < GROUP_SLOTS && taken & 1u << slot) {
+            slot++;
+        }
+        if (group->count < 2 || slot == GROUP_SLOTS) {
+            group->count = 0;
+            slot = GROUP_IN_R10; /* which nobody looks for here */
+        }
+        group->slot = (uint8_t)slot;
+    }
+}
+
+static bool can_have_r10(const struct plan *plan, const struct group *group)
+{
+    for (unsigned i = group->first; i <= group->last; i++) {
+        if (!spares_base(plan, &plan->insn[i], group)) {
+            return false;
+        }
+    }
+    for (unsigned i = 0; i < plan->group_count; i++) {
+        const struct group *other = &plan->group[i];
+        if (other->count && other->slot == GROUP_IN_R10 && overlap(other, group)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The group that saves most by r10 and can have it; NULL: none is left. */
 static struct group *choose(struct plan *plan)
 {
     struct group *best = NULL;
     for (unsigned i = 0; i < plan->group_count; i++) {
         struct group *group = &plan->group[i];
-        if (group->count >= 2 && (!best || group->count > best->count)) {
+        if (group->count && group->slot != GROUP_IN_R10 &&
+            (!best || group->count > best->count) && can_have_r10(plan, group)) {
             best = group;
-        }
-    }
-    for (unsigned i = 0; best && i < plan->group_count; i++) {
-        struct group *group = &plan->group[i];
-        if (group != best && group->first <= best->last && group->last >= best->first) {
-            group->count = 0;
         }
     }
     return best;
@@ -381,7 +441,8 @@ static void place_looks(struct guest_insn *insn, const struct group *group)
         if (may_leave(&insn[i])) {
             pending = NULL;
         }
-        if (access->kind == ACCESS_ALONE || !access->stores) {
+        if (access->kind == ACCESS_ALONE || access->slot != group->slot ||
+            !access->stores) {
             continue;
         }
         unsigned low = access->offset, high = low + access->size;
@@ -400,49 +461,65 @@ static void place_looks(struct guest_insn *insn, const struct group *group)
     insn[group->first].access.looks_first = delays;
 }
 
-static void apply(struct plan *plan, const struct member *members, struct group *group)
+static void apply(struct plan *plan, const struct member *members,
+                  const struct group *group)
 {
     struct guest_insn *insn = plan->insn;
     for (unsigned i = group->first; i <= group->last; i++) {
-        insn[i].keeps_base = true;
+        insn[i].keeps_base |= group->slot == GROUP_IN_R10;
+        insn[i].needs_base |= i != group->first;
         if (insn[i].access.group != group - plan->group) {
             continue;
         }
         struct access *access = &insn[i].access;
         access->kind = i == group->first ? ACCESS_FIRST : ACCESS_MEMBER;
+        access->slot = group->slot;
         access->offset = (uint8_t)(members[i].address.offset - group->address.offset);
         access->size = (uint8_t)members[i].size;
         access->stores = members[i].is_write;
         access->group_size = (uint8_t)(group->end - group->address.offset);
         access->group_stores = group->is_write;
     }
-    place_looks(insn, group);
-    group->count = 0;
+}
+
+static void find_members(struct plan *plan, unsigned count, struct member *members)
+{
+    forget_all(plan);
+    for (unsigned i = 0; i < count; i++) {
+        struct guest_insn *insn = &plan->insn[i];
+        struct group *group = NULL;
+        if (!insn->emit || !keeps_addresses(insn)) {
+            close_groups(plan);
+        } else if (find_access(plan, insn, &members[i]) && count_borrowed(insn) <= 2) {
+            group = join(plan, i, &members[i]);
+        }
+        insn->access.group = group ? (int8_t)(group - plan->group) : -1;
+        if (insn->emit) {
+            follow(plan, insn);
+        } else {
+            forget_all(plan);
+        }
+    }
 }
 
 void group_accesses(struct guest_insn *insn, unsigned count, unsigned width)
 {
     struct plan plan = {.insn = insn, .width = width, .next_value = RIP_VALUE + 1};
     struct member members[BLOCK_INSN_MAX];
-    forget_all(&plan);
-    for (unsigned i = 0; i < count; i++) {
-        struct group *group = NULL;
-        if (insn[i].emit && find_access(&plan, &insn[i], &members[i]) &&
-            spares_base(&insn[i], true)) {
-            group = join(&plan, i, &members[i]);
-        }
-        insn[i].access.group = group ? (int8_t)(group - plan.group) : -1;
-        if (!insn[i].emit || !spares_base(&insn[i], false)) {
-            close_groups(&plan, group);
-        }
-        if (insn[i].emit) {
-            follow(&plan, &insn[i]);
-        } else {
-            forget_all(&plan);
-        }
-    }
+    find_members(&plan, count, members);
+    find_slots(&plan);
     struct group *group;
     while ((group = choose(&plan)) != NULL) {
-        apply(&plan, members, group);
+        group->slot = GROUP_IN_R10;
+    }
+    for (unsigned i = 0; i < plan.group_count; i++) {
+        if (plan.group[i].count) {
+            apply(&plan, members, &plan.group[i]);
+        }
+    }
+    for (unsigned i = 0; i < plan.group_count; i++) {
+        if (plan.group[i].count) {
+            place_looks(insn, &plan.group[i]);
+        }
     }
 }

@@ -223,8 +223,8 @@ void listing_block(FILE *out, const struct look *look, const struct code_cache *
             block->place.mode & MODE_32 ? ", 32 bits" : "",
             block->place.mode & MODE_AVX ? ", AVX" : "", block->count,
             last->offset + last->length - block->place.offset,
-            block->end - block->entry_memory);
-    print_rows(&printer, "(head)", block->entry_memory, block->insn[0].host);
+            block->end - block_start(block));
+    print_rows(&printer, "(head)", block_start(block), block->insn[0].host);
     for (unsigned i = 0; i < block->count; i++) {
         uint32_t end = i + 1u < block->count ? block->insn[i + 1].host : block->cold;
         print_guest(&printer, block, i, end);

@@ -73,7 +73,7 @@ static void write_block(struct perf_map *map, const struct look *look,
         write_trampolines(map, cache);
     }
     look_name(look, block, name);
-    write_line(map, cache, block->entry_memory, block->end, name);
+    write_line(map, cache, block_start(block), block->end, name);
 }
 
 void perf_map_block(struct perf_map *map, const struct look *look,

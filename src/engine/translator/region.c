@@ -200,7 +200,7 @@ const struct block *code_at(const struct code_cache *cache, uintptr_t address,
     }
     while (high - low > 1) {
         uint32_t middle = low + (high - low) / 2;
-        if (cache->block[middle]->patch <= offset) {
+        if (block_start(cache->block[middle]) <= offset) {
             low = middle;
         } else {
             high = middle;

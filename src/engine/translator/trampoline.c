@@ -91,7 +91,7 @@ static void write_enter(struct code *code)
         host_fs(code, true, HOST_MOV_LOAD, resident[i], gpr(resident[i]));
     }
     host_fs(code, true, HOST_MOV_LOAD, HOST_GUEST_RSP, gpr(HOST_RSP));
-    host_fs(code, true, HOST_MOV_LOAD, HOST_R10, FRAME(group_base));
+    host_fs(code, true, HOST_MOV_LOAD, HOST_R10, FRAME(group_base[GROUP_IN_R10]));
     host_fs(code, true, HOST_MOV_LOAD, HOST_RSP, FRAME(host_rsp));
     host_fs(code, false, 0xff, 4, FRAME(target)); /* JMP */
 }
@@ -103,7 +103,7 @@ static void write_leave(struct code *code)
         host_fs(code, true, HOST_MOV_STORE, resident[i], gpr(resident[i]));
     }
     host_fs(code, true, HOST_MOV_STORE, HOST_GUEST_RSP, gpr(HOST_RSP));
-    host_fs(code, true, HOST_MOV_STORE, HOST_R10, FRAME(group_base));
+    host_fs(code, true, HOST_MOV_STORE, HOST_R10, FRAME(group_base[GROUP_IN_R10]));
     host_fs(code, true, HOST_MOV_STORE, HOST_RSP, FRAME(host_rsp));
     host_fs(code, true, HOST_MOV_LOAD, HOST_RSP, FRAME(c_rsp));
 

@@ -1,4 +1,4 @@
-/* From guest code to a block: decoding, which flags are live where, code. */
+/* From guest code to a block: decoding, code. */
 #include "engine/translator/emit.h"
 
 #include <string.h>
@@ -20,84 +20,6 @@ struct translation {
 static struct translation scratch;
 
 /* ---- decoding --------------------------------------------------------------------- */
-
-/* Shifts and rotates by zero leave the flags; rotates most of them (SDM 2B "SAL", "RCL").
- */
-static bool is_shift(ZydisMnemonic mnemonic)
-{
-    switch (mnemonic) {
-    case ZYDIS_MNEMONIC_SHL:
-    case ZYDIS_MNEMONIC_SHR:
-    case ZYDIS_MNEMONIC_SAR:
-    case ZYDIS_MNEMONIC_ROL:
-    case ZYDIS_MNEMONIC_ROR:
-    case ZYDIS_MNEMONIC_RCL:
-    case ZYDIS_MNEMONIC_RCR:
-    case ZYDIS_MNEMONIC_SHLD:
-    case ZYDIS_MNEMONIC_SHRD:
-        return true;
-    default:
-        return false;
-    }
-}
-
-static bool may_shift_by_zero(const struct guest_insn *insn)
-{
-    if (!is_shift(insn->decoded.mnemonic)) {
-        return false;
-    }
-    unsigned last = insn->decoded.operand_count_visible - 1u;
-    const ZydisDecodedOperand *count = &insn->operand[last];
-    if (count->type != ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        return true;
-    }
-    unsigned mask = insn->operand[0].size == 64 ? 63 : 31;
-    return (count->imm.value.u & mask) == 0;
-}
-
-static bool has_memory(const struct guest_insn *insn)
-{
-    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
-        if (insn->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Does a handler see the flags before this instruction, although it overwrites them? On
- * the way of an access that faults they are lost unless they are asked for: nobody who
- * goes on behind the fault reads them. A deterministic run keeps them. */
-static bool shows_flags(const struct guest_insn *insn, bool is_exact)
-{
-    ZydisMnemonic mnemonic = insn->decoded.mnemonic;
-    bool may_fault = mnemonic == ZYDIS_MNEMONIC_DIV || mnemonic == ZYDIS_MNEMONIC_IDIV ||
-                     mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ||
-                     (insn->uses_vector && has_memory(insn));
-    bool may_leave =
-        has_memory(insn) || insn->emit == emit_sti || insn->emit == emit_load_segment;
-    return may_fault || (is_exact && may_leave);
-}
-
-static void find_flags(struct guest_insn *insn, bool is_exact)
-{
-    if (!insn->emit) {
-        /* The interpreter needs all, and gives all. */
-        insn->flags_read = X86_FLAGS_ARITH;
-        insn->flags_write = insn->flags_kill = 0;
-        return;
-    }
-    insn->flags_needed = shows_flags(insn, is_exact) ? X86_FLAGS_ARITH : 0;
-    const ZydisAccessedFlags *flags = insn->decoded.cpu_flags;
-    if (!flags) {
-        return;
-    }
-    insn->flags_read = flags->tested & X86_FLAGS_ARITH;
-    insn->flags_write =
-        (flags->modified | flags->set_0 | flags->set_1 | flags->undefined) &
-        X86_FLAGS_ARITH;
-    insn->flags_kill = may_shift_by_zero(insn) ? 0 : insn->flags_write;
-}
 
 /* Branches by near or far, interrupts, and what the interpreter's table says ends a
  * block. */
@@ -158,7 +80,7 @@ static bool decode_one(struct translation *translation, struct guest_insn *insn,
         }
         insn->ends_block = ends_block(insn);
     }
-    find_flags(insn, emit->cache->counts);
+    flags_find(insn, emit->cache->counts);
     return true;
 }
 
@@ -205,27 +127,7 @@ static void decode_block(struct translation *translation, unsigned start)
         }
     }
     translation->end = place;
-}
-
-/* ---- flags ------------------------------------------------------------------------ */
-
-static bool is_exit(const struct guest_insn *insn)
-{
-    return insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR || insn->ends_block;
-}
-
-static void find_live_flags(struct translation *translation)
-{
-    uint32_t live = X86_FLAGS_ARITH;
-    for (unsigned i = translation->count; i-- > 0;) {
-        struct guest_insn *insn = &translation->insn[i];
-        if (is_exit(insn)) {
-            live = X86_FLAGS_ARITH;
-        }
-        insn->flags_live = live;
-        live = (live & ~insn->flags_kill) | insn->flags_read | insn->flags_needed;
-        insn->flags_live_before = live;
-    }
+    emit->watched_end = watched;
 }
 
 /* ---- code ------------------------------------------------------------------------- */
@@ -285,12 +187,39 @@ static void compare_without_flags(struct emit *emit, const struct gate *gate)
     host_mov(code, HOST_RCX, HOST_R10);
 }
 
+/* Where a head wants the guest's flags. */
+enum head_flags {
+    HEAD_NOWHERE, /* the block overwrites them: they may be anywhere */
+    HEAD_HOST,    /* somebody reads them first */
+    HEAD_MEMORY,  /* a check overwrites the host's first: they would go there, anyhow */
+};
+
+static enum head_flags find_head_flags(const struct translation *translation)
+{
+    const struct emit *emit = &translation->emit;
+    /* A limit may end the run at the head: flags that nobody reads are shown then. */
+    if (!emit->cache->counts && !translation->insn[0].flags_live_before) {
+        return HEAD_NOWHERE;
+    }
+    for (unsigned i = 0; i < translation->count; i++) {
+        const struct guest_insn *insn = &translation->insn[i];
+        if (!insn->emit || flags_are_spilled(insn)) {
+            return HEAD_MEMORY;
+        }
+        if (insn->flags_read || insn->flags_write) {
+            break;
+        }
+    }
+    return HEAD_HOST;
+}
+
 /*
  * Who comes to a head that does not need the flags leaves with those in memory: jumps and
  * returns put them there, and a dead block is reached by no link.
  *
- * The head: entry_memory, which fetches the flags if the block needs them; entry, which
- * becomes a jump when the block dies; the look at frame.status.
+ * The head has two ways in, entry_memory and entry, of which one brings the flags to
+ * where the block wants them and falls into the other; there the place to be patched,
+ * which becomes a jump when the block dies, and the look at frame.status.
  */
 static void emit_head(struct translation *translation)
 {
@@ -298,25 +227,27 @@ static void emit_head(struct translation *translation)
     struct block *block = emit->block;
     struct code *code = &emit->code;
     uint8_t *base = emit->cache->write;
-    /* A limit may end the run at the head: flags that nobody reads are shown then. */
-    uint32_t live =
-        emit->cache->counts ? X86_FLAGS_ARITH : translation->insn[0].flags_live_before;
+    enum head_flags wanted = find_head_flags(translation);
     struct gate gate = find_gate(translation);
     block->status[0] = gate.value & 1 && gate.first == STATUS_FPU;
     block->status[1] =
         gate.size > 1 && (gate.first == STATUS_ATTENTION || gate.size == 4);
     host_align(code, 8, 0);
-    block->entry_memory = (uint32_t)(code->at - base);
-    if (live) {
-        emit->flags_in_memory = true;
+    block->entry = block->entry_memory = (uint32_t)(code->at - base);
+    emit->flags_in_memory = wanted == HEAD_HOST;
+    if (wanted == HEAD_HOST) {
         emit_restore_flags(emit);
         host_align(code, 8, 0);
+        block->entry = (uint32_t)(code->at - base);
+    } else if (wanted == HEAD_MEMORY) {
+        emit_spill_flags(emit, X86_FLAGS_ARITH);
+        host_align(code, 8, 0);
+        block->entry_memory = (uint32_t)(code->at - base);
     }
-    emit->flags_in_memory = false;
-    block->entry = block->patch = (uint32_t)(code->at - base);
+    block->patch = (uint32_t)(code->at - base);
     CODE(code, "\x0f\x1f\x44\x00\x00"); /* NOP, 5 bytes */
     uint8_t *place;
-    if (!live) {
+    if (wanted != HEAD_HOST) {
         fs_compare(code, gate.size, frame_status(gate.first), gate.value);
         place = host_jcc(code, HOST_NE);
     } else {
@@ -326,7 +257,7 @@ static void emit_head(struct translation *translation)
     }
     struct cold *cold = emit_cold(emit, COLD_LEAVE, place);
     cold->reason = LEAVE_HEAD;
-    cold->from_host = live;
+    cold->from_host = wanted == HEAD_HOST;
     cold->is_stale = true;
 }
 
@@ -355,7 +286,7 @@ static void find_groups(struct translation *translation)
     const struct emit *emit = &translation->emit;
     for (unsigned i = 0; i < translation->count; i++) {
         translation->insn[i].access = (struct access){.kind = ACCESS_ALONE};
-        translation->insn[i].keeps_base = false;
+        translation->insn[i].keeps_base = translation->insn[i].needs_base = false;
     }
     bool has_bases = !emit->is_64 && !(emit->mode & MODE_FLAT);
     if (!has_bases && !(emit->mode & MODE_PLAIN)) {
@@ -373,7 +304,7 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
     place->host = (uint32_t)(emit->code.at - emit->cache->write);
     place->host_flags = emit->flags_in_memory ? 0 : INSN_FLAGS_START | INSN_FLAGS_FAULT;
     place->group_size = 0;
-    if (insn->keeps_base && insn->access.kind != ACCESS_FIRST) {
+    if (insn->needs_base) {
         place->host_flags |= INSN_NEEDS_BASE;
     }
     emit->keeps_base = insn->keeps_base;
@@ -411,7 +342,7 @@ static bool emit_block(struct translation *translation)
     for (unsigned i = 0; i < translation->count; i++) {
         emit->ordinal = i;
         if (!emit_insn(translation, &translation->insn[i])) {
-            find_flags(&translation->insn[i], emit->cache->counts);
+            flags_find(&translation->insn[i], emit->cache->counts);
             return false;
         }
     }
@@ -469,7 +400,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
     }
     block->count = (uint8_t)translation->count;
     do {
-        find_live_flags(translation);
+        flags_find_live(emit, translation->insn, translation->count, translation->end);
         find_groups(translation);
         emit->code.at = cache->write + cache->used;
         emit->cold_count = emit->ordinal = 0;
