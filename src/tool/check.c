@@ -55,13 +55,22 @@ static bool read_line(const char *path, char *text, size_t size)
     return true;
 }
 
-static uint64_t read_number(const char *path, uint64_t fallback)
+static bool read_number(const char *path, uint64_t *value)
 {
     char text[64];
-    return read_line(path, text, sizeof(text)) ? strtoull(text, NULL, 10) : fallback;
+    bool is_read = read_line(path, text, sizeof(text));
+    *value = is_read ? strtoull(text, NULL, 10) : 0;
+    return is_read;
 }
 
-/* The value of "Key:   N kB" in /proc/meminfo, in bytes. */
+/* A container may be without it. */
+static void cannot_tell(struct finding *finding)
+{
+    found(finding, CHECK_WARNING, "cannot be told: there is no /proc");
+    remedy(finding, "mount -t proc proc /proc");
+}
+
+/* The value of "Key:   N kB" in /proc/meminfo, in bytes; 0 if it is not told. */
 static uint64_t meminfo(const char *key)
 {
     uint64_t kib = 0;
@@ -336,7 +345,11 @@ static void probe_huge_pages(struct finding *finding)
 static void probe_overcommit(struct finding *finding)
 {
     static const char *const modes[] = {"heuristic", "always", "strict"};
-    uint64_t mode = read_number("/proc/sys/vm/overcommit_memory", 0);
+    uint64_t mode;
+    if (!read_number("/proc/sys/vm/overcommit_memory", &mode)) {
+        cannot_tell(finding);
+        return;
+    }
     found(finding, mode == 2 ? CHECK_WARNING : CHECK_OK, "%s",
           mode < array_size(modes) ? modes[mode] : "unknown");
     if (mode == 2) {
@@ -347,7 +360,11 @@ static void probe_overcommit(struct finding *finding)
 
 static void probe_map_count(struct finding *finding)
 {
-    uint64_t count = read_number("/proc/sys/vm/max_map_count", 0);
+    uint64_t count;
+    if (!read_number("/proc/sys/vm/max_map_count", &count)) {
+        cannot_tell(finding);
+        return;
+    }
     found(finding, count >= 65530 ? CHECK_OK : CHECK_WARNING, "%" PRIu64, count);
     if (count < 65530) {
         remedy(finding, "sysctl vm.max_map_count=65530");
@@ -394,6 +411,10 @@ static void probe_memory(struct finding *finding)
 {
     uint64_t available = meminfo("MemAvailable"), total = meminfo("MemTotal");
     bool is_enough = available >= 256ull << 20;
+    if (total == 0) {
+        cannot_tell(finding);
+        return;
+    }
     found(finding, is_enough ? CHECK_OK : CHECK_WARNING,
           "%" PRIu64 "M available of %" PRIu64 "M", available >> 20, total >> 20);
     if (!is_enough) {

@@ -105,6 +105,13 @@ def limits(report, host):
         row_is(rows["cache"], "warning", "HOME is not set", "XDG_CACHE_HOME")
 
 
+def nothing_told(report, host):
+    with report.case("there is no /proc"):
+        rows, _ = host.doctor(*host.elsewhere("mount -t tmpfs none /proc"))
+        for name in ("overcommit", "max_map_count", "memory"):
+            row_is(rows[name], "warning", "cannot be told", "mount -t proc")
+
+
 def main():
     report = Report()
     with tempfile.TemporaryDirectory(prefix="doppel-doctor-") as work:
@@ -113,6 +120,7 @@ def main():
             host.doctor()
         kvm(report, host)
         limits(report, host)
+        nothing_told(report, host)
         with report.case("no room for guest memory: no machine can run"):
             rows, _ = host.doctor("prlimit", "--fsize=0", "--", "sh", "-c",
                                   'trap "" XFSZ; exec "$@"', "sh", status=CANNOT_RUN)
