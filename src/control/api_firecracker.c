@@ -91,7 +91,8 @@ static json_t *machine_json(const struct control *control)
     const struct machine_config *machine = control->config.machine;
     return json_pack("{s:i, s:I, s:b, s:b, s:s}", "vcpu_count", (int)machine->cpus,
                      "mem_size_mib", (json_int_t)(machine->memory / MIB), "smt", 0,
-                     "track_dirty_pages", 0, "huge_pages", "None");
+                     "track_dirty_pages", control->tracks_dirty_pages, "huge_pages",
+                     "None");
 }
 
 static int handle_get_machine(struct control *control, const struct call *call,
@@ -114,6 +115,9 @@ static int handle_patch_machine(struct control *control, const struct call *call
                           "smt must be false: virtual processors are cores here");
     }
     machine->cpus = fields->vcpu_count ? fields->vcpu_count : machine->cpus;
+    if (json_is_boolean(json_object_get(call->object, "track_dirty_pages"))) {
+        control->tracks_dirty_pages = fields->track_dirty_pages;
+    }
     if (fields->mem_size_mib) {
         machine->memory = fields->mem_size_mib * MIB;
     }
@@ -130,7 +134,11 @@ static int handle_put_machine(struct control *control, const struct call *call,
     if (!fields->mem_size_mib) {
         return missing("mem_size_mib", err);
     }
-    return handle_patch_machine(control, call, answer, err);
+    int result = handle_patch_machine(control, call, answer, err);
+    if (result >= 0) {
+        control->tracks_dirty_pages = fields->track_dirty_pages;
+    }
+    return result;
 }
 
 /* --- /boot-source --- */

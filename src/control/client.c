@@ -40,6 +40,25 @@ int client_open(const char *machine, struct error *err)
     return fd;
 }
 
+/* unix(7): SO_PEERCRED is who called listen. */
+int client_process(int fd)
+{
+    struct ucred peer = {0};
+    socklen_t size = sizeof(peer);
+    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size);
+    return peer.pid;
+}
+
+static int fail_silent(int fd, struct error *err)
+{
+    int process = client_process(fd);
+    return process > 0 ? fail_plain(err, ETIMEDOUT,
+                                    "the machine does not answer: its process is stopped "
+                                    "or hangs; kill -9 %d would end it",
+                                    process)
+                       : fail_plain(err, ETIMEDOUT, "the machine does not answer");
+}
+
 /* The descriptors go with the first byte. */
 static int send_all(int fd, const char *data, size_t size, struct passed passed,
                     struct error *err)
@@ -87,7 +106,7 @@ static ssize_t receive(int fd, char *data, size_t size, uint64_t deadline_ns,
             now_ns < deadline_ns ? (int)((deadline_ns - now_ns) / 1000000) + 1 : 0;
         int ready = poll(&poll_fd, 1, wait_ms);
         if (ready == 0) {
-            return fail_plain(err, ETIMEDOUT, "the machine does not answer");
+            return fail_silent(fd, err);
         }
         ssize_t got = ready > 0 ? recv(fd, data, size, MSG_DONTWAIT) : -1;
         if (got >= 0) {

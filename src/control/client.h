@@ -20,6 +20,8 @@ struct client_reply {
 
 /* Connects to a machine by its name, or by the path of its socket (with a slash). */
 int client_open(const char *machine, struct error *err);
+/* The process behind it; 0 if it cannot be told, as from another PID namespace. */
+int client_process(int fd);
 /* One request; body may be NULL. A status of 400 or more is an error with the server's
  * message. */
 int client_call(int fd, enum http_method method, const char *path,

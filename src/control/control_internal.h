@@ -33,6 +33,7 @@ struct control {
     int statm_fd;              /* /proc/self/statm; -1: none */
     int64_t started_s;         /* of the day; 0: not yet */
     struct json_t *machine;    /* machine_describe's; NULL if it failed */
+    bool tracks_dirty_pages;   /* as a client said; it changes nothing */
     unsigned drive_count;
     struct drive drive[CONFIG_DISKS_MAX];
     struct disk_config *disks; /* what drives_apply made, and the command line */

@@ -43,6 +43,8 @@ const struct option_spec drive_fields[] = {
      DRIVE(cache_type), .choice = cache_choice},
     {"io_engine", NULL, "accepted; worker threads do it", OPTION_CHOICE, DRIVE(io_engine),
      .choice = io_engine_choice},
+    {"rate_limiter", .kind = OPTION_LATER},
+    {"socket", .kind = OPTION_LATER}, /* of a vhost-user back end */
     {NULL},
 };
 

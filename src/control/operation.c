@@ -72,6 +72,9 @@ static void markdown_fields(const struct option_spec *fields, FILE *out)
 {
     fputs("\n| field | type | meaning |\n|---|---|---|\n", out);
     for (const struct option_spec *spec = fields; spec->name; spec++) {
+        if (spec->kind == OPTION_LATER) {
+            continue;
+        }
         fprintf(out, "| `%s` | %s", spec->name, fields_type(spec));
         if (spec->kind == OPTION_UNSIGNED && spec->max) {
             fprintf(out, ", %llu to %llu", (unsigned long long)spec->min,
@@ -109,7 +112,10 @@ void operation_markdown(FILE *out)
 {
     static const char *const titles[] = {
         "## Firecracker's operations\n\nThe same paths, bodies and statuses as in "
-        "Firecracker's API, for what exists here.\n",
+        "Firecracker's API, for what exists here. What does not is refused by name: "
+        "other "
+        "paths and methods (networks,\nPATCH of drives, snapshots by its paths), and the "
+        "fields `rate_limiter` and `socket` of a drive unless they are null.\n",
         "## Doppel's own\n",
     };
     fputs("# The control socket\n\n"

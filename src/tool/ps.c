@@ -27,7 +27,7 @@ static const struct option_spec ps_options[] = {
 };
 
 /* What the list tells of a machine. */
-static json_t *entry_new(const char *name, const json_t *inspection)
+static json_t *entry_new(const char *name, int process, const json_t *inspection)
 {
     static const char *const keys[] = {"pid",  "state",  "engine",
                                        "cpus", "memory", "started"};
@@ -38,6 +38,9 @@ static json_t *entry_new(const char *name, const json_t *inspection)
     }
     if (!inspection) {
         json_object_set_new(entry, "state", json_string("unreachable"));
+    }
+    if (!inspection && process > 0) {
+        json_object_set_new(entry, "pid", json_integer(process));
     }
     return entry;
 }
@@ -52,7 +55,7 @@ static void found(void *opaque, const char *name, int fd)
         inspection = client_json(&reply, NULL);
         client_reply_free(&reply);
     }
-    json_array_append_new(list, entry_new(name, inspection));
+    json_array_append_new(list, entry_new(name, client_process(fd), inspection));
     json_decref(inspection);
     close(fd);
 }
@@ -79,9 +82,19 @@ static const char *text_of(const json_t *entry, const char *key)
     return text ? text : "-";
 }
 
+static void format_number(const json_t *entry, const char *key, char text[24])
+{
+    const json_t *value = json_object_get(entry, key);
+    if (json_is_integer(value)) {
+        snprintf(text, 24, "%lld", (long long)json_integer_value(value));
+    } else {
+        strcpy(text, "-");
+    }
+}
+
 static void print_entry(const json_t *entry)
 {
-    char size[SIZE_TEXT] = "-", age[32] = "-";
+    char size[SIZE_TEXT] = "-", age[32] = "-", pid[24], cpus[24];
     const json_t *memory = json_object_get(entry, "memory");
     const json_t *started = json_object_get(entry, "started");
     if (json_is_integer(memory)) {
@@ -90,10 +103,10 @@ static void print_entry(const json_t *entry)
     if (json_is_integer(started)) {
         format_age(time(NULL) - json_integer_value(started), age);
     }
-    printf("%-20s %7lld %-11s %-11s %4lld %8s  %s\n", text_of(entry, "name"),
-           (long long)json_integer_value(json_object_get(entry, "pid")),
-           text_of(entry, "state"), text_of(entry, "engine"),
-           (long long)json_integer_value(json_object_get(entry, "cpus")), size, age);
+    format_number(entry, "pid", pid);
+    format_number(entry, "cpus", cpus);
+    printf("%-20s %7s %-11s %-11s %4s %8s  %s\n", text_of(entry, "name"), pid,
+           text_of(entry, "state"), text_of(entry, "engine"), cpus, size, age);
 }
 
 static int ps_run(const struct command *command, int argc, char **argv)
@@ -136,7 +149,8 @@ const struct command ps_command = {
     .description =
         "Each machine has a control socket in the runtime directory, which is\n"
         "$XDG_RUNTIME_DIR/doppel, else /run/user/UID/doppel, else "
-        "/tmp/doppel-UID.\nSockets that dead processes left there are removed.",
+        "/tmp/doppel-UID.\nSockets that dead processes left there are removed. A machine "
+        "whose process\nis stopped or hangs is \"unreachable\".",
     .examples = ps_examples,
     .options = ps_options,
     .run = ps_run,

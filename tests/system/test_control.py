@@ -235,6 +235,19 @@ def ends(report, host):
                 machine.signal(getattr(signal, name))
                 equal(machine.wait(SECONDS), status_of_signal(name))
                 assert not os.path.exists(host.socket_of("gone"))
+    with report.case("a machine whose process is stopped is told, with its process"):
+        with host.run("--name", "stopped") as machine:
+            machine.expect("READY")
+            machine.signal(signal.SIGSTOP)
+            (entry,) = json.loads(host.command("ps", "--json"))
+            equal((entry["name"], entry["state"], entry["pid"]),
+                  ("stopped", "unreachable", machine.process.pid))
+            if host.engine == "interpreter":  # it takes ten seconds, so once
+                said = host.command("pause", "stopped", status=HOST_ERROR)
+                assert f"kill -9 {machine.process.pid} would end it" in said, said
+            machine.signal(signal.SIGCONT)
+            host.command("stop", "stopped")
+            equal(machine.wait(SECONDS), 0)
     with report.case("what a killed process leaves is stale: not listed, its name free"):
         with host.run("--name", "stale") as machine:
             machine.expect("READY")
@@ -401,6 +414,10 @@ def firecracker(report, host):
             ask("PUT", "/machine-config", {"vcpu_count": 2, "mem_size_mib": 16})
             ask("PATCH", "/machine-config", {"mem_size_mib": 24})
             equal(ask("GET", "/machine-config", status=200)["mem_size_mib"], 24)
+            for track in (True, False):
+                ask("PATCH", "/machine-config", {"track_dirty_pages": track})
+                ask("PATCH", "/machine-config", {"vcpu_count": 2, "smt": None})
+                equal(ask("GET", "/machine-config", status=200)["track_dirty_pages"], track)
             ask("PUT", "/boot-source", {"boot_args": "x"}, 400)
             ask("PUT", "/boot-source", {"kernel_image_path": "/nonexistent"}, 400)
         with report.case("a kernel that cannot be booted is refused, and another one taken"):
@@ -413,8 +430,13 @@ def firecracker(report, host):
             ask("PUT", "/drives/a", {"drive_id": "b", "path_on_host": image}, 400)
             ask("PUT", "/drives/a", {"drive_id": "a"}, 400)
             ask("PUT", "/drives/a", {"drive_id": "a", "path_on_host": "/nonexistent"}, 400)
+            said = ask("PUT", "/drives/a", {"drive_id": "a", "path_on_host": image,
+                                            "rate_limiter": {"ops": {"size": 1}}}, 400)
+            assert "rate_limiter is not available" in said["fault_message"], said
             ask("PUT", "/drives/a", {"drive_id": "a", "path_on_host": image,
-                                     "is_root_device": True, "is_read_only": True})
+                                     "is_root_device": True, "is_read_only": True,
+                                     "rate_limiter": None, "socket": None})
+            ask("PATCH", "/drives/a", {"drive_id": "a", "path_on_host": image}, 405)
             equal(ask("GET", "/vm/config", status=200)["drives"][0]["drive_id"], "a")
         metrics = os.path.join(host.work, "metrics")
         with report.case("InstanceStart starts it, over the same connection"):
