@@ -82,8 +82,7 @@ static int store(const struct option_spec *spec, const json_t *value, void *targ
     char number[24];
     struct error local;
     if (spec->kind == OPTION_LATER) {
-        return fail_plain(
-            err, EINVAL, "%s is not available in this version; leave it out", spec->name);
+        return fail_plain(err, EINVAL, "%s is not available in this version", spec->name);
     }
     const char *text = value_text(spec, value, number);
     if (!text) {
