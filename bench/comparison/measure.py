@@ -100,8 +100,10 @@ class Comparison:
                     self.machines[key] = engine.start(workload.cpus)
                     self.results['facts'][f'{engine.label}, {workload.cpus}'] = \
                         self.machines[key].facts
-                result = self.machines[key].run(workload.name, workload.text(self.settings.scale),
-                                                self.settings.limit)
+                for _ in range(1 + workload.is_repeated):
+                    result = self.machines[key].run(workload.name,
+                                                    workload.text(self.settings.scale),
+                                                    self.settings.limit)
         except MachineError as error:
             row['errors'].append(str(error))
             self.show('')
