@@ -485,7 +485,9 @@ const struct block *block_find(struct cpu *cpu)
         cpu->drops_blocks = false;
     }
     const struct block *block = find_once(cpu);
-    if (!block && cpu->blocks->is_full) {
+    /* Twice if the room for stubs is found to be full, too, once there is room for
+     * blocks. */
+    while (!block && cpu->blocks->is_full) {
         block_cache_empty(cpu);
         block = find_once(cpu);
     }

@@ -17,6 +17,7 @@
 #include "bare.h"
 
 #define HUNG_NS         60000000l /* processor time that no case needs */
+#define ASLEEP_TICKS    250       /* 5 s in which the program has only slept */
 #define HWCAP2_FSGSBASE (1u << 1)
 
 struct host {
@@ -156,6 +157,24 @@ static int64_t used(const struct host *host)
     return time.tv_sec * 1000000000l + time.tv_nsec;
 }
 
+/* Does the program sleep? Its cases do so where the host's kernel makes them, which it
+ * does for 10 ms at each access that it takes for a split lock, for ever if it is none
+ * (IRET at a misaligned stack that loads AC). */
+static bool is_asleep(const struct host *host)
+{
+    char path[32], text[256] = "";
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)host->child);
+    FILE *file = fopen(path, "r");
+    if (!file) {
+        return false;
+    }
+    size_t size = fread(text, 1, sizeof(text) - 1, file);
+    fclose(file);
+    text[size] = 0;
+    const char *name_end = strrchr(text, ')');
+    return name_end && strncmp(name_end, ") S", 3) == 0;
+}
+
 bool host_finish(struct host *host)
 {
     struct bare_shared *shared = host->shared;
@@ -163,6 +182,7 @@ bool host_finish(struct host *host)
     uint32_t batch = atomic_load(&shared->posted);
     uint32_t seen = UINT32_MAX;
     int64_t since = 0;
+    unsigned asleep = 0; /* ticks */
 
     while (!host->is_over) {
         uint32_t finished = atomic_load(&shared->finished);
@@ -181,9 +201,16 @@ bool host_finish(struct host *host)
         } else if (current != seen) {
             seen = current;
             since = used(host);
+            asleep = 0;
         } else if (used(host) - since > HUNG_NS) {
             replace(host, ISA_HUNG);
             seen = UINT32_MAX;
+        } else {
+            asleep = is_asleep(host) ? asleep + 1 : 0;
+            if (asleep > ASLEEP_TICKS) {
+                replace(host, ISA_DIED);
+                seen = UINT32_MAX;
+            }
         }
     }
     return false;
