@@ -313,6 +313,14 @@ static void try_sums(void)
     }
 }
 
+/* RSP itself among pushes and pops; returns how far what was pushed is from RSP. */
+ASM_FUNCTION(push_rsp, "push %rdi; push %rdi; push %rsp; push %rdi\n"
+                       "pop %rcx; pop %rax; pop %rdx; pop %rdx\n"
+                       "sub %rsp, %rax; neg %rax\n"
+                       "push %rdi; push %rdi; lea -16(%rsp), %rdx; push %rdx\n"
+                       "mov %rsp, %rcx; pop %rsp; sub %rsp, %rcx; add %rcx, %rax\n"
+                       "add $32, %rsp\n");
+
 /* CF = RDI & 1 comes to the end by a jump, a call, a return, and jumps to addresses known
  * only then, past accesses and nothing that reads it; RAX = CF. */
 ASM_FUNCTION(flags_far, "shr $1, %rdi\n"
@@ -351,6 +359,10 @@ static void try_live_flags(void)
     case_begin("flags across jumps, calls and returns");
     for (unsigned i = 0; i < 100; i++) {
         ASSERT_EQ(flags_far(i), i & 1);
+    }
+    case_begin("pushes of RSP");
+    for (unsigned i = 0; i < 100; i++) {
+        ASSERT_EQ(push_rsp(i), 16 + 8);
     }
     case_begin("the code at the end of a jump begins to read flags");
     static const uint8_t kills[] = {0x31, 0xc0}, keeps[] = {0xb0, 0x00}; /* MOV al, 0 */

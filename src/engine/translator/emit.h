@@ -91,6 +91,7 @@ struct emit {
     unsigned watched_end; /* of the page, from the block's beginning on: in whole lines */
     unsigned ordinal;
     bool flags_in_memory; /* the guest's flags are in frame.arith, not in the host's */
+    int32_t stack_moves;  /* what guest RSP is to be moved by yet */
     bool ended;           /* no way leads behind the last instruction */
     bool keeps_base;      /* of the instruction being made */
     struct cold cold[COLD_MAX];
@@ -196,6 +197,9 @@ static inline unsigned emit_value_register(const struct access *access)
  * clobbers r9; overwrites flags if the segment has a base. */
 void emit_address(struct emit *emit, const struct guest_insn *insn,
                   const ZydisDecodedOperand *operand, bool with_segment, int32_t extra);
+/* A host register = the operand's offset and extra, as LEA has it; clobbers r8 and r9. */
+void emit_address_to(struct emit *emit, unsigned host, const struct guest_insn *insn,
+                     const ZydisDecodedOperand *operand, int32_t extra);
 /* Host r8 = host address of the size bytes at linear address r8, r9 = the entry's place;
  * overwrites flags, which have been spilled. Marks where the instruction may fault. */
 void emit_check(struct emit *emit, unsigned size, bool is_write);
@@ -248,6 +252,9 @@ emit_fn emit_bit_string;
 emit_fn emit_push, emit_pop, emit_leave_frame;
 /* emit_segment.c */
 emit_fn emit_push_segment, emit_read_segment, emit_load_segment;
+/* Does it find its place in the stack without guest RSP, which may be moved later? */
+bool emit_moves_later(const struct guest_insn *insn);
+void emit_settle_stack(struct emit *emit);
 /* emit_branch.c */
 emit_fn emit_call, emit_ret, emit_jmp, emit_jcc, emit_loop, emit_jrcxz;
 

@@ -158,37 +158,43 @@ static void add_segment(struct emit *emit, ZydisRegister segment)
     }
 }
 
-void emit_address(struct emit *emit, const struct guest_insn *insn,
-                  const ZydisDecodedOperand *operand, bool with_segment, int32_t extra)
+void emit_address_to(struct emit *emit, unsigned host, const struct guest_insn *insn,
+                     const ZydisDecodedOperand *operand, int32_t extra)
 {
     bool is_wide = insn->decoded.address_width == 64;
     ZydisRegister base = operand->mem.base;
     int32_t disp = (int32_t)operand->mem.disp.value + extra;
     if (base == ZYDIS_REGISTER_RIP || base == ZYDIS_REGISTER_EIP) {
-        emit_page_address(emit, HOST_R8,
+        emit_page_address(emit, host,
                           insn->offset + insn->decoded.length + (int64_t)disp);
         if (!is_wide) {
-            host_op_reg(&emit->code, false, HOST_MOV_LOAD, HOST_R8, HOST_R8);
+            host_op_reg(&emit->code, false, HOST_MOV_LOAD, host, host);
+        }
+        return;
+    }
+    if (has_no_base(&insn->decoded)) {
+        base = ZYDIS_REGISTER_NONE;
+        disp = (int32_t)insn->decoded.raw.disp.value + extra;
+    }
+    struct host_mem mem = {
+        .base = (uint8_t)address_part(emit, base, HOST_R8),
+        .index = (uint8_t)address_part(emit, operand->mem.index, HOST_R9),
+        .scale = operand->mem.scale ? (uint8_t)__builtin_ctz(operand->mem.scale) : 0,
+        .disp = disp,
+    };
+    if (mem.index == HOST_NONE && mem.disp == 0 && is_wide && mem.base != HOST_NONE) {
+        if (mem.base != host) {
+            host_mov(&emit->code, host, mem.base);
         }
     } else {
-        if (has_no_base(&insn->decoded)) {
-            base = ZYDIS_REGISTER_NONE;
-            disp = (int32_t)insn->decoded.raw.disp.value + extra;
-        }
-        struct host_mem mem = {
-            .base = (uint8_t)address_part(emit, base, HOST_R8),
-            .index = (uint8_t)address_part(emit, operand->mem.index, HOST_R9),
-            .scale = operand->mem.scale ? (uint8_t)__builtin_ctz(operand->mem.scale) : 0,
-            .disp = disp,
-        };
-        if (mem.index == HOST_NONE && mem.disp == 0 && is_wide && mem.base != HOST_NONE) {
-            if (mem.base != HOST_R8) {
-                host_mov(&emit->code, HOST_R8, mem.base);
-            }
-        } else {
-            host_op_mem(&emit->code, is_wide, HOST_LEA, HOST_R8, &mem);
-        }
+        host_op_mem(&emit->code, is_wide, HOST_LEA, host, &mem);
     }
+}
+
+void emit_address(struct emit *emit, const struct guest_insn *insn,
+                  const ZydisDecodedOperand *operand, bool with_segment, int32_t extra)
+{
+    emit_address_to(emit, HOST_R8, insn, operand, extra);
     if (with_segment) {
         add_segment(emit, operand->mem.segment);
     }

@@ -97,6 +97,17 @@ static void return_site(struct emit *emit, const struct guest_insn *insn)
     emit_goto(emit, -1, next_offset(insn), 0);
 }
 
+/* The site's address onto the return stack; value holds what the guest is given, which
+ * has no base of CS. */
+static void push_site(struct emit *emit, unsigned value, int64_t offset)
+{
+    if (!emit->is_64) {
+        emit_page_address(emit, value, offset);
+    }
+    CODE(&emit->code, "\x41"); /* PUSH r8 to r15 */
+    code8(&emit->code, 0x50 | (value & 7));
+}
+
 bool emit_call(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
@@ -115,13 +126,12 @@ bool emit_call(struct emit *emit, const struct guest_insn *insn)
     unsigned value = emit_value_register(&insn->access);
     emit_code_address(emit, value, next_offset(insn));
     host_op_mem(code, emit->is_64, HOST_MOV_STORE, value, &top);
-    emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, -width);
-    emit_watch(emit, insn, emit->width, 0);
+    emit->stack_moves -= width;
+    emit_settle_stack(emit);
     if (emit->mode & MODE_USER) {
-        emit_page_address(emit, HOST_R10,
-                          next_offset(insn)); /* the watch may come back */
-        CODE(code, "\x41\x52");               /* PUSH r10 */
+        push_site(emit, value, next_offset(insn));
     }
+    emit_watch(emit, insn, emit->width, 0);
     int64_t target = is_direct ? relative_target(insn) : -1;
     if (is_direct && emit_can_link(emit, target)) {
         emit_link(emit, 0xe8, (unsigned)target);
@@ -153,7 +163,8 @@ bool emit_ret(struct emit *emit, const struct guest_insn *insn)
     struct host_mem top = emit_stack(emit, insn, HOST_GUEST_RSP, 0, false);
     host_op_mem(code, emit->is_64, HOST_MOV_LOAD, HOST_R8, &top);
     emit_add_code_base(emit);
-    emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, emit->width + extra);
+    emit->stack_moves += emit->width + extra;
+    emit_settle_stack(emit);
     emit->block->insn[emit->ordinal].stack_bytes = emit->width + extra;
     note_branch(emit);
     code8(code, 0xc3);

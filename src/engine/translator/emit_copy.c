@@ -445,16 +445,15 @@ bool emit_lea(struct emit *emit, const struct guest_insn *insn)
     if (to->size < 32) {
         return false;
     }
-    emit_address(emit, insn, &insn->operand[1], false, 0);
     unsigned guest = (unsigned)ZydisRegisterGetId(to->reg.value);
-    if (guest_in_memory(guest)) {
-        if (to->size == 32) {
-            host_op_reg(&emit->code, false, HOST_MOV_LOAD, HOST_R8, HOST_R8);
-        }
-        host_fs(&emit->code, true, HOST_MOV_STORE, HOST_R8, frame_gpr(guest));
-    } else {
-        host_op_reg(&emit->code, to->size == 64, HOST_MOV_LOAD, guest_host(guest),
-                    HOST_R8);
+    bool in_memory = guest_in_memory(guest);
+    unsigned host = in_memory ? HOST_R8 : guest_host(guest);
+    emit_address_to(emit, host, insn, &insn->operand[1], 0);
+    if (to->size == 32 && insn->decoded.address_width == 64) {
+        host_op_reg(&emit->code, false, HOST_MOV_LOAD, host, host);
+    }
+    if (in_memory) {
+        host_fs(&emit->code, true, HOST_MOV_STORE, host, frame_gpr(guest));
     }
     return true;
 }

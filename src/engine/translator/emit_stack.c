@@ -1,5 +1,6 @@
 /* PUSH, POP, LEAVE with operands as wide as addresses; the stack pointer moves when
- * nothing can fault any more. */
+ * nothing can fault any more, once for several behind each other whose accesses have been
+ * checked together. */
 #include "engine/translator/emit.h"
 
 static bool is_register(const ZydisDecodedOperand *operand)
@@ -15,6 +16,24 @@ static bool has_width(const struct emit *emit, const struct guest_insn *insn)
 static unsigned guest_of(const ZydisDecodedOperand *operand)
 {
     return (unsigned)ZydisRegisterGetId(operand->reg.value);
+}
+
+bool emit_moves_later(const struct guest_insn *insn)
+{
+    bool is_stack = insn->emit == emit_push || insn->emit == emit_pop ||
+                    insn->emit == emit_call || insn->emit == emit_ret;
+    bool names_rsp = is_register(&insn->operand[0]) &&
+                     guest_is_gpr(insn->operand[0].reg.value) &&
+                     guest_number(insn->operand[0].reg.value) == HOST_RSP;
+    return is_stack && insn->access.kind == ACCESS_MEMBER && !names_rsp;
+}
+
+void emit_settle_stack(struct emit *emit)
+{
+    if (emit->stack_moves) {
+        emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, emit->stack_moves);
+        emit->stack_moves = 0;
+    }
 }
 
 bool emit_push(struct emit *emit, const struct guest_insn *insn)
@@ -42,7 +61,10 @@ bool emit_push(struct emit *emit, const struct guest_insn *insn)
         }
         host_op_mem(code, emit->is_64, HOST_MOV_STORE, value, &top);
     }
-    emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, -width);
+    emit->stack_moves -= width;
+    if (insn->access.kind == ACCESS_ALONE || insn->access.look_size) {
+        emit_settle_stack(emit); /* the look may leave */
+    }
     emit_watch(emit, insn, emit->width, insn->flags_live);
     return true;
 }
@@ -66,7 +88,7 @@ bool emit_pop(struct emit *emit, const struct guest_insn *insn)
     struct host_mem top = emit_stack(emit, insn, HOST_GUEST_RSP, 0, false);
     load_top(emit, guest_of(to), &top);
     if (guest_of(to) != HOST_RSP) {
-        emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, emit->width);
+        emit->stack_moves += emit->width;
     }
     return true;
 }

@@ -50,6 +50,7 @@ struct frame {
     uint32_t exit_info;   /* EXIT_INFO of the place that left; a link's number */
     uint32_t last_branch; /* EXIT_INFO of the last indirect one */
     uint32_t host_mxcsr;
+    uint8_t had_vectors; /* leaving saved the guest's vector state */
     struct cpu *cpu;
     /* Outside 64-bit mode, by enum x86_segment_register. An odd one is not a writable
      * data segment of 4 GiB: what accesses it is the interpreter's. */

@@ -157,9 +157,12 @@ static void enter(struct translator_cpu *translator, const struct entry *entry)
 {
     struct frame *frame = &translator_frame;
     unsigned load = 0;
-    if (entry->status[1] && exchange_vector_is_open(translator->cpu)) {
+    /* Code that has just used vectors does so again soon: at a head that would leave. */
+    if ((entry->status[1] || frame->had_vectors) &&
+        exchange_vector_is_open(translator->cpu)) {
         load |= 1;
     }
+    frame->had_vectors = 0;
     if (entry->status[0] && exchange_fpu_is_open(translator->cpu)) {
         load |= 2;
         exchange_fpu_in(translator);
@@ -409,6 +412,7 @@ static void run_code(struct translator_cpu *translator)
             continue;
         }
         exchange_in(translator);
+        translator_frame.had_vectors = 0;
         do {
             enter(translator, &entry);
         } while (handle(translator, &entry));

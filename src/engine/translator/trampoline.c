@@ -115,6 +115,7 @@ static void write_leave(struct code *code)
     code32(code, (uint32_t)FRAME(host_mxcsr));
     CODE(code, "\xc5\xf8\x77"); /* VZEROUPPER */
     fs_byte(code, 0xc6, 0, status(STATUS_VECTOR), 0);
+    fs_byte(code, 0xc6, 0, FRAME(had_vectors), 1);
     host_patch(no_vectors, code->at);
 
     fs_byte(code, 0x80, 7, status(STATUS_FPU), 0);

@@ -298,6 +298,9 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
 {
     struct emit *emit = &translation->emit;
     struct block_insn *place = &emit->block->insn[emit->ordinal];
+    if (!emit_moves_later(insn)) {
+        emit_settle_stack(emit);
+    }
     place->offset = insn->offset;
     place->length = insn->decoded.length;
     place->mnemonic = (uint16_t)insn->decoded.mnemonic;
@@ -348,6 +351,7 @@ static bool emit_block(struct translation *translation)
     }
     emit->ordinal = translation->count - 1;
     emit->keeps_base = false;
+    emit_settle_stack(emit);
     if (!emit->ended) {
         emit_goto(emit, -1, translation->end, X86_FLAGS_ARITH);
     }
@@ -404,6 +408,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
         find_groups(translation);
         emit->code.at = cache->write + cache->used;
         emit->cold_count = emit->ordinal = 0;
+        emit->stack_moves = 0;
         emit->ended = emit->flags_in_memory = emit->keeps_base = false;
         cache->link_count = link_mark;
     } while (!emit_block(translation));
