@@ -1,11 +1,10 @@
 /* Fast system calls: SDM 2B "SYSCALL", "SYSENTER", AMD APM 3 for what differs. */
 
+#include "interpreter/syscall.h"
+
 #include "interpreter/operation.h"
 #include "interpreter/transfer.h"
 #include "x86/paging.h"
-
-/* SDM 2B "SYSRET": the flags that R11 gives. */
-#define SYSRET_FLAGS 0x3c7fd7ull
 
 static bool is_amd(const struct cpu *cpu)
 {
@@ -29,13 +28,25 @@ static void enter_level(struct cpu *cpu, uint16_t cs, uint16_t ss, unsigned cpl,
     transfer_set_cs(cpu, &code, cpl);
 }
 
+void syscall_enter_kernel(struct cpu *cpu, bool is_64)
+{
+    uint16_t cs = (uint16_t)(cpu->state.star >> 32) & ~3u;
+    enter_level(cpu, cs, (uint16_t)(cs + 8), 0, is_64);
+}
+
+void syscall_enter_user(struct cpu *cpu, bool is_64)
+{
+    uint16_t base = (uint16_t)(cpu->state.star >> 48);
+    uint16_t cs = (uint16_t)(is_64 ? base + 16 : base) | 3;
+    enter_level(cpu, cs, (uint16_t)(base + 8) | 3, 3, is_64);
+}
+
 OPERATION(syscall)
 {
     struct x86_state *state = &cpu->state;
     if (!syscall_exists(cpu)) {
         return false;
     }
-    uint16_t cs = (uint16_t)(state->star >> 32) & ~3u;
     uint64_t flags = cpu_rflags(cpu) & ~(uint64_t)X86_FLAG_RF;
     cpu->reg[X86_RCX] = operation_next_rip(cpu, insn);
     if (cpu->is_long) {
@@ -46,7 +57,7 @@ OPERATION(syscall)
         flags &= ~(uint64_t)(X86_FLAG_IF | X86_FLAG_VM);
         cpu->rip = (uint32_t)state->star;
     }
-    enter_level(cpu, cs, (uint16_t)(cs + 8), 0, cpu->is_long);
+    syscall_enter_kernel(cpu, cpu->is_long);
     cpu_set_rflags(cpu, flags);
     /* A TF that was masked does not trap the kernel's first instruction (AMD APM 3,
      * SYSCALL). */
@@ -56,7 +67,6 @@ OPERATION(syscall)
 
 OPERATION(sysret)
 {
-    struct x86_state *state = &cpu->state;
     bool is_64 = insn->size == 8;
     if (!syscall_exists(cpu) || !operation_privileged(cpu)) {
         return false;
@@ -68,9 +78,7 @@ OPERATION(sysret)
     }
     uint64_t flags =
         cpu->is_long ? cpu->reg[X86_R11] & SYSRET_FLAGS : cpu_rflags(cpu) | X86_FLAG_IF;
-    uint16_t base = (uint16_t)(state->star >> 48);
-    uint16_t cs = (uint16_t)(is_64 ? base + 16 : base) | 3;
-    enter_level(cpu, cs, (uint16_t)(base + 8) | 3, 3, is_64);
+    syscall_enter_user(cpu, is_64);
     cpu_set_rflags(cpu, flags);
     cpu->rip = rip;
     return true;

@@ -244,6 +244,8 @@ emit_fn emit_copy, emit_nothing, emit_lea;
 emit_fn emit_stos, emit_movs, emit_lods, emit_scas, emit_cmps;
 /* emit_system.c */
 emit_fn emit_cli, emit_sti, emit_cld, emit_swapgs, emit_pushf, emit_popf, emit_rdpkru;
+/* emit_level.c */
+emit_fn emit_syscall, emit_sysret, emit_ac;
 /* Leaves to quick.c, and goes on behind. */
 emit_fn emit_quick;
 /* emit_bit.c */

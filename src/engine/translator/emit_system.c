@@ -4,35 +4,11 @@
  * routine. Whatever may fault, or lets an interrupt in, is left to that routine before
  * anything has happened. Only code of CPL 0 comes here (SDM 3A 6.8.1, SDM 2B).
  */
-#include "engine/translator/emit.h"
+#include "engine/translator/emit_state.h"
 
-#define CPU(field) ((int32_t)offsetof(struct cpu, field))
-
-/* Host r8 = struct cpu. */
-static void load_cpu(struct emit *emit)
+void state_leave_if_wanted(struct emit *emit)
 {
-    host_fs(&emit->code, true, HOST_MOV_LOAD, HOST_R8, FRAME(cpu));
-}
-
-static struct host_mem at_r8(int32_t offset)
-{
-    return (struct host_mem){HOST_R8, HOST_NONE, 0, offset};
-}
-
-static void op_constant(struct emit *emit, unsigned extension, int32_t offset,
-                        uint32_t value)
-{
-    struct host_mem mem = at_r8(offset);
-    host_op_mem(&emit->code, false, 0x81, extension, &mem);
-    code32(&emit->code, value);
-}
-#define OP_OR  1
-#define OP_AND 4
-
-/* An interrupt waits for IF: the interpreter lets it in. */
-static void leave_if_wanted(struct emit *emit)
-{
-    struct host_mem wanted = at_r8(CPU(wants_window));
+    struct host_mem wanted = state_at_r8(CPU(wants_window));
     host_op_mem(&emit->code, false, 0x80, 7, &wanted); /* CMP byte, 0 */
     code8(&emit->code, 0);
     emit_leave_if(emit, HOST_NE);
@@ -60,8 +36,8 @@ bool emit_cli(struct emit *emit, const struct guest_insn *insn)
         return false;
     }
     emit_spill_flags(emit, insn->flags_live_before);
-    load_cpu(emit);
-    op_constant(emit, OP_AND, CPU(state.rflags), ~(uint32_t)X86_FLAG_IF);
+    state_load_cpu(emit);
+    state_change(emit, STATE_AND, CPU(state.rflags), ~(uint32_t)X86_FLAG_IF);
     return true;
 }
 
@@ -74,17 +50,17 @@ bool emit_sti(struct emit *emit, const struct guest_insn *insn)
         return false;
     }
     emit_spill_flags(emit, insn->flags_live_before);
-    load_cpu(emit);
-    leave_if_wanted(emit);
-    struct host_mem flags = at_r8(CPU(state.rflags) + 1);
+    state_load_cpu(emit);
+    state_leave_if_wanted(emit);
+    struct host_mem flags = state_at_r8(CPU(state.rflags) + 1);
     host_op_mem(code, false, 0xf6, 0, &flags); /* TEST byte, imm8 */
     code8(code, X86_FLAG_IF >> 8);
     uint8_t *done = host_jcc(code, HOST_NE);
-    op_constant(emit, OP_OR, CPU(state.rflags), X86_FLAG_IF);
+    state_change(emit, STATE_OR, CPU(state.rflags), X86_FLAG_IF);
     emit_code_address(emit, HOST_R9, insn->offset + insn->decoded.length);
-    struct host_mem rip = at_r8(CPU(shadow_rip));
+    struct host_mem rip = state_at_r8(CPU(shadow_rip));
     host_op_mem(code, true, HOST_MOV_STORE, HOST_R9, &rip);
-    struct host_mem shadow = at_r8(CPU(state.interrupt_shadow));
+    struct host_mem shadow = state_at_r8(CPU(state.interrupt_shadow));
     host_op_mem(code, false, 0xc6, 0, &shadow); /* MOV byte, 1 */
     code8(code, 1);
     host_patch(done, code->at);
@@ -94,8 +70,8 @@ bool emit_sti(struct emit *emit, const struct guest_insn *insn)
 bool emit_cld(struct emit *emit, const struct guest_insn *insn)
 {
     emit_spill_flags(emit, insn->flags_live_before);
-    load_cpu(emit);
-    op_constant(emit, OP_AND, CPU(state.rflags), ~(uint32_t)X86_FLAG_DF);
+    state_load_cpu(emit);
+    state_change(emit, STATE_AND, CPU(state.rflags), ~(uint32_t)X86_FLAG_DF);
     return true;
 }
 
@@ -105,9 +81,9 @@ bool emit_swapgs(struct emit *emit, const struct guest_insn *insn)
     if (emit->mode & MODE_USER) {
         return false;
     }
-    load_cpu(emit);
-    struct host_mem base = at_r8(CPU(state.seg[X86_GS].base));
-    struct host_mem other = at_r8(CPU(state.kernel_gs_base));
+    state_load_cpu(emit);
+    struct host_mem base = state_at_r8(CPU(state.seg[X86_GS].base));
+    struct host_mem other = state_at_r8(CPU(state.kernel_gs_base));
     host_op_mem(code, true, HOST_MOV_LOAD, HOST_R9, &base);
     host_op_mem(code, true, HOST_MOV_LOAD, HOST_R10, &other);
     host_op_mem(code, true, HOST_MOV_STORE, HOST_R9, &other);
@@ -121,8 +97,9 @@ bool emit_rdpkru(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
     emit_spill_flags(emit, insn->flags_live_before);
-    load_cpu(emit);
-    struct host_mem cr4 = at_r8(CPU(state.cr4)), pkru = at_r8(CPU(state.pkru));
+    state_load_cpu(emit);
+    struct host_mem cr4 = state_at_r8(CPU(state.cr4)),
+                    pkru = state_at_r8(CPU(state.pkru));
     host_op_mem(code, false, 0xf7, 0, &cr4); /* TEST */
     code32(code, X86_CR4_PKE);
     emit_leave_if(emit, HOST_E);
@@ -133,8 +110,7 @@ bool emit_rdpkru(struct emit *emit, const struct guest_insn *insn)
     return true;
 }
 
-/* Host r9d = arithmetic flags as RFLAGS has them, from frame.arith; clobbers r10. */
-static void load_arith(struct emit *emit)
+void state_load_arith(struct emit *emit)
 {
     struct code *code = &emit->code;
     host_fs_load16(code, HOST_R10, FRAME(arith));
@@ -146,6 +122,21 @@ static void load_arith(struct emit *emit)
     host_op_reg(code, false, 0x0b, HOST_R9, HOST_R10); /* OR */
 }
 
+/* AH's byte and OF. */
+void state_store_arith(struct emit *emit)
+{
+    struct code *code = &emit->code;
+    host_mov(code, HOST_R9, HOST_R10);
+    host_and(code, false, HOST_R9, X86_FLAGS_ARITH & 0xff);
+    CODE(code, "\x41\x83\xc9\x02"); /* OR r9d, 2 */
+    CODE(code, "\x41\xc1\xe1\x08"); /* SHL r9d, 8 */
+    CODE(code, "\x41\xc1\xea\x0b"); /* SHR r10d, 11 */
+    host_and(code, false, HOST_R10, 1);
+    host_op_reg(code, false, 0x0b, HOST_R9, HOST_R10); /* OR */
+    host_fs(code, false, HOST_MOV_STORE, HOST_R9, FRAME(arith));
+    emit->flags_in_memory = true;
+}
+
 bool emit_pushf(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
@@ -154,9 +145,9 @@ bool emit_pushf(struct emit *emit, const struct guest_insn *insn)
     }
     int32_t width = emit->width;
     emit_spill_flags(emit, X86_FLAGS_ARITH);
-    load_arith(emit);
-    load_cpu(emit);
-    struct host_mem flags = at_r8(CPU(state.rflags));
+    state_load_arith(emit);
+    state_load_cpu(emit);
+    struct host_mem flags = state_at_r8(CPU(state.rflags));
     host_op_mem(code, true, HOST_MOV_LOAD, HOST_R10, &flags);
     host_op_reg(code, true, 0x0b, HOST_R10, HOST_R9);
     host_and(code, true, HOST_R10, ~(uint32_t)(X86_FLAG_RF | X86_FLAG_VM));
@@ -164,7 +155,7 @@ bool emit_pushf(struct emit *emit, const struct guest_insn *insn)
     emit_stack_address(emit, HOST_GUEST_RSP, -width);
     emit_check(emit, emit->width, true);
     host_fs(code, true, HOST_MOV_LOAD, HOST_R10, FRAME(scratch));
-    struct host_mem top = at_r8(0);
+    struct host_mem top = state_at_r8(0);
     host_op_mem(code, emit->is_64, HOST_MOV_STORE, HOST_R10, &top);
     emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, -width);
     emit_watch(emit, insn, emit->width, 0);
@@ -183,11 +174,11 @@ bool emit_popf(struct emit *emit, const struct guest_insn *insn)
     emit_spill_flags(emit, insn->flags_live_before);
     emit_stack_address(emit, HOST_GUEST_RSP, 0);
     emit_check(emit, emit->width, false);
-    struct host_mem top = at_r8(0);
+    struct host_mem top = state_at_r8(0);
     host_op_mem(code, emit->is_64, HOST_MOV_LOAD, HOST_R10, &top);
-    load_cpu(emit);
-    leave_if_wanted(emit);
-    struct host_mem flags = at_r8(CPU(state.rflags));
+    state_load_cpu(emit);
+    state_leave_if_wanted(emit);
+    struct host_mem flags = state_at_r8(CPU(state.rflags));
     host_op_mem(code, true, HOST_MOV_LOAD, HOST_R9, &flags);
     host_op_reg(code, true, 0x33, HOST_R9, HOST_R10); /* XOR */
     CODE(code, "\x41\xf7\xc1");                       /* TEST r9d, imm32 */
@@ -196,15 +187,6 @@ bool emit_popf(struct emit *emit, const struct guest_insn *insn)
     host_and(code, false, HOST_R9, X86_FLAG_IF);
     host_op_mem(code, false, 0x31, HOST_R9, &flags); /* XOR */
     emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, emit->width);
-    /* frame.arith: AH's byte and OF. */
-    host_mov(code, HOST_R9, HOST_R10);
-    host_and(code, false, HOST_R9, X86_FLAGS_ARITH & 0xff);
-    CODE(code, "\x41\x83\xc9\x02"); /* OR r9d, 2 */
-    CODE(code, "\x41\xc1\xe1\x08"); /* SHL r9d, 8 */
-    CODE(code, "\x41\xc1\xea\x0b"); /* SHR r10d, 11 */
-    host_and(code, false, HOST_R10, 1);
-    host_op_reg(code, false, 0x0b, HOST_R9, HOST_R10); /* OR */
-    host_fs(code, false, HOST_MOV_STORE, HOST_R9, FRAME(arith));
-    emit->flags_in_memory = true;
+    state_store_arith(emit);
     return true;
 }

@@ -27,5 +27,7 @@ void thread_detach(struct translator_cpu *translator);
 uint64_t thread_stack_bottom(const struct translator_cpu *translator, bool is_user);
 /* Where a return without a call goes on, by code_jump_kind. */
 void thread_set_bottom(const struct translator_cpu *translator, unsigned kind);
+/* Can user mode change the bases of fs and gs? */
+bool thread_has_fsgsbase(void);
 /* gs = the view of memory in force. */
 void thread_set_gs(const void *base);

@@ -65,8 +65,8 @@ static bool shows_flags(const struct guest_insn *insn, bool is_exact)
 
 void flags_find(struct guest_insn *insn, bool is_exact)
 {
-    if (!insn->emit) {
-        /* The interpreter needs all, and gives all. */
+    if (!insn->emit || insn->emit == emit_syscall || insn->emit == emit_sysret) {
+        /* The interpreter needs all, and gives all; so do these. */
         insn->flags_read = X86_FLAGS_ARITH;
         insn->flags_write = insn->flags_kill = 0;
         return;

@@ -26,6 +26,13 @@ enum {
     STATUS_VECTOR,    /* the guest's vector state and MXCSR are in the host's registers */
 };
 
+/* Where translated code went by itself. */
+enum {
+    MOVED_NOWHERE,
+    MOVED_TO_KERNEL, /* by SYSCALL */
+    MOVED_TO_USER,   /* by SYSRET */
+};
+
 #define FRAME_XSAVE_SIZE 576 /* legacy area and header */
 
 struct frame {
@@ -37,6 +44,13 @@ struct frame {
     _Atomic uint8_t status[4];
     uint64_t host_rsp;   /* return stack, while other code runs */
     uint64_t stack_base; /* where the return stack of the guest's privilege begins */
+    /* For changes of privilege without leaving: where the return stacks of the kernel and
+     * the user begin, how far the user's is filled while the kernel runs, and their views
+     * of memory; view is what gs holds. */
+    uint64_t level_base[2], user_rsp;
+    uint64_t level_view[2], view_ac, view;
+    uint8_t has_levels; /* this may be done: level.c */
+    uint8_t moved;      /* it was, to MOVED_*; struct cpu does not know yet */
     uint64_t c_rsp;
     uint64_t target; /* where to enter */
     uint64_t exit_value;

@@ -4,6 +4,7 @@
 #include "engine/sampler.h"
 #include "engine/translator/emit.h"
 #include "engine/translator/exchange.h"
+#include "engine/translator/level.h"
 #include "interpreter/access.h"
 #include "interpreter/run.h"
 #include "x86/paging.h"
@@ -57,18 +58,18 @@ static void prepare(struct translator_cpu *translator)
     if (unlikely(cpu->flushes != translator->flushes)) {
         counter_add(&translator->stats.returns_emptied, 1);
         translator->flushes = cpu->flushes;
-        translator->user_rsp = thread_stack_bottom(translator, true);
-        frame->stack_base = frame->host_rsp = thread_stack_bottom(translator, is_user);
+        frame->user_rsp = frame->level_base[1];
+        frame->stack_base = frame->host_rsp = frame->level_base[is_user];
         translator->was_user = is_user;
     } else if (is_user != translator->was_user) {
         /* The kernel begins anew each time, the user goes on. */
         if (is_user) {
-            frame->host_rsp = translator->user_rsp;
+            frame->host_rsp = frame->user_rsp;
         } else {
-            translator->user_rsp = frame->host_rsp;
-            frame->host_rsp = thread_stack_bottom(translator, false);
+            frame->user_rsp = frame->host_rsp;
+            frame->host_rsp = frame->level_base[0];
         }
-        frame->stack_base = thread_stack_bottom(translator, is_user);
+        frame->stack_base = frame->level_base[is_user];
         translator->was_user = is_user;
     }
     /* Nor is it in another mode. */
@@ -80,6 +81,7 @@ static void prepare(struct translator_cpu *translator)
     }
     translator->mode = mode;
     thread_set_gs(cpu->tlb);
+    level_prepare(translator);
 }
 
 /* ---- the interpreter's part ------------------------------------------------------- */
@@ -176,6 +178,9 @@ static void enter(struct translator_cpu *translator, const struct entry *entry)
     void (*code)(unsigned) = (void (*)(unsigned))(uintptr_t)code_address(
         translator->cache, translator->cache->enter);
     code(load);
+    if (frame->moved) {
+        level_follow(translator);
+    }
     counter_add(&translator->stats.entered, 1);
     counter_add(&translator->stats.left[frame->exit_reason], 1);
     if (translator->cache->counts) {

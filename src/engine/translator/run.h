@@ -30,7 +30,6 @@ struct translator_cpu {
     unsigned stack_kind[2]; /* whose code's sites are on the kernel's, the user's return
                                stack: code_jump_kind */
     bool was_user;          /* whose return stack is in frame.host_rsp */
-    uint64_t user_rsp;      /* the user's, while the kernel runs */
     unsigned mode;
     uint32_t miss_info;    /* the instruction that missed last */
     uint64_t miss_page[2]; /* the last two that it missed */

@@ -75,23 +75,22 @@ void translator_cpu_fini(struct translator_cpu *translator)
     free(translator->signal_stack);
 }
 
-static bool has_fsgsbase(void)
+bool thread_has_fsgsbase(void)
 {
-    return getauxval(AT_HWCAP2) & 2;
+    static int has = -1;
+    if (has < 0) {
+        has = (getauxval(AT_HWCAP2) & 2) != 0;
+    }
+    return has;
 }
 
 __attribute__((target("fsgsbase"))) void thread_set_gs(const void *base)
 {
-    static _Thread_local const void *current;
-    if (current == base) {
+    if (translator_frame.view == (uint64_t)(uintptr_t)base) {
         return;
     }
-    current = base;
-    static int is_fast = -1;
-    if (is_fast < 0) {
-        is_fast = has_fsgsbase();
-    }
-    if (is_fast) {
+    translator_frame.view = (uint64_t)(uintptr_t)base;
+    if (thread_has_fsgsbase()) {
         __builtin_ia32_wrgsbase64((uint64_t)(uintptr_t)base);
     } else {
         syscall(SYS_arch_prctl, ARCH_SET_GS, base);
@@ -105,6 +104,9 @@ void thread_attach(struct translator_cpu *translator)
         memset(frame, 0, sizeof(*frame));
         frame->cpu = translator->cpu;
         frame->host_mxcsr = MXCSR_INIT;
+        for (unsigned i = 0; i < 2; i++) {
+            frame->level_base[i] = thread_stack_bottom(translator, i);
+        }
         translator->flushes = translator->cpu->flushes - 1;
         signal_prepare_thread(translator);
     }

@@ -1,0 +1,19 @@
+#pragma once
+/*
+ * Changes of privilege that translated code makes by itself, by SYSCALL and SYSRET
+ * between 64-bit code: it changes the return stack and the view of memory, and struct cpu
+ * follows when it leaves.
+ */
+
+#include "engine/translator/run.h"
+
+/* What SYSCALL must clear for it, so that there is nothing else to look at: of AC depends
+ * the view, TF ends translated code, and the kernel's arithmetic flags are then known. */
+#define LEVEL_CLEARED (X86_FLAGS_ARITH | X86_FLAG_TF | X86_FLAG_AC)
+
+/* Can the host change gs in user mode? The code that is made depends on it. */
+bool level_is_possible(void);
+/* Before translated code is entered: what it needs to know. */
+void level_prepare(struct translator_cpu *translator);
+/* It has left, and the frame's moved is not MOVED_NOWHERE. */
+void level_follow(struct translator_cpu *translator);
