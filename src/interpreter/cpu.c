@@ -258,9 +258,25 @@ void cpu_note_filled(struct tlb_area *area, unsigned index)
     area->filled_count += area->filled_count <= AREA_FILLED_MAX;
 }
 
-static uint64_t jump_page_bit(unsigned index)
+/* Of a page, by an address in it or the tag of a jump there. */
+static unsigned jump_hash(uint64_t tag)
 {
-    return 1ull << (index >> AREA_JUMP_SLOT_BITS);
+    uint64_t page = (tag & ~AREA_JUMP_BASED_TAG) >> FRAME_SHIFT;
+    return (page ^ page >> 12) % AREA_FILTER_BITS;
+}
+
+static bool may_have_jumps(const struct tlb_area *area, gva_t gva)
+{
+    unsigned hash = jump_hash(gva);
+    return area->jump_filter[hash / 64] >> hash % 64 & 1;
+}
+
+static void forget_filter(struct tlb_area *area)
+{
+    if (area->has_jumps) {
+        memset(area->jump_filter, 0, sizeof(area->jump_filter));
+        area->has_jumps = false;
+    }
 }
 
 static void jump_clear(struct tlb_area *area, unsigned i)
@@ -273,7 +289,8 @@ static void jump_fill(struct tlb_area *area, unsigned index, uint64_t tag,
                       const void *target)
 {
     cpu_note_filled(area, TLB_SIZE + index);
-    area->jump_pages |= jump_page_bit(index);
+    area->jump_filter[jump_hash(tag) / 64] |= 1ull << jump_hash(tag) % 64;
+    area->has_jumps = true;
     area->jump_tag[index] = tag;
     area->jump_target[index] = target;
 }
@@ -296,7 +313,7 @@ static void area_clear_jumps(struct tlb_area *area)
     for (unsigned i = 0; area->jump_miss && i < AREA_JUMP_COUNT; i++) {
         jump_clear(area, i);
     }
-    area->jump_pages = 0;
+    forget_filter(area);
 }
 
 static void area_clear_all(struct tlb_area *area)
@@ -323,7 +340,7 @@ static void area_clear(struct tlb_area *area)
             jump_clear(area, index - TLB_SIZE);
         }
     }
-    area->jump_pages = 0;
+    forget_filter(area);
     area->filled_count = 0;
 }
 
@@ -334,7 +351,7 @@ void cpu_forget_jumps(struct cpu *cpu, const void *target)
         struct tlb_area *area = &cpu->tlb_contexts[i / TLB_VIEWS].view[i % TLB_VIEWS];
         if (area->is_ready) {
             /* What never had a jump has entries of the same target already. */
-            if (area->jump_pages || area->jump_miss != target) {
+            if (area->has_jumps || area->jump_miss != target) {
                 area->jump_miss = target;
                 area_clear_jumps(area);
             }
@@ -392,25 +409,33 @@ void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_s
 
 static void drop_all_jumps(struct tlb_area *area)
 {
-    for (unsigned i = 0; area->jump_pages && i < AREA_JUMP_COUNT; i++) {
+    for (unsigned i = 0; area->has_jumps && i < AREA_JUMP_COUNT; i++) {
         jump_clear(area, i);
     }
-    area->jump_pages = 0;
+    forget_filter(area);
+}
+
+/* Is an entry's address in a page? Tags of 32-bit code may have a bit more. */
+static bool is_jump_of(const struct tlb_area *area, unsigned index, gva_t page)
+{
+    uint64_t other = area->jump_tag[index] ^ page;
+    return (other & ~AREA_JUMP_BASED_TAG) < FRAME_SIZE;
 }
 
 static void drop_jumps(struct tlb_area *area, gva_t page)
 {
     unsigned first = cpu_area_jump(page) & -(1u << AREA_JUMP_SLOT_BITS);
-    if (area->jump_pages & jump_page_bit(first)) {
+    if (may_have_jumps(area, page)) {
         for (unsigned i = 0; i < 1u << AREA_JUMP_SLOT_BITS; i++) {
-            jump_clear(area, first + i);
+            if (is_jump_of(area, first + i, page)) {
+                jump_clear(area, first + i);
+            }
         }
-        area->jump_pages &= ~jump_page_bit(first);
     }
     /* Instructions of the page before that end in this one. */
-    for (unsigned back = 1; back < INSN_BYTES_MAX; back++) {
-        unsigned index = cpu_area_jump(page - back);
-        if (area->jump_pages & jump_page_bit(index)) {
+    if (may_have_jumps(area, page - 1)) {
+        for (unsigned back = 1; back < INSN_BYTES_MAX; back++) {
+            unsigned index = cpu_area_jump(page - back);
             jump_clear(area, index);
             jump_clear(area, index ^ AREA_JUMP_OTHER);
         }

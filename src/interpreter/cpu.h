@@ -86,11 +86,14 @@ enum tlb_view {
  * Where jumps of translated code went, by RIP: 256 entries for each of 64 page colours,
  * so that INVLPG drops only its page's, in pairs: what another jump takes the place of
  * moves to the pair's other entry. Tags and targets apart, for the addressing modes of
- * the code that looks them up. An empty entry has tag 0 and the target jump_miss.
+ * the code that looks them up. An empty entry has tag 0 and the target jump_miss; the
+ * tag of 32-bit code whose segments have bases has a bit more.
  */
 #define AREA_JUMP_SLOT_BITS 8
 #define AREA_JUMP_PAGE_BITS 6
 #define AREA_JUMP_COUNT     (1u << (AREA_JUMP_SLOT_BITS + AREA_JUMP_PAGE_BITS))
+#define AREA_JUMP_BASED_TAG (1ull << 32)
+#define AREA_FILTER_BITS    4096u
 #define AREA_JUMP_OTHER     2u /* the bit in which the indices of a pair differ */
 
 /* How many fills are remembered, so that emptying costs what was filled. */
@@ -102,7 +105,9 @@ struct tlb_area {
     uint64_t jump_tag[AREA_JUMP_COUNT];
     const void *jump_target[AREA_JUMP_COUNT];
     const void *jump_miss;
-    uint64_t jump_pages;              /* colours that may have entries */
+    /* Pages that may have jumps, hashed: INVLPG comes for data, mostly. */
+    uint64_t jump_filter[AREA_FILTER_BITS / 64];
+    bool has_jumps;
     uint16_t filled[AREA_FILLED_MAX]; /* indices of entries, then of jumps + TLB_SIZE */
     unsigned filled_count;            /* more than AREA_FILLED_MAX: unknown which */
     bool is_ready;                    /* it has been emptied as a whole once */

@@ -34,11 +34,26 @@ void syscall_enter_kernel(struct cpu *cpu, bool is_64)
     enter_level(cpu, cs, (uint16_t)(cs + 8), 0, is_64);
 }
 
-void syscall_enter_user(struct cpu *cpu, bool is_64)
+static uint16_t user_cs(const struct cpu *cpu, bool is_64)
 {
     uint16_t base = (uint16_t)(cpu->state.star >> 48);
-    uint16_t cs = (uint16_t)(is_64 ? base + 16 : base) | 3;
-    enter_level(cpu, cs, (uint16_t)(base + 8) | 3, 3, is_64);
+    return (uint16_t)(is_64 ? base + 16 : base) | 3;
+}
+static uint16_t user_ss(const struct cpu *cpu)
+{
+    return (uint16_t)((cpu->state.star >> 48) + 8) | 3;
+}
+
+void syscall_enter_user(struct cpu *cpu, bool is_64)
+{
+    enter_level(cpu, user_cs(cpu, is_64), user_ss(cpu), 3, is_64);
+}
+
+void syscall_user_segments(const struct cpu *cpu, bool is_64, struct x86_segment *code,
+                           struct x86_segment *data)
+{
+    *code = x86_segment_flat_code(user_cs(cpu, is_64), is_64, 3);
+    *data = x86_segment_flat_data(user_ss(cpu), 3);
 }
 
 OPERATION(syscall)

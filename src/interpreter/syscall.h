@@ -9,3 +9,6 @@
 /* CS, SS and CPL as SYSCALL loads them, and SYSRET; is_64: to 64-bit code. */
 void syscall_enter_kernel(struct cpu *cpu, bool is_64);
 void syscall_enter_user(struct cpu *cpu, bool is_64);
+/* Those that it loads, flat and not read from tables. */
+void syscall_user_segments(const struct cpu *cpu, bool is_64, struct x86_segment *code,
+                           struct x86_segment *data);

@@ -67,6 +67,9 @@ struct block_insn {
 #define INSN_NEEDS_BASE 8u
 /* It begins a group: it stores itself, or nothing in the group does. */
 #define INSN_FILLS 16u
+/* An access that misses belongs to it alone, and a page fault there comes before any
+ * other fault of the instruction: alignment of vectors, a CMPXCHG16B's. */
+#define INSN_FAULTS 32u
 
 /* A direct exit. */
 struct link {
@@ -136,12 +139,10 @@ struct code_counters {
  * privilege, so tags tell them apart: those of 32-bit code are one entry off where the
  * same address would be in 64-bit code, and have a bit more if segments have bases.
  */
-#define JUMP_USER      1u
-#define JUMP_32        2u
-#define JUMP_BASED     4u /* with JUMP_32 */
-#define JUMP_KINDS     8u
-
-#define JUMP_BASED_TAG (1ull << 32)
+#define JUMP_USER  1u
+#define JUMP_32    2u
+#define JUMP_BASED 4u /* with JUMP_32 */
+#define JUMP_KINDS 8u
 
 static inline unsigned code_jump_kind(unsigned mode)
 {

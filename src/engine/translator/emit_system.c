@@ -19,12 +19,14 @@ void state_leave_if_wanted(struct emit *emit)
 bool emit_quick(struct emit *emit, const struct guest_insn *insn)
 {
     ZydisMnemonic mnemonic = insn->decoded.mnemonic;
-    bool is_kernels = mnemonic == ZYDIS_MNEMONIC_STAC || mnemonic == ZYDIS_MNEMONIC_CLAC;
+    bool is_kernels = mnemonic == ZYDIS_MNEMONIC_STAC ||
+                      mnemonic == ZYDIS_MNEMONIC_CLAC || mnemonic == ZYDIS_MNEMONIC_IRETQ;
     if (emit->cache->counts || (is_kernels && emit->mode & MODE_USER)) {
         return false;
     }
     emit_leave(emit, LEAVE_QUICK);
     emit->flags_in_memory = false; /* entering puts them there */
+    emit->ended = insn->ends_block;
     struct block_insn *done = &emit->block->insn[emit->ordinal];
     done->resume = (uint16_t)(emit->code.at - (emit->cache->write + done->host));
     return true;

@@ -49,6 +49,7 @@ static const struct emit_row rows[] = {
     {ZYDIS_MNEMONIC_CLI, emit_cli}, {ZYDIS_MNEMONIC_STI, emit_sti},
     {ZYDIS_MNEMONIC_RDTSC, emit_quick}, {ZYDIS_MNEMONIC_RDTSCP, emit_quick},
     {ZYDIS_MNEMONIC_STAC, emit_ac}, {ZYDIS_MNEMONIC_CLAC, emit_ac},
+    {ZYDIS_MNEMONIC_IRETQ, emit_quick},
     {ZYDIS_MNEMONIC_SYSCALL, emit_syscall}, {ZYDIS_MNEMONIC_SYSRET, emit_sysret},
     {ZYDIS_MNEMONIC_CLD, emit_cld}, {ZYDIS_MNEMONIC_SWAPGS, emit_swapgs},
     {ZYDIS_MNEMONIC_RDPKRU, emit_rdpkru},

@@ -82,7 +82,7 @@ static unsigned jump_index(unsigned kind, uint64_t linear)
 }
 static uint64_t jump_tag(unsigned kind, uint64_t linear)
 {
-    return linear | (kind & JUMP_BASED ? JUMP_BASED_TAG : 0);
+    return linear | (kind & JUMP_BASED ? AREA_JUMP_BASED_TAG : 0);
 }
 
 /* Where a jump went is remembered in the view that it came from. */

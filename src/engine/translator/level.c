@@ -1,8 +1,13 @@
 #include "engine/translator/level.h"
 
+#include <string.h>
+
 #include "engine/translator/exchange.h"
+#include "interpreter/access.h"
 #include "interpreter/syscall.h"
+#include "interpreter/transfer.h"
 #include "x86/paging.h"
+#include "x86/segment.h"
 
 bool level_is_possible(void)
 {
@@ -37,4 +42,83 @@ void level_follow(struct translator_cpu *translator)
     }
     translator->was_user = is_user;
     translator->mode = (translator->mode & ~MODE_USER) | (is_user ? MODE_USER : 0);
+}
+
+/* Bytes within a page that the kernel may read. */
+static bool peek(struct cpu *cpu, uint64_t ea, void *buffer, unsigned size)
+{
+    const struct tlb_entry *entry = access_entry(cpu, ea);
+    if (ea - entry->read > FRAME_SIZE - size && !access_probe(cpu, ea, 1, false)) {
+        cpu->has_fault = cpu->fault_noncanonical = false;
+        return false;
+    }
+    uint64_t offset = ea - entry->read;
+    if (offset > FRAME_SIZE - size) {
+        return false;
+    }
+    memcpy(buffer, entry->host + offset, size);
+    return true;
+}
+
+/* Would loading the selector give this segment? */
+static bool is_in_table(struct cpu *cpu, const struct x86_segment *segment)
+{
+    uint32_t offset = segment->selector & ~7u;
+    uint64_t descriptor;
+    return !(segment->selector & X86_SELECTOR_TI) &&
+           offset + 7 <= cpu->state.gdtr.limit &&
+           peek(cpu, cpu->state.gdtr.base + offset, &descriptor, sizeof(descriptor)) &&
+           descriptor == x86_segment_pack(segment);
+}
+
+/* In the order in which they lie on the stack: SDM 2A "IRET". */
+struct return_frame {
+    uint64_t rip, cs, flags, rsp, ss;
+};
+
+/* Are the segments that the frame asks for those that are in force, or SYSRET's? */
+static bool has_known_segments(struct cpu *cpu, const struct return_frame *image)
+{
+    struct x86_segment code = cpu->state.seg[X86_CS], data = cpu->state.seg[X86_SS];
+    if (X86_SELECTOR_RPL(image->cs) == 3) {
+        syscall_user_segments(cpu, true, &code, &data);
+    }
+    bool is_null = !(data.selector & ~3u); /* what an interrupt of the user's left */
+    return (uint16_t)image->cs == code.selector && (uint16_t)image->ss == data.selector &&
+           is_in_table(cpu, &code) && (is_null || is_in_table(cpu, &data));
+}
+
+/* What ends translated code, changes the view, or is an error. */
+#define RETURN_LEFT (X86_FLAG_TF | X86_FLAG_VM | X86_FLAG_AC | X86_FLAG_NT)
+
+/* What else IRETQ changes at CPL 0. */
+#define RETURN_FLAGS                                                           \
+    (X86_FLAGS_ARITH | X86_FLAG_DF | X86_FLAG_ID | X86_FLAG_RF | X86_FLAG_IF | \
+     X86_FLAG_IOPL | X86_FLAG_VIF | X86_FLAG_VIP)
+
+bool level_return(struct translator_cpu *translator, uint64_t *rip)
+{
+    struct frame *frame = &translator_frame;
+    struct cpu *cpu = translator->cpu;
+    struct return_frame image;
+    if (!cpu->is_long64 || cpu->cpl != 0 || cpu->state.nmi_blocked ||
+        cpu->state.rflags & RETURN_LEFT ||
+        !peek(cpu, frame->gpr[X86_RSP], &image, sizeof(image)) ||
+        image.flags & RETURN_LEFT || !x86_canonical(image.rip) ||
+        !has_known_segments(cpu, &image)) {
+        return false;
+    }
+    if (X86_SELECTOR_RPL(image.cs) == 3) {
+        syscall_enter_user(cpu, true);
+        transfer_drop_data_segments(cpu);
+        frame->fs_base = cpu->state.seg[X86_FS].base;
+        frame->gs_base = cpu->state.seg[X86_GS].base;
+    }
+    uint64_t kept = cpu_rflags(cpu) & ~(uint64_t)RETURN_FLAGS;
+    cpu_set_rflags(cpu, kept | (image.flags & RETURN_FLAGS));
+    cpu->resume_count = cpu->retired;
+    frame->arith = cpu->arith;
+    frame->gpr[X86_RSP] = image.rsp;
+    *rip = image.rip;
+    return true;
 }

@@ -1,8 +1,8 @@
 #pragma once
 /*
- * Changes of privilege that translated code makes by itself, by SYSCALL and SYSRET
- * between 64-bit code: it changes the return stack and the view of memory, and struct cpu
- * follows when it leaves.
+ * Changes of privilege between 64-bit code as today's systems make them. SYSCALL and
+ * SYSRET are translated code's: it changes the return stack and the view of memory, and
+ * struct cpu follows when it leaves. IRETQ is a routine's.
  */
 
 #include "engine/translator/run.h"
@@ -15,5 +15,9 @@
 bool level_is_possible(void);
 /* Before translated code is entered: what it needs to know. */
 void level_prepare(struct translator_cpu *translator);
+/* IRETQ of the kernel's, to its own level or to what SYSRET leads to, the state being in
+ * the frame: rip is where to. False: it is not such a one, or faults, and nothing was
+ * done. */
+bool level_return(struct translator_cpu *translator, uint64_t *rip);
 /* It has left, and the frame's moved is not MOVED_NOWHERE. */
 void level_follow(struct translator_cpu *translator);

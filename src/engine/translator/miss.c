@@ -7,10 +7,10 @@
 /* An instruction with two operands may need one entry for both. */
 #define MISSES_IN_A_ROW 4
 
-/* Fills the TLB for the access that missed, by a walk for writing only if writing is due;
- * false: it is not to be had, or crosses the page's end. */
-static bool fill(struct translator_cpu *translator, uint64_t ea, bool is_write,
-                 bool walks_for_write)
+/* Fills the TLB for the access that missed, by a walk for writing only if writing is due.
+ */
+static enum miss fill(struct translator_cpu *translator, const struct block_insn *insn,
+                      uint64_t ea, bool is_write, bool walks_for_write)
 {
     struct cpu *cpu = translator->cpu;
     uint32_t info = translator_frame.exit_info;
@@ -23,23 +23,27 @@ static bool fill(struct translator_cpu *translator, uint64_t ea, bool is_write,
     translator->miss_page[0] = page;
     if (translator->misses == MISSES_IN_A_ROW) {
         translator->miss_info = UINT32_MAX;
-        return false;
+        return MISS_OTHER;
     }
     const struct tlb_entry *entry = access_entry(cpu, ea);
     if (ea - (is_write ? entry->write : entry->read) < FRAME_SIZE) {
-        return false;
+        return MISS_OTHER; /* crosses the page's end */
     }
     if (!access_probe(cpu, ea, 1, walks_for_write)) {
+        if (insn->host_flags & INSN_FAULTS && cpu->fault.vector == X86_PF) {
+            translator->misses = 0; /* the handler changes what is there */
+            return MISS_FAULTS;
+        }
         cpu->has_fault = false;
         cpu->fault_noncanonical = false;
-        return false;
+        return MISS_OTHER;
     }
     bool is_filled = ea - (is_write ? entry->write : entry->read) < FRAME_SIZE;
     counter_add(&translator->stats.misses_filled, is_filled);
-    return is_filled;
+    return is_filled ? MISS_FILLED : MISS_OTHER;
 }
 
-bool miss_fill(struct translator_cpu *translator, const struct block_insn *insn)
+enum miss miss_fill(struct translator_cpu *translator, const struct block_insn *insn)
 {
     const struct frame *frame = &translator_frame;
     bool is_write = frame->exit_reason == LEAVE_WRITE;
@@ -48,11 +52,12 @@ bool miss_fill(struct translator_cpu *translator, const struct block_insn *insn)
      * no trace, being dirty. */
     if (insn->group_size &&
         frame->exit_value % FRAME_SIZE + insn->group_size > FRAME_SIZE) {
-        return false;
+        return MISS_OTHER;
     }
     bool is_due = !insn->group_size || insn->host_flags & INSN_FILLS;
     enum where before = where_enter(WHERE_MISS);
-    bool is_filled = fill(translator, frame->exit_value, is_write, is_write && is_due);
+    enum miss miss =
+        fill(translator, insn, frame->exit_value, is_write, is_write && is_due);
     where_enter(before);
-    return is_filled;
+    return miss;
 }

@@ -6,6 +6,7 @@
 #include "engine/translator/exchange.h"
 #include "engine/translator/level.h"
 #include "interpreter/access.h"
+#include "interpreter/event.h"
 #include "interpreter/run.h"
 #include "x86/paging.h"
 
@@ -309,6 +310,26 @@ static bool interpret_within(struct translator_cpu *translator, const struct blo
     return true;
 }
 
+/* IRETQ; true: on where it leads to. */
+static bool return_within(struct translator_cpu *translator, const struct block *block,
+                          unsigned ordinal, struct entry *entry)
+{
+    struct cpu *cpu = translator->cpu;
+    uint64_t rip;
+    if (!level_return(translator, &rip)) {
+        return interpret_within(translator, block, ordinal, entry);
+    }
+    prepare(translator);
+    if (!wants_look(cpu) && (find_jump(translator, rip, entry) ||
+                             find_entry(translator, rip, translator_frame.exit_reason,
+                                        entry) == FOUND_ENTRY)) {
+        return true;
+    }
+    exchange_out(translator);
+    cpu->rip = rip;
+    return false;
+}
+
 /*
  * Handles why code left. True: go on at *entry with the guest's state in the frame.
  * False: it is in struct cpu, at an instruction boundary.
@@ -345,8 +366,16 @@ static bool handle(struct translator_cpu *translator, struct entry *entry)
     switch (frame->exit_reason) {
     case LEAVE_READ:
     case LEAVE_WRITE:
-        if (miss_fill(translator, &block->insn[ordinal])) {
+        switch (miss_fill(translator, &block->insn[ordinal])) {
+        case MISS_FILLED:
             return true;
+        case MISS_FAULTS:
+            exchange_out(translator);
+            cpu->rip = run_guest_rip(cpu, page + block->insn[ordinal].offset);
+            event_deliver_fault(cpu);
+            return false;
+        default:
+            break;
         }
         if (block->insn[ordinal].group_size &&
             find_plain(translator, block, ordinal, entry)) {
@@ -358,6 +387,9 @@ static bool handle(struct translator_cpu *translator, struct entry *entry)
         counter_add(&translator->stats.mnemonic[block->insn[ordinal].mnemonic], 1);
         return interpret_within(translator, block, ordinal, entry);
     case LEAVE_QUICK:
+        if (block->insn[ordinal].mnemonic == ZYDIS_MNEMONIC_IRETQ) {
+            return return_within(translator, block, ordinal, entry);
+        }
         if (!quick_run(translator, &block->insn[ordinal])) {
             return interpret_within(translator, block, ordinal, entry);
         }

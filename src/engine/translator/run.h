@@ -72,9 +72,13 @@ enum found find_entry(struct translator_cpu *translator, uint64_t linear, unsign
                       struct entry *entry);
 /* Where the view's jump entries lead, as for a jump of translated code. */
 bool find_jump(struct translator_cpu *translator, uint64_t linear, struct entry *entry);
-/* miss.c: fills the TLB for the access that left by LEAVE_READ or LEAVE_WRITE; false:
- * that is not to be had, or not enough. */
-bool miss_fill(struct translator_cpu *translator, const struct block_insn *insn);
+enum miss {
+    MISS_FILLED,
+    MISS_FAULTS, /* a page fault, recorded in the cpu, is all that the instruction does */
+    MISS_OTHER,  /* the interpreter finds out: no RAM, bytes of two pages ... */
+};
+/* miss.c: fills the TLB for the access that left by LEAVE_READ or LEAVE_WRITE. */
+enum miss miss_fill(struct translator_cpu *translator, const struct block_insn *insn);
 /* quick.c: executes an instruction that left by LEAVE_QUICK; false: it faults. */
 bool quick_run(struct translator_cpu *translator, const struct block_insn *insn);
 /* The same place in the block's plain variant; false: that cannot be had. */

@@ -184,7 +184,7 @@ static uint32_t write_jump(struct code_cache *cache, struct code *code, unsigned
     }
     if (kind & JUMP_BASED) {
         wanted = HOST_R10;
-        host_constant(code, HOST_R10, JUMP_BASED_TAG);
+        host_constant(code, HOST_R10, AREA_JUMP_BASED_TAG);
         host_op_reg(code, true, 0x0b, HOST_R10, HOST_R8); /* OR */
     }
     struct host_mem tag = {HOST_NONE, HOST_R9, 3, offsetof(struct tlb_area, jump_tag)};

@@ -310,6 +310,10 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
     if (insn->needs_base) {
         place->host_flags |= INSN_NEEDS_BASE;
     }
+    if (insn->access.kind == ACCESS_ALONE && !insn->uses_vector && !insn->uses_fpu &&
+        insn->decoded.mnemonic != ZYDIS_MNEMONIC_CMPXCHG16B) {
+        place->host_flags |= INSN_FAULTS;
+    }
     emit->keeps_base = insn->keeps_base;
     if (insn->decoded.mnemonic == ZYDIS_MNEMONIC_CALL) {
         place->stack_bytes = -8;
