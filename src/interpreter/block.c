@@ -1,5 +1,6 @@
 #include "interpreter/block.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -491,6 +492,7 @@ const struct block *block_find(struct cpu *cpu)
         block_cache_empty(cpu);
         block = find_once(cpu);
     }
+    assert(block || cpu->has_fault);
     return block;
 }
 
