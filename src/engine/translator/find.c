@@ -157,7 +157,7 @@ bool find_jump(struct translator_cpu *translator, uint64_t linear, struct entry 
 }
 
 /* So often a block may need its plain variant until that takes its place. */
-#define MISSES_MAX 256
+#define MISSES_MAX 64
 
 bool find_plain(struct translator_cpu *translator, struct block *block, unsigned ordinal,
                 struct entry *entry)
