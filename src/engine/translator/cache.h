@@ -67,8 +67,9 @@ struct block_insn {
 #define INSN_NEEDS_BASE 8u
 /* It begins a group: it stores itself, or nothing in the group does. */
 #define INSN_FILLS 16u
-/* An access that misses belongs to it alone, and a page fault there comes before any
- * other fault of the instruction: alignment of vectors, a CMPXCHG16B's. */
+/* Its only access, so that a page fault there comes before any other fault of the
+ * instruction: alignment of vectors, a CMPXCHG16B's, the other operand of a CMPS (which
+ * is looked at first on some processors). */
 #define INSN_FAULTS 32u
 
 /* A direct exit. */

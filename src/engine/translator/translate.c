@@ -294,6 +294,16 @@ static void find_groups(struct translation *translation)
     }
 }
 
+/* Those that are not written out included. */
+static bool has_one_access(const struct guest_insn *insn)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        count += insn->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY;
+    }
+    return count == 1;
+}
+
 static bool emit_insn(struct translation *translation, struct guest_insn *insn)
 {
     struct emit *emit = &translation->emit;
@@ -310,8 +320,8 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
     if (insn->needs_base) {
         place->host_flags |= INSN_NEEDS_BASE;
     }
-    if (insn->access.kind == ACCESS_ALONE && !insn->uses_vector && !insn->uses_fpu &&
-        insn->decoded.mnemonic != ZYDIS_MNEMONIC_CMPXCHG16B) {
+    if (insn->access.kind == ACCESS_ALONE && has_one_access(insn) && !insn->uses_vector &&
+        !insn->uses_fpu && insn->decoded.mnemonic != ZYDIS_MNEMONIC_CMPXCHG16B) {
         place->host_flags |= INSN_FAULTS;
     }
     emit->keeps_base = insn->keeps_base;
