@@ -242,6 +242,14 @@ const struct isa_case regressions[] = {
      .mxcsr = 0x1f80,
      .fcw = 0x37f,
      .ftw = 0xff},
+    /* An operand over the end of the canonical addresses, whose first page is absent. */
+    {.bits = 64,
+     .code_length = 4,
+     .code = {0x67, 0xf3, 0x45, 0xc9},
+     .gpr = {[5] = 0x7fffffffffff},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff},
 };
 
 const unsigned regression_count = sizeof(regressions) / sizeof(regressions[0]);

@@ -6,6 +6,9 @@
 
 /* An instruction with two operands may need one entry for both. */
 #define MISSES_IN_A_ROW 4
+/* No operand has more, so one that begins so far before a page's end lies in it; beyond
+ * may be the end of the canonical addresses, which comes before a page fault. */
+#define BYTES_MAX 64u
 
 /* Fills the TLB for the access that missed, by a walk for writing only if writing is due.
  */
@@ -30,7 +33,8 @@ static enum miss fill(struct translator_cpu *translator, const struct block_insn
         return MISS_OTHER; /* crosses the page's end */
     }
     if (!access_probe(cpu, ea, 1, walks_for_write)) {
-        if (insn->host_flags & INSN_FAULTS && cpu->fault.vector == X86_PF) {
+        bool is_whole = ea % FRAME_SIZE <= FRAME_SIZE - BYTES_MAX;
+        if (insn->host_flags & INSN_FAULTS && is_whole && cpu->fault.vector == X86_PF) {
             translator->misses = 0; /* the handler changes what is there */
             return MISS_FAULTS;
         }
