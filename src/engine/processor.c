@@ -30,7 +30,7 @@ uint64_t processor_clock_tsc(const struct processor *processor, uint64_t now_ns)
     if (processor->tsc) {
         return processor->tsc(processor, now_ns);
     }
-    return scale_u64(now_ns, processor->engine->cpuid->tsc_khz, 1000000);
+    return factor_scale(&processor->tsc_factor, now_ns);
 }
 
 uint64_t processor_tsc(const struct processor *processor, const struct x86_state *state,

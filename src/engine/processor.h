@@ -5,6 +5,7 @@
  * the dispatcher. Everything here belongs to the vCPU's own thread.
  */
 
+#include "base/factor.h"
 #include "engine/engine.h"
 
 struct processor {
@@ -13,6 +14,7 @@ struct processor {
     /* The TSC before state.tsc_offset is added, at guest time now_ns. NULL: the guest's
      * clock at another rate, so that no two of its clocks can disagree. */
     uint64_t (*tsc)(const struct processor *processor, uint64_t now_ns);
+    struct factor tsc_factor; /* that rate, of nanoseconds */
 
     /* Around an access to config.lapic's registers, by engines that keep them elsewhere:
      * brings them in, and back. NULL: they are here. */

@@ -114,6 +114,13 @@ static uint64_t hook_tsc(struct cpu *cpu)
     return processor_tsc(cpu->opaque, &cpu->state, now);
 }
 
+static bool hook_tsc_line(struct cpu *cpu, struct clock_line *line, struct factor *factor)
+{
+    const struct processor *processor = cpu->opaque;
+    *factor = processor->tsc_factor;
+    return !processor->tsc && clock_get_line(processor->engine->clock, line);
+}
+
 static bool hook_hypercall(struct cpu *cpu)
 {
     struct processor *processor = processor_of(cpu);
@@ -158,6 +165,7 @@ static const struct cpu_hooks hooks = {
     .get_cr8 = hook_get_cr8,
     .set_cr8 = hook_set_cr8,
     .tsc = hook_tsc,
+    .tsc_line = hook_tsc_line,
     .now = hook_now,
     .hypercall = hook_hypercall,
     .count = hook_count,
@@ -267,6 +275,7 @@ void processor_take_events(struct processor *processor)
 int processor_cpu_open(struct processor *processor, struct error *err)
 {
     const struct engine_config *engine = processor->engine;
+    processor->tsc_factor = factor_make(engine->cpuid->tsc_khz, 1000000);
     processor->cpu = cpu_new(engine->memory, engine->cpuid, processor->config.lapic,
                              &hooks, processor, err);
     if (!processor->cpu) {

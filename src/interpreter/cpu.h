@@ -16,6 +16,7 @@
 
 #include "allocator/memory.h"
 #include "base/clock.h"
+#include "base/factor.h"
 #include "x86/cpuid.h"
 #include "x86/exception.h"
 #include "x86/exit_reason.h"
@@ -189,6 +190,9 @@ struct cpu_hooks {
     void (*set_cr8)(struct cpu *cpu, uint64_t value);
     /* The TSC of the guest, state.tsc_offset included. */
     uint64_t (*tsc)(struct cpu *cpu);
+    /* The TSC, by the host's, without state.tsc_offset: *factor times what *line tells,
+     * as long as clock_get_line says. False: it has to be asked for each time. */
+    bool (*tsc_line)(struct cpu *cpu, struct clock_line *line, struct factor *factor);
     /* Guest time in nanoseconds. */
     uint64_t (*now)(struct cpu *cpu);
     /* VMCALL/VMMCALL. False: #UD. */
