@@ -330,26 +330,57 @@ bool undefined_is_read(const struct isa_case *test)
     return false;
 }
 
-uint32_t undefined_dead(const struct isa_case *test, const uint8_t *code, int64_t offset)
+/* The code that flags are followed through, behind a fault. */
+struct path {
+    const struct isa_case *test;
+    const uint8_t *code;
+};
+
+#define PATH_MAX_INSNS 100
+#define PATH_MAX_FORKS 5
+
+/* Which flags may be read before they are overwritten, from offset on. Where the code
+ * does not tell where it goes on: all. */
+static uint32_t live_at(const struct path *path, int64_t offset, unsigned insns,
+                        unsigned forks)
 {
     ZydisDecodedInstruction decoded;
     ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
-    uint32_t open = X86_FLAGS_ARITH, dead = 0;
+    struct node node = {.target = -1};
 
-    while (offset >= 0 && offset < test->code_length && open &&
-           ZYAN_SUCCESS(ZydisDecoderDecodeFull(form_decoder(test->bits), code + offset,
-                                               (size_t)(test->code_length - offset),
-                                               &decoded, operand)) &&
-           decoded.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE) {
-        uint32_t written = defined_by(&decoded, operand);
-
-        if (written) {
-            written |= decoded.cpu_flags->undefined & X86_FLAGS_ARITH;
-        }
-        open &= decoded.cpu_flags ? ~decoded.cpu_flags->tested : ~0u;
-        dead |= open & written;
-        open &= ~written;
-        offset += decoded.length;
+    if (offset < 0 || offset >= path->test->code_length || insns == 0 ||
+        !ZYAN_SUCCESS(ZydisDecoderDecodeFull(
+            form_decoder(path->test->bits), path->code + offset,
+            (size_t)(path->test->code_length - offset), &decoded, operand))) {
+        return X86_FLAGS_ARITH;
     }
-    return dead;
+    node.offset = (uint16_t)offset;
+    describe(&decoded, operand, NULL, &node);
+    uint32_t written = defined_by(&decoded, operand);
+    if (written) {
+        written |= decoded.cpu_flags->undefined & X86_FLAGS_ARITH;
+    }
+    bool goes_on = node.falls_through && !node.is_call;
+    bool is_fork = goes_on && node.target >= 0;
+    bool is_end = decoded.meta.category == ZYDIS_CATEGORY_INTERRUPT ||
+                  decoded.meta.category == ZYDIS_CATEGORY_SYSCALL;
+    if (is_end || node.is_return || node.is_indirect || (is_fork && forks == 0)) {
+        return X86_FLAGS_ARITH;
+    }
+    uint32_t live = 0;
+    forks -= is_fork;
+    if (node.target >= 0) {
+        live |= live_at(path, node.target, insns - 1, forks);
+    }
+    if (goes_on) {
+        live |= live_at(path, offset + decoded.length, insns - 1, forks);
+    }
+    return node.reads | (live & ~written);
+}
+
+uint32_t undefined_dead(const struct isa_case *test, const uint8_t *code, int64_t offset)
+{
+    const struct path path = {test, code};
+
+    return X86_FLAGS_ARITH & ~live_at(&path, offset, PATH_MAX_INSNS, PATH_MAX_FORKS);
 }
