@@ -65,6 +65,11 @@ static bool walk(struct cpu *cpu, enum tlb_view view, gva_t gva, enum x86_access
                                            walk_entry_written, cpu};
     struct x86_exception fault;
     if (!x86_walk(&context, &memory, gva, access, out, &fault)) {
+        /* SDM 3A 4.10.4.1: it ends what is cached for its address, of global pages in
+         * every address space. The others begin anew with the next walk. */
+        if (unlikely(gva >> 63)) {
+            cpu_clear_page(cpu, gva);
+        }
         return cpu_raise_page_fault(cpu, &fault);
     }
     return true;
@@ -112,6 +117,13 @@ static void note_access(struct cpu *cpu, gva_t gva, unsigned size, bool is_write
     breakpoint_note_access(cpu, gva, size, is_write);
 }
 
+/* Does it hold in every address space? Only the upper half has a list of large pages that
+ * outlives a load of CR3, and entries with a key have to follow PKRU. */
+static bool is_lasting(gva_t gva, const struct x86_translation *translation)
+{
+    return translation->global && gva >> 63 && !translation->key;
+}
+
 static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
                  const struct x86_translation *translation, frame_t frame,
                  bool is_writable)
@@ -125,12 +137,18 @@ static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
         return;
     }
     uint64_t never = (uint64_t)(index ^ 1) << FRAME_SHIFT;
-    cpu_note_filled(area, index);
+    uint8_t *host = memory_host(cpu->memory, frame);
+    bool lasts = is_lasting(gva, translation);
+    if (unlikely(lasts && entry->read == page && entry->host != host)) {
+        /* A processor would have faulted by the old entry, and forgotten it. */
+        cpu_clear_page(cpu, page);
+    }
+    cpu_note_filled(area, index, lasts);
     counter_add(&cpu->counters.tlb_filled, 1);
     counter_add(&cpu->counters.tlb_replaced, entry->read != page && entry->read != never);
     entry->read = page;
     entry->write = is_writable && translation->writable ? page : never;
-    entry->host = memory_host(cpu->memory, frame);
+    entry->host = host;
     entry->frame = &cpu->memory->frame[frame];
     if (translation->page_size > FRAME_SIZE) {
         cpu_note_large_page(cpu->tlb_context, gva, translation->page_size);
@@ -428,7 +446,8 @@ static frame_t fetch_frame(struct cpu *cpu, gva_t gva, gpa_t *gpa)
     *gpa = memory_bus_address(cpu->memory, translation.gpa);
     frame_t frame = memory_frame(cpu->memory, *gpa, NULL);
     if (frame != FRAME_NONE) {
-        *entry = (struct fetch_entry){page, cpu->code_key, frame};
+        *entry = (struct fetch_entry){page, cpu->code_key, frame,
+                                      is_lasting(gva, &translation)};
         if (translation.page_size > FRAME_SIZE) {
             cpu_note_large_page(cpu->tlb_context, gva, translation.page_size);
         }
@@ -445,6 +464,13 @@ frame_t access_fetch_frame(struct cpu *cpu, uint64_t rip)
 {
     gpa_t gpa;
     return fetch_frame(cpu, fetch_address(cpu, rip), &gpa);
+}
+
+bool access_fetch_lasts(const struct cpu *cpu, uint64_t rip)
+{
+    uint64_t page = fetch_address(cpu, rip) >> FRAME_SHIFT;
+    const struct fetch_entry *entry = &cpu->fetch[page & (FETCH_COUNT - 1)];
+    return entry->page == page && entry->key == cpu->code_key && entry->lasts;
 }
 
 unsigned access_fetch(struct cpu *cpu, uint64_t rip, uint8_t *bytes, unsigned size)

@@ -174,3 +174,5 @@ unsigned access_fetch(struct cpu *cpu, uint64_t rip, uint8_t *bytes, unsigned si
 /* The frame behind rip for execution, or FRAME_NONE with a fault recorded, or FRAME_NONE
  * without one if it is not RAM or ROM. */
 frame_t access_fetch_frame(struct cpu *cpu, uint64_t rip);
+/* Does what that found hold in every address space, as struct tlb_area has it? */
+bool access_fetch_lasts(const struct cpu *cpu, uint64_t rip);

@@ -100,18 +100,25 @@ enum tlb_view {
 /* How many fills are remembered, so that emptying costs what was filled. */
 #define AREA_FILLED_MAX 4096
 
+#define AREA_ENTRIES    (TLB_SIZE + AREA_JUMP_COUNT)
+
 /* All that belongs to one view of one address space. */
 struct tlb_area {
     struct tlb_entry entry[TLB_SIZE]; /* first: struct cpu's tlb points here */
     uint64_t jump_tag[AREA_JUMP_COUNT];
     const void *jump_target[AREA_JUMP_COUNT];
     const void *jump_miss;
-    /* Pages that may have jumps, hashed: INVLPG comes for data, mostly. */
-    uint64_t jump_filter[AREA_FILTER_BITS / 64];
+    /* Pages that may have jumps, of each half of the addresses, hashed: INVLPG comes for
+     * data, mostly. */
+    uint64_t jump_filter[2][AREA_FILTER_BITS / 64];
     bool has_jumps;
-    uint16_t filled[AREA_FILLED_MAX]; /* indices of entries, then of jumps + TLB_SIZE */
-    unsigned filled_count;            /* more than AREA_FILLED_MAX: unknown which */
-    bool is_ready;                    /* it has been emptied as a whole once */
+    /* Indices are those of entries, then of jumps + TLB_SIZE. What lasts, as far as it is
+     * not empty, is of global pages in the upper half: loads of CR3 leave it (SDM 3A
+     * 4.10.2.4). The rest is in the list. */
+    uint64_t lasting[AREA_ENTRIES / 64];
+    uint16_t filled[AREA_FILLED_MAX];
+    unsigned filled_count; /* more than AREA_FILLED_MAX: unknown which */
+    bool is_ready;         /* it has been emptied as a whole once */
 };
 
 #define TLB_NO_KEY    UINT64_MAX
@@ -132,6 +139,7 @@ struct tlb_context {
     uint64_t key;        /* CR3 as loaded (PCID and base), or TLB_NO_KEY when empty */
     uint64_t used;       /* for least-recently-used replacement */
     uint64_t generation; /* changes when the context is flushed; part of code_key */
+    bool is_stale;       /* when it is next used, what lasts has ended, too */
     /* Which 2M (4M: two of them) and 1G regions have entries from large pages, hashed:
      * INVLPG drops a large page whole, though it is cached in 4K pieces. */
     uint64_t large_filter[2][4], giant_filter[2]; /* of each half of the addresses */
@@ -156,6 +164,7 @@ struct jump_entry {
 struct fetch_entry {
     uint64_t page, key; /* linear page number; code_key */
     frame_t frame;
+    bool lasts; /* as in struct tlb_area */
 };
 
 #define FETCH_COUNT 256
@@ -359,20 +368,21 @@ void cpu_clear_page(struct cpu *cpu, gva_t gva);
 /* RFLAGS.AC at CPL 0, and the view of memory that goes with it: STAC, CLAC. */
 void cpu_set_ac(struct cpu *cpu, bool ac);
 /* Drops translations: of one page in every view and context (INVLPG), of the address
- * space with a PCID (CR4.PCIDE being set), of all. They also make cached block look-ups
- * miss. */
+ * space with a PCID (CR4.PCIDE being set) but for global pages, of all address spaces but
+ * for global pages, of all. They also make cached block look-ups miss. */
 void cpu_flush_page(struct cpu *cpu, gva_t gva);
 void cpu_flush_pcid(struct cpu *cpu, unsigned pcid);
+void cpu_flush_spaces(struct cpu *cpu);
 void cpu_flush_all(struct cpu *cpu);
 /* Drops them all if something else is at an address of the guest's than was. */
 void cpu_follow_layout(struct cpu *cpu);
 /* Notes that an entry being filled is part of a larger page. */
 void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_size);
 /* Notes that an entry of a view, or a jump, is about to be filled. */
-void cpu_note_filled(struct tlb_area *area, unsigned index);
+void cpu_note_filled(struct tlb_area *area, unsigned index, bool lasts);
 /* Fills a jump entry; what it held goes to the pair's other one. */
 void cpu_note_jump(struct tlb_area *area, unsigned index, uint64_t tag,
-                   const void *target);
+                   const void *target, bool lasts);
 /* The jump entry for an address. */
 static inline unsigned cpu_area_jump(uint64_t rip)
 {

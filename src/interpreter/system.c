@@ -168,6 +168,8 @@ OPERATION(invpcid)
         cpu_flush_page(cpu, gva);
     } else if (type == INVPCID_SINGLE && has_pcid) {
         cpu_flush_pcid(cpu, (unsigned)pcid);
+    } else if (type == INVPCID_ALL) {
+        cpu_flush_spaces(cpu);
     } else {
         cpu_flush_all(cpu);
     }

@@ -10,7 +10,11 @@
 #include "page.h"
 #include "trap.h"
 
-#define BASE 0x10000000000ull
+#define LOW  0x10000000000ull
+#define HIGH 0xffff900000000000ull
+
+/* Where the tests map. Global pages in the upper half may outlive much. */
+static uint64_t base = LOW;
 
 extern char access_write[];
 
@@ -46,45 +50,45 @@ static uint64_t bad_invpcid(uint64_t type)
 static void try_invalidation(void)
 {
     case_begin("INVLPG");
-    change_behind(BASE, 0);
-    invlpg(BASE + 0xabc);
-    ASSERT_EQ(seen(BASE), 2);
-    change_behind(BASE, PTE_G);
-    invlpg(BASE);
-    ASSERT_EQ(seen(BASE), 2);
+    change_behind(base, 0);
+    invlpg(base + 0xabc);
+    ASSERT_EQ(seen(base), 2);
+    change_behind(base, PTE_G);
+    invlpg(base);
+    ASSERT_EQ(seen(base), 2);
     case_begin("INVLPG of a non-canonical address does nothing");
     invlpg(1ull << 63);
     case_begin("MOV to CR3");
-    change_behind(BASE, 0);
+    change_behind(base, 0);
     cr3_reload();
-    ASSERT_EQ(seen(BASE), 2);
+    ASSERT_EQ(seen(base), 2);
     case_begin("G without CR4.PGE means nothing");
-    change_behind(BASE, PTE_G);
+    change_behind(base, PTE_G);
     cr3_reload();
-    ASSERT_EQ(seen(BASE), 2);
+    ASSERT_EQ(seen(base), 2);
     case_begin("a change of CR4.PGE ends global translations");
     cr4_write(cr4_read() | CR4_PGE);
-    change_behind(BASE, PTE_G);
+    change_behind(base, PTE_G);
     cr4_write(cr4_read() & ~CR4_PGE);
-    ASSERT_EQ(seen(BASE), 2);
+    ASSERT_EQ(seen(base), 2);
     cr4_write(cr4_read() | CR4_PGE);
-    change_behind(BASE, PTE_G);
+    change_behind(base, PTE_G);
     cr3_reload(); /* may keep it */
-    ASSERT(seen(BASE) == 1 || seen(BASE) == 2);
-    invlpg(BASE);
-    ASSERT_EQ(seen(BASE), 2);
+    ASSERT(seen(base) == 1 || seen(base) == 2);
+    invlpg(base);
+    ASSERT_EQ(seen(base), 2);
     case_begin("not present is never cached");
-    page_map(BASE, 0, 0, 1);
-    ASSERT(trap_try(seen, BASE));
-    *page_entry(kernel_pml4, BASE, 1) = (uint64_t)new_page | PTE_P;
-    ASSERT_EQ(seen(BASE), 2);
+    page_map(base, 0, 0, 1);
+    ASSERT(trap_try(seen, base));
+    *page_entry(kernel_pml4, base, 1) = (uint64_t)new_page | PTE_P;
+    ASSERT_EQ(seen(base), 2);
     case_begin("a fault ends what was cached for its address");
-    page_map(BASE, (uint64_t)old_page, PTE_P, 1);
-    ASSERT_EQ(seen(BASE), 1);
-    *page_entry(kernel_pml4, BASE, 1) |= PTE_W;
+    page_map(base, (uint64_t)old_page, PTE_P, 1);
+    ASSERT_EQ(seen(base), 1);
+    *page_entry(kernel_pml4, base, 1) |= PTE_W;
     /* At most one fault comes of the cached rights (SDM 3A 4.10.4.3). */
-    if (trap_try((trap_function *)(uintptr_t)access_write, BASE + 8)) {
-        ASSERT(!trap_try((trap_function *)(uintptr_t)access_write, BASE + 8));
+    if (trap_try((trap_function *)(uintptr_t)access_write, base + 8)) {
+        ASSERT(!trap_try((trap_function *)(uintptr_t)access_write, base + 8));
     }
 }
 
@@ -122,53 +126,53 @@ static void try_pcid(void)
 
     case_begin("MOV to CR3 without bit 63 ends the PCID's translations");
     use_pcid(5, false);
-    change_behind(BASE, 0);
+    change_behind(base, 0);
     use_pcid(6, true);
     use_pcid(5, false);
-    ASSERT_EQ(seen(BASE), 2);
+    ASSERT_EQ(seen(base), 2);
     case_begin("PCIDs are apart");
     use_pcid(6, false);
     use_pcid(5, false);
-    change_behind(BASE, 0);
+    change_behind(base, 0);
     use_pcid(6, true);
-    ASSERT_EQ(seen(BASE), 2);
+    ASSERT_EQ(seen(base), 2);
     case_begin("INVLPG is for the current PCID, and for global pages");
     use_pcid(5, false);
-    change_behind(BASE, 0);
-    invlpg(BASE);
-    ASSERT_EQ(seen(BASE), 2);
-    change_behind(BASE, PTE_G);
+    change_behind(base, 0);
+    invlpg(base);
+    ASSERT_EQ(seen(base), 2);
+    change_behind(base, PTE_G);
     use_pcid(6, true);
-    invlpg(BASE);
-    ASSERT_EQ(seen(BASE), 2);
+    invlpg(base);
+    ASSERT_EQ(seen(base), 2);
     use_pcid(5, true);
-    ASSERT_EQ(seen(BASE), 2);
+    ASSERT_EQ(seen(base), 2);
 
     case_begin("INVPCID: one address of another PCID");
     use_pcid(5, false);
-    change_behind(BASE, 0);
+    change_behind(base, 0);
     use_pcid(6, true);
-    invpcid(0, 5, BASE);
+    invpcid(0, 5, base);
     use_pcid(5, true);
-    ASSERT_EQ(seen(BASE), 2);
+    ASSERT_EQ(seen(base), 2);
     case_begin("INVPCID: all of another PCID");
-    change_behind(BASE, 0);
+    change_behind(base, 0);
     use_pcid(6, true);
     invpcid(1, 5, 0);
     use_pcid(5, true);
-    ASSERT_EQ(seen(BASE), 2);
+    ASSERT_EQ(seen(base), 2);
     case_begin("INVPCID: everything, global too");
-    change_behind(BASE, PTE_G);
+    change_behind(base, PTE_G);
     use_pcid(6, true);
     invpcid(2, 0, 0);
-    ASSERT_EQ(seen(BASE), 2);
+    ASSERT_EQ(seen(base), 2);
     case_begin("INVPCID: everything that is not global");
     use_pcid(5, false);
-    change_behind(BASE, 0);
+    change_behind(base, 0);
     use_pcid(6, true);
     invpcid(3, 0, 0);
     use_pcid(5, true);
-    ASSERT_EQ(seen(BASE), 2);
+    ASSERT_EQ(seen(base), 2);
     case_begin("INVPCID: invalid operands");
     ASSERT(trap_try(bad_invpcid, 4));
     ASSERT_EQ(cpu_self()->trap.vector, VECTOR_GP);
@@ -177,18 +181,166 @@ static void try_pcid(void)
     ASSERT(trap_try(bad_invpcid, 0x1000 << 8 | 1)); /* PCID of 13 bits */
     ASSERT_EQ(cpu_self()->trap.vector, VECTOR_GP);
     case_begin("clearing CR4.PCIDE ends everything");
-    change_behind(BASE, PTE_G);
+    change_behind(base, PTE_G);
     use_pcid(0, true);
-    change_behind(BASE, PTE_G);
+    change_behind(base, PTE_G);
     set_pcide(0);
-    ASSERT_EQ(seen(BASE), 2);
+    ASSERT_EQ(seen(base), 2);
     ASSERT_EQ(cr3_read(), (uint64_t)kernel_pml4);
+}
+
+#define SPACES 7
+
+/* The page is in use in all spaces, some of which have been forgotten meanwhile. */
+static void use_spaces(uint64_t flags)
+{
+    page_map(base, (uint64_t)old_page, PTE_P | PTE_W | flags, 1);
+    for (uint64_t pcid = 1; pcid <= SPACES; pcid++) {
+        use_pcid(pcid, pcid & 1);
+        ASSERT_EQ(seen(base), 1);
+    }
+}
+
+static void all_see_new(void)
+{
+    for (uint64_t round = 0; round < 2; round++) {
+        for (uint64_t pcid = 1; pcid <= SPACES; pcid++) {
+            use_pcid(pcid, round);
+            ASSERT_EQ(seen(base), 2);
+        }
+    }
+}
+
+/* Known in one space only, if at all: a fault in another, of an entry that is gone, ends
+ * it there. Without a fault the processor knew it in both. */
+static void fault_elsewhere(void)
+{
+    uint64_t *entry = page_entry(kernel_pml4, base, 1);
+    *entry = (uint64_t)old_page | PTE_P | PTE_W | PTE_G;
+    invpcid(2, 0, 0);
+    use_pcid(1, false);
+    ASSERT_EQ(seen(base), 1);
+    use_pcid(2, false);
+    *entry = 0;
+    if (trap_try(seen, base)) {
+        ASSERT_EQ(cpu_self()->trap.vector, VECTOR_PF);
+        *entry = (uint64_t)new_page | PTE_P | PTE_W | PTE_G;
+        all_see_new();
+    }
+}
+
+/* A large global page, known in a space that was forgotten, becomes another one. */
+static void change_large(void)
+{
+    uint64_t large[2] = {(uint64_t)page_new_run(PAGE_2M),
+                         (uint64_t)page_new_run(PAGE_2M)};
+    uint64_t address = base + 2 * PAGE_1G;
+    for (uint64_t i = 0; i < 2; i++) {
+        *(uint64_t *)(large[i] + 5 * PAGE_SIZE) = i;
+    }
+    page_map(address, large[0], PTE_P | PTE_W | PTE_G, 2);
+    use_pcid(1, false);
+    ASSERT_EQ(seen(address + 5 * PAGE_SIZE), 0);
+    use_pcid(2, false);
+    invpcid(1, 1, 0);
+    *page_entry(kernel_pml4, address, 2) = large[1] | PTE_P | PTE_W | PTE_PS | PTE_G;
+    invlpg(address + 9 * PAGE_SIZE);
+    for (uint64_t pcid = 1; pcid <= SPACES; pcid++) {
+        use_pcid(pcid, false);
+        ASSERT_EQ(seen(address + 5 * PAGE_SIZE), 1);
+    }
+}
+
+static void try_spaces(void)
+{
+    uint64_t *entry = page_entry(kernel_pml4, base, 1);
+    uint64_t after = (uint64_t)new_page | PTE_P | PTE_W | PTE_G;
+
+    case_begin("a global page of more address spaces than are kept, in the %s half",
+               base >> 63 ? "upper" : "lower");
+    cr4_write(cr4_read() | CR4_PGE);
+    set_pcide(1);
+    use_spaces(PTE_G);
+    *entry = after;
+    invlpg(base);
+    all_see_new();
+    use_spaces(PTE_G);
+    *entry = after;
+    invpcid(2, 0, 0);
+    all_see_new();
+    use_spaces(PTE_G);
+    *entry = after;
+    cr4_write(cr4_read() & ~CR4_PGE);
+    all_see_new();
+    cr4_write(cr4_read() | CR4_PGE);
+    case_begin("one that is global no longer");
+    use_spaces(PTE_G);
+    page_map(base, (uint64_t)old_page, PTE_P | PTE_W, 1);
+    for (uint64_t pcid = 1; pcid <= SPACES; pcid++) {
+        use_pcid(pcid, false);
+        ASSERT_EQ(seen(base), 1);
+    }
+    *entry = after;
+    for (uint64_t pcid = 1; pcid <= SPACES; pcid++) {
+        use_pcid(pcid, false);
+        ASSERT_EQ(seen(base), 2);
+    }
+    case_begin("a fault at a global page");
+    fault_elsewhere();
+    case_begin("a large global page of a space that was forgotten");
+    change_large();
+    set_pcide(0);
+}
+
+static uint64_t call(void)
+{
+    return ((uint64_t(*)(void))base)();
+}
+
+/* mov $n, %eax; ret */
+static void write_code(uint64_t *page, uint32_t number)
+{
+    *page = 0xb8 | (uint64_t)number << 8 | 0xc3ull << 40;
+}
+
+static void try_code(void)
+{
+    uint64_t *code[2] = {page_new(), page_new()};
+    uint64_t *entry;
+
+    case_begin("code in a global page that changes, in the %s half",
+               base >> 63 ? "upper" : "lower");
+    write_code(code[0], 1);
+    write_code(code[1], 2);
+    for (unsigned round = 0; round < 40; round++) {
+        page_map(base, (uint64_t)code[0], PTE_P | PTE_W | PTE_G, 1);
+        entry = page_entry(kernel_pml4, base, 1);
+        ASSERT_EQ(call(), 1);
+        cr3_reload();
+        ASSERT_EQ(call(), 1);
+        write_code(code[0], 3); /* seen through whatever is kept */
+        ASSERT_EQ(call(), 3);
+        write_code(code[0], 1);
+        *entry = (uint64_t)code[1] | PTE_P | PTE_W | (round & 1 ? PTE_G : 0);
+        invlpg(base);
+        ASSERT_EQ(call(), 2);
+        *entry = (uint64_t)code[0] | PTE_P | PTE_W;
+        cr3_reload();
+        if (!(round & 1)) {
+            ASSERT_EQ(call(), 1);
+        }
+        invlpg(base);
+        ASSERT_EQ(call(), 1);
+        *entry = (uint64_t)code[1] | PTE_P | PTE_W | PTE_G;
+        cr3_reload();
+        ASSERT_EQ(call(), 2);
+    }
 }
 
 /* A 2M page is split into 4K pages of other frames, and joined again. */
 static void try_split(void)
 {
-    uint64_t large = (uint64_t)page_new_run(PAGE_2M), address = BASE + PAGE_1G;
+    uint64_t large = (uint64_t)page_new_run(PAGE_2M), address = base + PAGE_1G;
     uint64_t *table = page_new(), *entry;
 
     case_begin("a large page is split and joined");
@@ -229,7 +381,7 @@ static void toggle(void *entry)
 
 static void try_marks(void)
 {
-    uint64_t *entry = page_entry(kernel_pml4, BASE, 1);
+    uint64_t *entry = page_entry(kernel_pml4, base, 1);
 
     case_begin("A and D are set with LOCK, under %u processors that change the entry",
                smp_count());
@@ -240,12 +392,12 @@ static void try_marks(void)
     for (uint64_t i = 0; i < 5000; i++) {
         uint64_t value;
         __atomic_fetch_and(entry, ~(PTE_A | PTE_D), __ATOMIC_SEQ_CST);
-        invlpg(BASE);
-        (void)seen(BASE);
+        invlpg(base);
+        (void)seen(base);
         value = READ_ONCE(*entry);
         ASSERT_EQ(value & (PTE_A | PTE_D), PTE_A);
         ASSERT_EQ(value & PTE_ADDRESS, (uint64_t)old_page);
-        *(volatile uint64_t *)(BASE + 8) = i;
+        *(volatile uint64_t *)(base + 8) = i;
         value = READ_ONCE(*entry);
         ASSERT_EQ(value & (PTE_A | PTE_D), PTE_A | PTE_D);
         ASSERT_EQ(old_page[1], i);
@@ -262,14 +414,14 @@ static volatile uint64_t flushed;
 static void flush(void *argument)
 {
     (void)argument;
-    invlpg(BASE);
-    flushed = seen(BASE);
+    invlpg(base);
+    flushed = seen(base);
 }
 
 static void prime(void *argument)
 {
     (void)argument;
-    flushed = seen(BASE);
+    flushed = seen(base);
 }
 
 static void try_shootdown(void)
@@ -277,14 +429,14 @@ static void try_shootdown(void)
     case_begin("invalidation by message");
     for (unsigned i = 1; i < smp_count(); i++) {
         for (unsigned round = 0; round < 20; round++) {
-            page_map(BASE, (uint64_t)old_page, PTE_P | PTE_W, 1);
+            page_map(base, (uint64_t)old_page, PTE_P | PTE_W, 1);
             smp_call(i, flush, NULL);
             smp_wait(i);
             ASSERT_EQ(flushed, 1);
             smp_call(i, prime, NULL);
             smp_wait(i);
             ASSERT_EQ(flushed, 1);
-            page_map(BASE, (uint64_t)new_page, PTE_P | PTE_W, 1);
+            page_map(base, (uint64_t)new_page, PTE_P | PTE_W, 1);
             smp_call(i, flush, NULL);
             smp_wait(i);
             ASSERT_EQ(flushed, 2);
@@ -298,11 +450,17 @@ void guest_test(void)
     new_page = page_new();
     *old_page = 1;
     *new_page = 2;
-    try_invalidation();
-    if (cpuid(1, 0).ecx & CPUID_PCID) {
-        try_pcid();
+    for (unsigned half = 0; half < 2; half++) {
+        base = half ? HIGH : LOW;
+        cr4_write(cr4_read() & ~CR4_PGE);
+        try_invalidation();
+        if (cpuid(1, 0).ecx & CPUID_PCID) {
+            try_pcid();
+            try_spaces();
+        }
+        try_code();
+        try_split();
     }
-    try_split();
     smp_start(true);
     try_marks();
     try_shootdown();

@@ -91,10 +91,13 @@ static void note_jump(struct translator_cpu *translator, uint64_t linear,
 {
     unsigned kind = code_jump_kind(translator->mode);
     if (linear != 0) {
+        struct cpu *cpu = translator->cpu;
+        bool lasts = block->place.next == FRAME_NONE &&
+                     access_fetch_lasts(cpu, run_guest_rip(cpu, linear));
         counter_add(&translator->stats.jumps_noted, 1);
-        cpu_note_jump((struct tlb_area *)translator->cpu->tlb, jump_index(kind, linear),
+        cpu_note_jump((struct tlb_area *)cpu->tlb, jump_index(kind, linear),
                       jump_tag(kind, linear),
-                      code_address(translator->cache, block->entry_memory));
+                      code_address(translator->cache, block->entry_memory), lasts);
     }
 }
 

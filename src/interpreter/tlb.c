@@ -1,0 +1,389 @@
+/*
+ * What is cached of translations: which entries there are, and what ends them (SDM 3A
+ * 4.10.4). Entries of global pages in the upper half last: a load of CR3 leaves them, and
+ * so does another address space that takes the context over, since they hold in each. A
+ * kernel's code and data are found there at once in every new process.
+ */
+#include <string.h>
+
+#include "base/counter.h"
+#include "interpreter/cpu.h"
+
+void cpu_note_filled(struct tlb_area *area, unsigned index, bool lasts)
+{
+    uint64_t bit = 1ull << index % 64;
+    if (lasts) {
+        area->lasting[index / 64] |= bit;
+        return;
+    }
+    area->lasting[index / 64] &= ~bit;
+    if (area->filled_count < AREA_FILLED_MAX) {
+        area->filled[area->filled_count] = (uint16_t)index;
+    }
+    area->filled_count += area->filled_count <= AREA_FILLED_MAX;
+}
+
+/* Of a page, by an address in it or the tag of a jump there. */
+static unsigned jump_hash(uint64_t tag)
+{
+    uint64_t page = (tag & ~AREA_JUMP_BASED_TAG) >> FRAME_SHIFT;
+    return (page ^ page >> 12) % AREA_FILTER_BITS;
+}
+
+static bool may_have_jumps(const struct tlb_area *area, gva_t gva)
+{
+    unsigned hash = jump_hash(gva);
+    return area->jump_filter[gva >> 63][hash / 64] >> hash % 64 & 1;
+}
+
+/* Of both halves, or of the lower one. */
+static void forget_filter(struct tlb_area *area, unsigned halves)
+{
+    if (area->has_jumps) {
+        memset(area->jump_filter, 0, halves * sizeof(area->jump_filter[0]));
+        area->has_jumps = halves == 1;
+    }
+}
+
+static void jump_clear(struct tlb_area *area, unsigned i)
+{
+    area->jump_tag[i] = 0;
+    area->jump_target[i] = area->jump_miss;
+}
+
+static bool is_lasting(const struct tlb_area *area, unsigned index)
+{
+    return area->lasting[index / 64] >> index % 64 & 1;
+}
+
+static void jump_fill(struct tlb_area *area, unsigned index, uint64_t tag,
+                      const void *target, bool lasts)
+{
+    cpu_note_filled(area, TLB_SIZE + index, lasts);
+    area->jump_filter[tag >> 63][jump_hash(tag) / 64] |= 1ull << jump_hash(tag) % 64;
+    area->has_jumps = true;
+    area->jump_tag[index] = tag;
+    area->jump_target[index] = target;
+}
+
+void cpu_note_jump(struct tlb_area *area, unsigned index, uint64_t tag,
+                   const void *target, bool lasts)
+{
+    unsigned other = index ^ AREA_JUMP_OTHER;
+    uint64_t before = area->jump_tag[index];
+    if (before != 0 && before != tag) {
+        jump_fill(area, other, before, area->jump_target[index],
+                  is_lasting(area, TLB_SIZE + index));
+    } else if (area->jump_tag[other] == tag) {
+        jump_clear(area, other); /* one place for each, or an old target stays */
+    }
+    jump_fill(area, index, tag, target, lasts);
+}
+
+static void area_clear_jumps(struct tlb_area *area)
+{
+    for (unsigned i = 0; area->jump_miss && i < AREA_JUMP_COUNT; i++) {
+        jump_clear(area, i);
+    }
+    forget_filter(area, 2);
+}
+
+static void area_clear_entry(struct tlb_area *area, unsigned index)
+{
+    if (index < TLB_SIZE) {
+        cpu_clear_entry(&area->entry[index], index);
+    } else {
+        jump_clear(area, index - TLB_SIZE);
+    }
+}
+
+static void area_clear_all(struct tlb_area *area)
+{
+    for (unsigned i = 0; i < TLB_SIZE; i++) {
+        cpu_clear_entry(&area->entry[i], i);
+    }
+    memset(area->lasting, 0, sizeof(area->lasting));
+    area->is_ready = true;
+    area_clear_jumps(area);
+    area->filled_count = 0;
+}
+
+/* All but what lasts. */
+static void area_clear_passing(struct tlb_area *area)
+{
+    bool knows_which = area->filled_count <= AREA_FILLED_MAX;
+    unsigned all = area->jump_miss ? AREA_ENTRIES : TLB_SIZE;
+    unsigned count = knows_which ? area->filled_count : all;
+    for (unsigned i = 0; i < count; i++) {
+        unsigned index = knows_which ? area->filled[i] : i;
+        if (!is_lasting(area, index)) {
+            area_clear_entry(area, index);
+        }
+    }
+    area->filled_count = 0;
+}
+
+static void area_clear_lasting(struct tlb_area *area)
+{
+    for (unsigned i = 0; i < AREA_ENTRIES / 64; i++) {
+        for (; area->lasting[i]; area->lasting[i] &= area->lasting[i] - 1) {
+            unsigned bit = (unsigned)__builtin_ctzll(area->lasting[i]);
+            area_clear_entry(area, i * 64 + bit);
+        }
+    }
+}
+
+static void area_clear(struct tlb_area *area, bool keeps_lasting)
+{
+    if (!area->is_ready || (area->filled_count > AREA_FILLED_MAX && !keeps_lasting)) {
+        area_clear_all(area);
+        return;
+    }
+    area_clear_passing(area);
+    if (!keeps_lasting) {
+        area_clear_lasting(area);
+    }
+    forget_filter(area, keeps_lasting ? 1 : 2);
+}
+
+void cpu_forget_jumps(struct cpu *cpu, const void *target)
+{
+    cpu->jump_miss = target;
+    for (unsigned i = 0; i < TLB_CONTEXTS * TLB_VIEWS; i++) {
+        struct tlb_area *area = &cpu->tlb_contexts[i / TLB_VIEWS].view[i % TLB_VIEWS];
+        if (area->is_ready) {
+            /* What never had a jump has entries of the same target already. */
+            if (area->has_jumps || area->jump_miss != target) {
+                area->jump_miss = target;
+                area_clear_jumps(area);
+            }
+        }
+    }
+}
+
+static void context_clear(struct cpu *cpu, struct tlb_context *context,
+                          bool keeps_lasting)
+{
+    cpu->flushes++;
+    for (unsigned view = 0; view < TLB_VIEWS; view++) {
+        context->view[view].jump_miss = cpu->jump_miss;
+        area_clear(&context->view[view], keeps_lasting);
+    }
+    context->keyed_count = 0;
+    unsigned halves = keeps_lasting ? 1 : 2;
+    memset(context->large_filter, 0, halves * sizeof(context->large_filter[0]));
+    memset(context->giant_filter, 0, halves * sizeof(context->giant_filter[0]));
+    context->is_stale = false;
+    context->generation = ++cpu->generations;
+}
+
+static void update_key(struct cpu *cpu)
+{
+    if (cpu->tlb_context) {
+        cpu_update_mode(cpu);
+    }
+}
+
+#define LARGE_SHIFT 21
+#define GIANT_SHIFT 30
+
+static unsigned large_hash(gva_t gva)
+{
+    return (gva >> LARGE_SHIFT ^ gva >> (LARGE_SHIFT + 8)) & 255;
+}
+
+static unsigned giant_hash(gva_t gva)
+{
+    return (gva >> GIANT_SHIFT ^ gva >> (GIANT_SHIFT + 6)) & 63;
+}
+
+void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_size)
+{
+    if (page_size > 1ull << GIANT_SHIFT) {
+        return; /* paging is off: nothing to invalidate by address */
+    }
+    if (page_size == 1ull << GIANT_SHIFT) {
+        context->giant_filter[gva >> 63] |= 1ull << giant_hash(gva);
+        return;
+    }
+    for (uint64_t part = 0; part < page_size >> LARGE_SHIFT; part++) {
+        unsigned hash = large_hash((gva & -page_size) + (part << LARGE_SHIFT));
+        context->large_filter[gva >> 63][hash / 64] |= 1ull << hash % 64;
+    }
+}
+
+static void drop_all_jumps(struct tlb_area *area)
+{
+    for (unsigned i = 0; area->has_jumps && i < AREA_JUMP_COUNT; i++) {
+        jump_clear(area, i);
+    }
+    forget_filter(area, 2);
+}
+
+/* Is an entry's address in a page? Tags of 32-bit code may have a bit more. */
+static bool is_jump_of(const struct tlb_area *area, unsigned index, gva_t page)
+{
+    uint64_t other = area->jump_tag[index] ^ page;
+    return (other & ~AREA_JUMP_BASED_TAG) < FRAME_SIZE;
+}
+
+static void drop_jumps(struct tlb_area *area, gva_t page)
+{
+    unsigned first = cpu_area_jump(page) & -(1u << AREA_JUMP_SLOT_BITS);
+    if (may_have_jumps(area, page)) {
+        for (unsigned i = 0; i < 1u << AREA_JUMP_SLOT_BITS; i++) {
+            if (is_jump_of(area, first + i, page)) {
+                jump_clear(area, first + i);
+            }
+        }
+    }
+    /* Instructions of the page before that end in this one. */
+    if (may_have_jumps(area, page - 1)) {
+        for (unsigned back = 1; back < INSN_BYTES_MAX; back++) {
+            unsigned index = cpu_area_jump(page - back);
+            jump_clear(area, index);
+            jump_clear(area, index ^ AREA_JUMP_OTHER);
+        }
+    }
+}
+
+static void flush_region(struct cpu *cpu, struct tlb_context *context, gva_t gva,
+                         unsigned shift)
+{
+    counter_add(&cpu->counters.regions_dropped, 1);
+    for (unsigned view = 0; view < TLB_VIEWS; view++) {
+        struct tlb_area *area = &context->view[view];
+        for (unsigned i = 0; i < TLB_SIZE; i++) {
+            struct tlb_entry *entry = &area->entry[i];
+            if ((entry->read ^ gva) >> shift == 0 || (entry->write ^ gva) >> shift == 0) {
+                cpu_clear_entry(entry, i);
+            }
+        }
+        drop_all_jumps(area);
+    }
+    context->generation = ++cpu->generations;
+}
+
+void cpu_clear_page(struct cpu *cpu, gva_t gva)
+{
+    unsigned index = gva >> FRAME_SHIFT & (TLB_SIZE - 1);
+    gva_t page = gva & -(gva_t)FRAME_SIZE;
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        struct tlb_context *context = &cpu->tlb_contexts[i];
+        for (unsigned view = 0; context->used && view < TLB_VIEWS; view++) {
+            struct tlb_area *area = &context->view[view];
+            if (area->entry[index].read == page) {
+                cpu_clear_entry(&area->entry[index], index);
+            }
+            drop_jumps(area, page);
+        }
+    }
+}
+
+void cpu_flush_page(struct cpu *cpu, gva_t gva)
+{
+    uint64_t page = gva >> FRAME_SHIFT;
+    cpu->flushes++;
+    counter_add(&cpu->counters.pages_dropped, 1);
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        struct tlb_context *context = &cpu->tlb_contexts[i];
+        if (!context->used || context->is_stale) {
+            continue;
+        }
+        if (context->giant_filter[gva >> 63] >> giant_hash(gva) & 1) {
+            flush_region(cpu, context, gva, GIANT_SHIFT);
+        } else if (context->large_filter[gva >> 63][large_hash(gva) / 64] >>
+                       large_hash(gva) % 64 &
+                   1) {
+            flush_region(cpu, context, gva,
+                         LARGE_SHIFT + 1); /* a 4M page is two regions */
+        }
+    }
+    cpu_clear_page(cpu, gva);
+    cpu->fetch[page & (FETCH_COUNT - 1)].key = 0;
+    struct jump_entry *jump = cpu_jump_page(cpu, gva);
+    for (unsigned i = 0; i < 1u << JUMP_SLOT_BITS; i++) {
+        jump[i].key = 0;
+    }
+    update_key(cpu);
+}
+
+static void context_drop(struct cpu *cpu, struct tlb_context *context, bool keeps_lasting)
+{
+    counter_add(&cpu->counters.spaces_dropped,
+                context->used && context->key != TLB_NO_KEY);
+    if (context == cpu->tlb_context) {
+        context_clear(cpu, context, keeps_lasting);
+        update_key(cpu);
+    } else {
+        context->key = TLB_NO_KEY;
+        context->is_stale |= !keeps_lasting;
+    }
+}
+
+void cpu_flush_pcid(struct cpu *cpu, unsigned pcid)
+{
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        struct tlb_context *context = &cpu->tlb_contexts[i];
+        if (context->key != TLB_NO_KEY && (context->key & 0xfff) == pcid) {
+            context_drop(cpu, context, true);
+        }
+    }
+}
+
+void cpu_flush_spaces(struct cpu *cpu)
+{
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        context_drop(cpu, &cpu->tlb_contexts[i], true);
+    }
+}
+
+void cpu_flush_all(struct cpu *cpu)
+{
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        context_drop(cpu, &cpu->tlb_contexts[i], false);
+    }
+}
+
+void cpu_follow_layout(struct cpu *cpu)
+{
+    uint64_t layout = cpu->memory->layout;
+    if (unlikely(layout != cpu->layout)) {
+        cpu->layout = layout; /* before anything is looked up anew */
+        cpu_flush_all(cpu);
+    }
+}
+
+void cpu_switch_context(struct cpu *cpu, bool keep)
+{
+    uint64_t key = cpu->state.cr3;
+    struct tlb_context *oldest = &cpu->tlb_contexts[0];
+    struct tlb_context *context = NULL;
+    for (unsigned i = 0; i < TLB_CONTEXTS && !context; i++) {
+        struct tlb_context *candidate = &cpu->tlb_contexts[i];
+        /* A PCID names one address space: its older base no longer counts. */
+        bool is_same = cpu->state.cr4 & X86_CR4_PCIDE
+                           ? ((candidate->key ^ key) & 0xfff) == 0
+                           : candidate->key == key;
+        if (candidate->used && candidate->key != TLB_NO_KEY && is_same) {
+            context = candidate;
+        } else if (candidate->used < oldest->used) {
+            oldest = candidate;
+        }
+    }
+    counter_add(&cpu->counters.spaces_entered, 1);
+    if (context && keep) {
+        counter_add(&cpu->counters.spaces_kept, 1);
+    } else {
+        bool is_replaced = !context && oldest->used && oldest->key != TLB_NO_KEY;
+        counter_add(&cpu->counters.spaces_replaced, is_replaced);
+        counter_add(&cpu->counters.spaces_dropped, context != NULL);
+        context = context ? context : oldest;
+        context_clear(cpu, context, !context->is_stale);
+    }
+    context->key = key;
+    context->used = ++cpu->tlb_clock;
+    cpu->tlb_context = context;
+    cpu->flushes++;
+    cpu_update_mode(cpu);
+}
