@@ -248,6 +248,8 @@ emit_fn emit_cli, emit_sti, emit_cld, emit_swapgs, emit_pushf, emit_popf, emit_r
 emit_fn emit_syscall, emit_sysret, emit_ac;
 /* Leaves to quick.c, and goes on behind. */
 emit_fn emit_quick;
+/* emit_time.c */
+emit_fn emit_rdtsc;
 /* emit_bit.c */
 emit_fn emit_bit_string;
 /* emit_stack.c */

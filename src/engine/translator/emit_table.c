@@ -47,7 +47,7 @@ static const struct emit_row rows[] = {
     NOTHING(PREFETCHT1), NOTHING(PREFETCHT2), NOTHING(PREFETCHW),
     {ZYDIS_MNEMONIC_LEA, emit_lea},
     {ZYDIS_MNEMONIC_CLI, emit_cli}, {ZYDIS_MNEMONIC_STI, emit_sti},
-    {ZYDIS_MNEMONIC_RDTSC, emit_quick}, {ZYDIS_MNEMONIC_RDTSCP, emit_quick},
+    {ZYDIS_MNEMONIC_RDTSC, emit_rdtsc}, {ZYDIS_MNEMONIC_RDTSCP, emit_rdtsc},
     {ZYDIS_MNEMONIC_STAC, emit_ac}, {ZYDIS_MNEMONIC_CLAC, emit_ac},
     {ZYDIS_MNEMONIC_IRETQ, emit_quick},
     {ZYDIS_MNEMONIC_SYSCALL, emit_syscall}, {ZYDIS_MNEMONIC_SYSRET, emit_sysret},

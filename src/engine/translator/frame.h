@@ -17,6 +17,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/clock_line.h"
+#include "base/factor.h"
+
 struct cpu;
 
 /* Bytes of status; code compares several at once. */
@@ -66,6 +69,9 @@ struct frame {
     uint32_t host_mxcsr;
     uint8_t had_vectors; /* leaving saved the guest's vector state */
     struct cpu *cpu;
+    /* What the guest's TSC is by the host's: cpu_hooks.tsc_line. length 0: not known. */
+    struct clock_line tsc_line;
+    struct factor tsc_factor;
     /* Outside 64-bit mode, by enum x86_segment_register. An odd one is not a writable
      * data segment of 4 GiB: what accesses it is the interpreter's. */
     uint32_t segment_base[6], segment_limit[6], segment_access[6];

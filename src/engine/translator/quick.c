@@ -16,6 +16,9 @@ bool quick_run(struct translator_cpu *translator, const struct block_insn *insn)
     }
     cpu->hooks->count(cpu, EXIT_RDTSC);
     uint64_t tsc = cpu->hooks->tsc(cpu);
+    if (!cpu->hooks->tsc_line(cpu, &frame->tsc_line, &frame->tsc_factor)) {
+        frame->tsc_line.length = 0;
+    }
     frame->gpr[X86_RAX] = (uint32_t)tsc;
     frame->gpr[X86_RDX] = tsc >> 32;
     if (insn->mnemonic == ZYDIS_MNEMONIC_RDTSCP) {

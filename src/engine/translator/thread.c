@@ -110,6 +110,7 @@ void thread_attach(struct translator_cpu *translator)
         translator->flushes = translator->cpu->flushes - 1;
         signal_prepare_thread(translator);
     }
+    frame->tsc_line.length = 0; /* the clock may have been paused */
     atomic_store(&frame->status[STATUS_ATTENTION], 0);
     atomic_store(&translator->frame, frame);
 }
