@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/scope.h"
+#include "engine/translator/decode.h"
 #include "engine/translator/look.h"
 #include "interpreter/isa.h"
 
@@ -67,8 +68,9 @@ struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_poli
     cache->link = reserve(links * sizeof(*cache->link));
     cache->hash = reserve(BLOCK_HASH * sizeof(*cache->hash));
     cache->by_frame = reserve(BLOCK_HASH * sizeof(*cache->by_frame));
+    cache->known = reserve(decode_size());
     if (!cache->metadata || !cache->block || !cache->link || !cache->hash ||
-        !cache->by_frame) {
+        !cache->by_frame || !cache->known) {
         fail(err, ENOMEM, "cannot make a code cache");
         code_cache_free(cache);
         return NULL;
@@ -95,6 +97,7 @@ void code_cache_free(struct code_cache *cache)
     release(cache->link, links * sizeof(*cache->link));
     release(cache->hash, BLOCK_HASH * sizeof(*cache->hash));
     release(cache->by_frame, BLOCK_HASH * sizeof(*cache->by_frame));
+    release(cache->known, decode_size());
     pthread_mutex_destroy(&cache->lock);
     free(cache);
 }

@@ -194,6 +194,7 @@ struct code_cache {
     _Atomic uint64_t epoch;
     struct memory *memory;
     ZydisDecoder decoder, decoder_32;
+    void *known; /* decode.c's */
     bool counts; /* code counts the instructions that it executes in frame.budget */
 
     /* Trampolines, offsets. leave[reason][h]: h, the guest's flags are in the host's. */

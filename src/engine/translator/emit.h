@@ -42,7 +42,10 @@ struct guest_insn {
     ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
     uint8_t bytes[INSN_BYTES_MAX];
     uint16_t offset; /* in the page */
-    emit_fn *emit;   /* NULL: the interpreter's */
+    /* Of its kind, from here on (decode.h); access and what follows, of the block. */
+    emit_fn *emit;       /* NULL: the interpreter's */
+    uint8_t copied_size; /* not 0: emit_copy copies these bytes, and immediates */
+    uint8_t copied[INSN_BYTES_MAX];
     bool ends_block;
     bool uses_vector, uses_fpu;
     uint32_t flags_read,
@@ -117,17 +120,17 @@ enum engine_way emit_way(const struct insn_row *row);
 /* Guest registers. */
 static inline bool guest_is_gpr(ZydisRegister reg)
 {
-    ZydisRegisterClass class = ZydisRegisterGetClass(reg);
-    return class == ZYDIS_REGCLASS_GPR8 || class == ZYDIS_REGCLASS_GPR16 ||
-           class == ZYDIS_REGCLASS_GPR32 || class == ZYDIS_REGCLASS_GPR64;
+    return reg >= ZYDIS_REGISTER_AL && reg <= ZYDIS_REGISTER_R15;
 }
 /* The number of a general register, or of the one that a part belongs to. Zydis counts
- * AL CL DL BL AH CH DH BH SPL BPL SIL DIL R8B ... */
+ * AL CL DL BL AH CH DH BH SPL BPL SIL DIL R8B ... R15B AX ... R15W EAX ... */
 static inline unsigned guest_number(ZydisRegister reg)
 {
-    unsigned id = (unsigned)ZydisRegisterGetId(reg);
-    bool is_byte = ZydisRegisterGetClass(reg) == ZYDIS_REGCLASS_GPR8;
-    return is_byte && id >= 4 ? id - 4 : id;
+    if (reg >= ZYDIS_REGISTER_AX) {
+        return (reg - ZYDIS_REGISTER_AX) % 16;
+    }
+    unsigned id = reg - ZYDIS_REGISTER_AL;
+    return id >= 4 ? id - 4 : id;
 }
 static inline bool guest_in_memory(unsigned guest)
 {
@@ -150,6 +153,8 @@ static inline void emit_load_gpr(struct emit *emit, unsigned host, unsigned gues
 /* flags.c: what an instruction does to flags, its function being known. is_exact: shows
  * whoever may look those that nobody acts on, too. */
 void flags_find(struct guest_insn *insn, bool is_exact);
+/* Is that another thing for another immediate? */
+bool flags_depend_on_count(const struct guest_insn *insn);
 /* Which are live at each of a block's instructions; end: the offset behind them. */
 void flags_find_live(struct emit *emit, struct guest_insn *insns, unsigned count,
                      unsigned end);
@@ -240,6 +245,8 @@ void group_accesses(struct guest_insn *insn, unsigned count, unsigned width);
 
 /* emit_copy.c */
 emit_fn emit_copy, emit_nothing, emit_lea;
+/* What emit_copy finds out that is the same in every block. */
+void emit_copy_plan(struct emit *emit, struct guest_insn *insn);
 /* emit_string.c */
 emit_fn emit_stos, emit_movs, emit_lods, emit_scas, emit_cmps;
 /* emit_system.c */

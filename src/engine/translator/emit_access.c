@@ -107,7 +107,7 @@ static unsigned address_part(struct emit *emit, ZydisRegister reg, unsigned scra
     if (reg == ZYDIS_REGISTER_NONE) {
         return HOST_NONE;
     }
-    unsigned guest = (unsigned)ZydisRegisterGetId(reg);
+    unsigned guest = guest_number(reg);
     if (guest_in_memory(guest)) {
         host_fs(&emit->code, true, HOST_MOV_LOAD, scratch, frame_gpr(guest));
         return scratch;

@@ -3,6 +3,9 @@
  * registers renamed and their memory operand replaced by a checked host address. What the
  * encoding's fields mean: SDM 2A chapter 2.
  */
+#include <assert.h>
+#include <string.h>
+
 #include "engine/translator/emit.h"
 #include "interpreter/native.h"
 
@@ -69,15 +72,15 @@ static int borrow(struct copy *copy, unsigned guest, const ZydisDecodedOperand *
 static int rename(struct copy *copy, const ZydisDecodedOperand *operand)
 {
     ZydisRegister reg = operand->reg.value;
-    int id = ZydisRegisterGetId(reg);
     if (!guest_is_gpr(reg)) {
+        int id = ZydisRegisterGetId(reg);
         return id < 0 ? -1 : id;
     }
     unsigned guest = guest_number(reg);
     if (operand->size == 8) {
-        if (id >= 4 && id < 8) { /* AH CH DH BH, which have these numbers */
+        if (reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH) {
             copy->form.forbids_rex = true;
-            return id;
+            return reg - ZYDIS_REGISTER_AL; /* 4 to 7 */
         }
         copy->form.needs_rex |= guest >= 4 && guest < 8;
     }
@@ -327,13 +330,13 @@ static void write_vex(const struct copy *copy, struct code *code)
     write_modrm(copy, code);
 }
 
-static void write_immediates(const struct copy *copy, struct code *code)
+static void write_immediates(const struct guest_insn *insn, struct code *code)
 {
-    const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
+    const ZydisDecodedInstruction *decoded = &insn->decoded;
     for (unsigned i = 0; i < 2; i++) {
         unsigned size = decoded->raw.imm[i].size / 8;
         if (size) {
-            code_bytes(code, copy->insn->bytes + decoded->raw.imm[i].offset, size);
+            code_bytes(code, insn->bytes + decoded->raw.imm[i].offset, size);
         }
     }
 }
@@ -374,8 +377,59 @@ static bool zero_vectors(struct emit *emit, bool is_upper)
     return true;
 }
 
+/* The instruction's bytes but for immediates. */
+static void write_bytes(const struct copy *copy, struct code *code)
+{
+    if (copy->insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
+        write_vex(copy, code);
+    } else {
+        write_legacy(copy, code);
+    }
+}
+
+static void restore_needed_flags(struct emit *emit, const struct guest_insn *insn)
+{
+    bool keeps_some = insn->flags_write && insn->flags_live & ~insn->flags_kill;
+    if (insn->flags_read || keeps_some) {
+        emit_restore_flags(emit);
+    }
+    mark_fault(emit);
+}
+
+/* Without memory and guest registers that lie there it needs nothing of its block. */
+void emit_copy_plan(struct emit *emit, struct guest_insn *insn)
+{
+    struct copy copy = {.emit = emit, .insn = insn};
+    bool is_zero_vectors =
+        !emit->is_64 && (insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
+                         insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROALL);
+    if (!is_zero_vectors && can_write(&insn->decoded) && !has_ignored_bits(&copy) &&
+        plan(&copy) && !copy.memory && copy.borrowed_count == 0) {
+        uint8_t bytes[2 * INSN_BYTES_MAX];
+        struct code code = {bytes};
+        write_bytes(&copy, &code);
+        insn->copied_size = (uint8_t)(code.at - bytes);
+        assert(insn->copied_size <= sizeof(insn->copied));
+        memcpy(insn->copied, bytes, insn->copied_size);
+    }
+}
+
+static bool copy_planned(struct emit *emit, const struct guest_insn *insn)
+{
+    restore_needed_flags(emit, insn);
+    code_bytes(&emit->code, insn->copied, insn->copied_size);
+    write_immediates(insn, &emit->code);
+    if (insn->flags_write) {
+        emit->flags_in_memory = false;
+    }
+    return true;
+}
+
 bool emit_copy(struct emit *emit, const struct guest_insn *insn)
 {
+    if (insn->copied_size) {
+        return copy_planned(emit, insn);
+    }
     ZydisMnemonic mnemonic = insn->decoded.mnemonic;
     bool is_upper = mnemonic == ZYDIS_MNEMONIC_VZEROUPPER;
     if (!emit->is_64 && (is_upper || mnemonic == ZYDIS_MNEMONIC_VZEROALL)) {
@@ -395,11 +449,7 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
          * interpreter then raises the guest's fault. */
         copy.place = emit_operand(emit, insn, copy.memory, size, copy.memory_written);
     }
-    bool keeps_some = insn->flags_write && insn->flags_live & ~insn->flags_kill;
-    if (insn->flags_read || keeps_some) {
-        emit_restore_flags(emit);
-    }
-    mark_fault(emit);
+    restore_needed_flags(emit, insn);
     for (unsigned i = 0; i < copy.borrowed_count; i++) {
         if (copy.borrowed[i].loads) {
             emit_load_gpr(emit, copy.borrowed[i].host, copy.borrowed[i].guest);
@@ -410,12 +460,8 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
         host_mov(code, HOST_RDI, copy.place.base);
         copy.place.base = HOST_RDI;
     }
-    if (insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
-        write_vex(&copy, code);
-    } else {
-        write_legacy(&copy, code);
-    }
-    write_immediates(&copy, code);
+    write_bytes(&copy, code);
+    write_immediates(insn, code);
     if (copy.form.lends_rdi) {
         host_mov(code, HOST_RDI, copy.scratch[0]);
     }
@@ -445,7 +491,7 @@ bool emit_lea(struct emit *emit, const struct guest_insn *insn)
     if (to->size < 32) {
         return false;
     }
-    unsigned guest = (unsigned)ZydisRegisterGetId(to->reg.value);
+    unsigned guest = guest_number(to->reg.value);
     bool in_memory = guest_in_memory(guest);
     unsigned host = in_memory ? HOST_R8 : guest_host(guest);
     emit_address_to(emit, host, insn, &insn->operand[1], 0);

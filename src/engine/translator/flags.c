@@ -3,7 +3,7 @@
  * overwritten. Where a block goes on in its page the code there tells whether they are
  * any more, which is as good as the block's own: a store to it ends this block, too.
  */
-#include "engine/translator/emit.h"
+#include "engine/translator/decode.h"
 
 /* Shifts and rotates by zero leave the flags; rotates most of them (SDM 2B "SAL", "RCL").
  */
@@ -61,6 +61,11 @@ static bool shows_flags(const struct guest_insn *insn, bool is_exact)
     bool may_leave =
         has_memory(insn) || insn->emit == emit_sti || insn->emit == emit_load_segment;
     return may_fault || (is_exact && may_leave);
+}
+
+bool flags_depend_on_count(const struct guest_insn *insn)
+{
+    return insn->decoded.raw.imm[0].size && is_shift(insn->decoded.mnemonic);
 }
 
 void flags_find(struct guest_insn *insn, bool is_exact)
@@ -152,23 +157,22 @@ static unsigned read_ahead(struct emit *emit, unsigned offset,
 /* The flags that are live at an offset of the page, or all. */
 static uint32_t find_live_ahead(struct emit *emit, int64_t offset)
 {
-    const ZydisDecoder *decoder = code_decoder(emit->cache, emit->mode);
     uint32_t live = X86_FLAGS_ARITH;
     for (unsigned i = 0; i < AHEAD_MAX && live; i++) {
-        uint8_t bytes[INSN_BYTES_MAX];
-        ZydisDecodedInstruction decoded;
+        uint8_t bytes[INSN_BYTES_MAX] = {0};
+        ZydisDecodedInstruction scratch;
         if (!emit_can_link(emit, offset)) {
             break;
         }
         unsigned room = read_ahead(emit, (unsigned)offset, bytes);
-        if (!ZYAN_SUCCESS(
-                ZydisDecoderDecodeInstruction(decoder, NULL, bytes, room, &decoded)) ||
-            !is_plain(&decoded) ||
-            (decoded.cpu_flags && decoded.cpu_flags->tested & live)) {
+        const ZydisDecodedInstruction *decoded =
+            decode_known(emit, bytes, room, &scratch);
+        if (!decoded || !is_plain(decoded) ||
+            (decoded->cpu_flags && decoded->cpu_flags->tested & live)) {
             break;
         }
-        live &= ~find_kill(&decoded);
-        offset += decoded.length;
+        live &= ~find_kill(decoded);
+        offset += decoded->length;
     }
     return live ? X86_FLAGS_ARITH : 0;
 }

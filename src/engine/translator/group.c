@@ -64,8 +64,8 @@ struct member {
 /* A general register as wide as addresses. */
 static bool is_whole(const struct plan *plan, ZydisRegister reg)
 {
-    return ZydisRegisterGetClass(reg) ==
-           (plan->width == 8 ? ZYDIS_REGCLASS_GPR64 : ZYDIS_REGCLASS_GPR32);
+    ZydisRegister first = plan->width == 8 ? ZYDIS_REGISTER_RAX : ZYDIS_REGISTER_EAX;
+    return reg >= first && reg < first + 16;
 }
 
 static bool is_whole_operand(const struct plan *plan, const ZydisDecodedOperand *operand)

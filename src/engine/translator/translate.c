@@ -1,10 +1,6 @@
-/* From guest code to a block: decoding, code. */
-#include "engine/translator/emit.h"
-
-#include <string.h>
-
+/* From guest code to a block: which instructions, and their code. */
 #include "base/scope.h"
-#include "interpreter/insn.h"
+#include "engine/translator/decode.h"
 
 #define WATCH_STEP 64u
 #define JCC_MAX    4 /* conditional branches that a block goes on behind */
@@ -19,70 +15,7 @@ struct translation {
 /* Too large for a vCPU thread's stack to be polite; one at a time, under the lock. */
 static struct translation scratch;
 
-/* ---- decoding --------------------------------------------------------------------- */
-
-/* Branches by near or far, interrupts, and what the interpreter's table says ends a
- * block. */
-static bool ends_block(const struct guest_insn *insn)
-{
-    const struct insn_row *row;
-    switch (insn->decoded.meta.category) {
-    case ZYDIS_CATEGORY_COND_BR:
-        return false;
-    case ZYDIS_CATEGORY_CALL:
-    case ZYDIS_CATEGORY_RET:
-    case ZYDIS_CATEGORY_UNCOND_BR:
-    case ZYDIS_CATEGORY_INTERRUPT:
-    case ZYDIS_CATEGORY_SYSCALL:
-    case ZYDIS_CATEGORY_SYSRET:
-        return true;
-    default:
-        break;
-    }
-    if (insn->emit) {
-        return false;
-    }
-    for (unsigned i = 0; (row = insn_find_row(insn->decoded.mnemonic, i)); i++) {
-        if (row->flags & ROW_ENDS_BLOCK) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool needs_avx(const struct guest_insn *insn)
-{
-    return insn->uses_vector && insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
-}
-
-/* False: the bytes do not make a whole instruction in this page. */
-static bool decode_one(struct translation *translation, struct guest_insn *insn,
-                       unsigned offset)
-{
-    struct emit *emit = &translation->emit;
-    memset(insn, 0, sizeof(*insn));
-    insn->offset = (uint16_t)offset;
-    unsigned room = code_read(emit->cache, &emit->block->place, offset, insn->bytes);
-    const ZydisDecoder *decoder = code_decoder(emit->cache, emit->mode);
-    ZyanStatus status =
-        ZydisDecoderDecodeFull(decoder, insn->bytes, room, &insn->decoded, insn->operand);
-    if (status == ZYDIS_STATUS_NO_MORE_DATA && room < INSN_BYTES_MAX) {
-        return false;
-    }
-    if (!ZYAN_SUCCESS(status)) {
-        insn->decoded.length = 0;
-        insn->decoded.mnemonic = ZYDIS_MNEMONIC_INVALID;
-        insn->ends_block = true; /* the interpreter raises what it raises */
-    } else {
-        insn->emit = emit_find(emit->cpu, insn);
-        if (needs_avx(insn) && !(emit->mode & MODE_AVX)) {
-            insn->emit = NULL;
-        }
-        insn->ends_block = ends_block(insn);
-    }
-    flags_find(insn, emit->cache->counts);
-    return true;
-}
+/* ---- instructions ----------------------------------------------------------------- */
 
 /* Marks the lines to be read; false: the guest stored to them meanwhile. */
 static bool watch(struct translation *translation, unsigned *watched, unsigned start,
@@ -114,8 +47,9 @@ static void decode_block(struct translation *translation, unsigned start)
     }
     while (translation->count < BLOCK_INSN_MAX && place < FRAME_SIZE) {
         struct guest_insn *insn = &translation->insn[translation->count];
+        insn->offset = (uint16_t)place;
         if (!watch(translation, &watched, start, place + INSN_BYTES_MAX) ||
-            !decode_one(translation, insn, place)) {
+            !decode_insn(emit, insn)) {
             break;
         }
         translation->count++;
