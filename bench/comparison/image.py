@@ -44,6 +44,15 @@ class ImageError(Exception):
     pass
 
 
+def script(name, *arguments):
+    """What one of scripts/ prints."""
+    done = subprocess.run([ROOT / 'scripts' / name, *arguments], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise ImageError(f'scripts/{name} failed')
+    return done.stdout.strip()
+
+
 def call(command, what):
     done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)

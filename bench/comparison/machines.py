@@ -18,9 +18,11 @@ class Result:
     """One execution of a workload; seconds. cpu is what the host spent: of the VMM's process,
     or of the workload itself where there is no VMM. The guest_ values are its own view."""
 
-    def __init__(self, cpu, wall, guest_cpu=None, guest_wall=None, check=None, text=''):
+    def __init__(self, cpu, wall, guest_cpu=None, guest_wall=None, check=None, text='',
+                 guest_user=None):
         self.cpu, self.wall = cpu, wall
         self.guest_cpu, self.guest_wall = guest_cpu, guest_wall
+        self.guest_user = guest_user
         self.check, self.text = check, text
 
 
@@ -121,7 +123,8 @@ class Machine:
             raise MachineError(f'status {fields["status"]}: {fields.get("text", "")}')
         guest_cpu = (int(fields['user']) + int(fields['system'])) / 1e6
         return Result(cpu, wall, guest_cpu, int(fields['wall']) / 1e9,
-                      f'{fields["length"]}:{fields["hash"]}', fields.get('text', ''))
+                      f'{fields["length"]}:{fields["hash"]}', fields.get('text', ''),
+                      int(fields['user']) / 1e6)
 
     def stop(self):
         self.process.kill()
