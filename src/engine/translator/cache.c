@@ -18,6 +18,13 @@ static void *reserve(size_t size)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
+static void use_huge_pages(void *memory, size_t size)
+{
+    if (memory) {
+        madvise(memory, size, MADV_HUGEPAGE); /* in vain where the host has none */
+    }
+}
+
 static void release(void *memory, size_t size)
 {
     if (memory) {
@@ -67,6 +74,9 @@ struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_poli
     cache->block = reserve(blocks * sizeof(*cache->block));
     cache->link = reserve(links * sizeof(*cache->link));
     cache->hash = reserve(BLOCK_HASH * sizeof(*cache->hash));
+    /* Looking a block up touches both at random. */
+    use_huge_pages(cache->hash, BLOCK_HASH * sizeof(*cache->hash));
+    use_huge_pages(cache->metadata, code_limit(cache, CODE_TABLES));
     cache->by_frame = reserve(BLOCK_HASH * sizeof(*cache->by_frame));
     cache->known = reserve(decode_size());
     if (!cache->metadata || !cache->block || !cache->link || !cache->hash ||
