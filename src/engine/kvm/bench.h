@@ -34,3 +34,6 @@ void kvm_bench_close(struct kvm_bench *bench);
 void kvm_bench_put(struct kvm_bench *bench, const uint8_t *code, size_t size);
 /* At the code's start. */
 bool kvm_bench_start(struct kvm_bench *bench, unsigned ring, uint64_t rcx);
+/* KVM_RUN, entered again when the limit was over, a few times. Negative: it did not come
+ * back by itself; else run->exit_reason says why it did. */
+int kvm_bench_run(struct kvm_bench *bench);

@@ -140,8 +140,7 @@ static bool do_hypercalls_end(void)
     bool do_end = false;
     if (kvm_bench_open(&bench, NULL) >= 0) {
         kvm_bench_put(&bench, code, sizeof(code));
-        do_end = kvm_bench_start(&bench, 0, 0) &&
-                 kvm_ioctl(bench.vcpu, KVM_RUN, 0) >= 0 &&
+        do_end = kvm_bench_start(&bench, 0, 0) && kvm_bench_run(&bench) >= 0 &&
                  bench.run->exit_reason == KVM_EXIT_HLT;
     }
     kvm_bench_close(&bench);

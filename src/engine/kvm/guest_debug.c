@@ -46,9 +46,8 @@ static bool set_debug(struct kvm_bench *bench, uint32_t control, uint64_t addres
 static bool stops(struct kvm_bench *bench, uint64_t pc, uint64_t dr6)
 {
     const struct kvm_debug_exit_arch *arch = &bench->run->debug.arch;
-    return kvm_ioctl(bench->vcpu, KVM_RUN, 0) >= 0 &&
-           bench->run->exit_reason == KVM_EXIT_DEBUG && arch->pc == pc &&
-           (arch->dr6 & (DR6_POINTS | DR6_BS)) == dr6;
+    return kvm_bench_run(bench) >= 0 && bench->run->exit_reason == KVM_EXIT_DEBUG &&
+           arch->pc == pc && (arch->dr6 & (DR6_POINTS | DR6_BS)) == dr6;
 }
 
 static bool goes_on_from_point(struct kvm_bench *bench)
@@ -59,8 +58,7 @@ static bool goes_on_from_point(struct kvm_bench *bench)
     }
     regs.rflags |= X86_FLAG_RF;
     return kvm_ioctl_pointer(bench->vcpu, KVM_SET_REGS, &regs) >= 0 &&
-           kvm_ioctl(bench->vcpu, KVM_RUN, 0) >= 0 &&
-           bench->run->exit_reason == KVM_EXIT_IO;
+           kvm_bench_run(bench) >= 0 && bench->run->exit_reason == KVM_EXIT_IO;
 }
 
 static bool delivers(struct kvm_bench *bench, unsigned ring)
