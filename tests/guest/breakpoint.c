@@ -123,6 +123,10 @@ static void try_port(void)
     run_out(0);
     disarm();
     cr4_write(cr4_read() & ~CR4_DE);
+    if (seen.count == 0 && guest_option("may-lack")) {
+        case_skip("this KVM does not look at breakpoints for accesses that leave it");
+        return;
+    }
     ASSERT_EQ(seen.count, 1);
     ASSERT_EQ(seen.rip, behind_out);
     ASSERT_EQ(seen.dr6, DR6_NONE | 8);

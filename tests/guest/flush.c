@@ -105,6 +105,11 @@ static void try_flush(unsigned index, uint64_t flags)
     wake(index);
     smp_wait(index);
     print("# left to the host %u of %u times\n", left, ROUNDS);
+    if (left == 0 && guest_option("may-lack")) {
+        /* Linux 5.19 and later: only one whose thread was taken off its processor. */
+        case_skip("this KVM does not say that a halted processor does not run");
+        return;
+    }
     ASSERT(left > 0);
 }
 

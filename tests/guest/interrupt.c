@@ -202,9 +202,14 @@ static void try_illegal_vector(void)
     apic_write(APIC_ESR, 0);
     send_self(0x0f);
     apic_write(APIC_ESR, 0);
-    ASSERT(apic_read(APIC_ESR) & (1u << 5 | 1u << 6));
-    interrupts_window();
-    ASSERT_EQ(seen_count, 1);
+    uint32_t errors = apic_read(APIC_ESR);
+    if (errors == 0 && guest_option("may-lack")) {
+        case_skip("this KVM's APIC does not report them");
+    } else {
+        ASSERT(errors & (1u << 5 | 1u << 6));
+        interrupts_window();
+        ASSERT_EQ(seen_count, 1);
+    }
     apic_write(APIC_LVT_ERROR, LVT_MASKED);
     apic_write(APIC_ESR, 0);
 }

@@ -25,6 +25,10 @@ bool guest_option(const char *text);
 /* Begins a case; the one before it has passed. */
 void case_begin(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* What the case asks for cannot be had here: it counts as skipped, if it does not fail.
+ */
+void case_skip(const char *reason);
+
 /* Ends the VM as failed. The message says what was expected. */
 _Noreturn void fail_at(const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -16,6 +16,7 @@ void guest_main(void);
 
 static unsigned case_number;
 static char case_name[120];
+static const char *case_reason; /* why the case is skipped; NULL: it is not */
 static uint32_t print_lock;
 
 /* Nothing here may call a library, so the compiler must not make these call themselves.
@@ -183,8 +184,15 @@ bool guest_option(const char *text)
 static void case_passed(void)
 {
     if (case_number) {
-        print("ok %u - %s\n", case_number, case_name);
+        print("ok %u - %s%s%s\n", case_number, case_name, case_reason ? " # SKIP " : "",
+              case_reason ? case_reason : "");
     }
+    case_reason = NULL;
+}
+
+void case_skip(const char *reason)
+{
+    case_reason = reason;
 }
 
 void case_begin(const char *format, ...)
