@@ -1,5 +1,5 @@
 /* MOV between general registers, memory and immediates; MOVZX MOVSX MOVSXD, LEA, XCHG,
- * CMOVcc, SETcc, CBW..CQO. */
+ * CMOVcc, SETcc, CBW..CQO, XLAT. */
 #include "interpreter/alu.h"
 #include "interpreter/insn.h"
 
@@ -362,6 +362,28 @@ static bool bind_plain(struct binding *binding, const struct insn_row *row,
     return true;
 }
 
+/* The operand's address is the table's: AL is added, within the address size. */
+static const struct insn *xlat(struct cpu *cpu, const struct insn *insn)
+{
+    uint64_t offset = insn_offset(cpu, insn) + (uint8_t)cpu->reg[X86_RAX];
+    struct loaded value = access_load(cpu, insn_linear(cpu, insn, offset, 1), 1);
+    if (unlikely(!value.ok)) {
+        return insn_fault(cpu, insn);
+    }
+    reg_write(cpu, REG_OFFSET(X86_RAX), 1, value.value);
+    NEXT(cpu, insn);
+}
+
+static insn_exec *const exec_xlat[] = {xlat};
+
+static bool bind_xlat(struct binding *binding, const struct insn_row *row,
+                      struct insn *insn)
+{
+    insn->exec = row->exec[0];
+    bind_memory(binding, insn, &binding->operand[0]);
+    return true;
+}
+
 #define ROW(mnemonic, bind, exec)                                \
     {                                                            \
         ZYDIS_MNEMONIC_##mnemonic, INSN_INNOCUOUS, bind, exec, 0 \
@@ -374,6 +396,7 @@ static insn_exec *const exec_cwd[] = {cwd};
 static insn_exec *const exec_cdq[] = {cdq};
 static insn_exec *const exec_cqo[] = {cqo};
 
+/* clang-format off */
 const struct insn_row insn_rows_move[] = {
     ROW(MOV, bind_mov, exec_mov),          ROW(MOVZX, bind_extend, exec_movzx),
     ROW(MOVSX, bind_extend, exec_movsx),   ROW(MOVSXD, bind_extend, exec_movsx),
@@ -397,5 +420,7 @@ const struct insn_row insn_rows_move[] = {
     ROW(SETNS, bind_set, exec_setns),      ROW(SETP, bind_set, exec_setp),
     ROW(SETNP, bind_set, exec_setnp),      ROW(SETL, bind_set, exec_setl),
     ROW(SETNL, bind_set, exec_setnl),      ROW(SETLE, bind_set, exec_setle),
-    ROW(SETNLE, bind_set, exec_setnle),    {0},
+    ROW(SETNLE, bind_set, exec_setnle),    ROW(XLAT, bind_xlat, exec_xlat),
+    {0},
 };
+/* clang-format on */
