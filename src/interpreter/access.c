@@ -46,6 +46,11 @@ static void walk_entry_written(void *opaque, gpa_t gpa)
     }
 }
 
+static bool is_upper(const struct cpu *cpu, gva_t gva)
+{
+    return cpu_half(&cpu->tlb_context->view[0], gva);
+}
+
 static bool walk(struct cpu *cpu, enum tlb_view view, gva_t gva, enum x86_access access,
                  struct x86_translation *out)
 {
@@ -67,7 +72,7 @@ static bool walk(struct cpu *cpu, enum tlb_view view, gva_t gva, enum x86_access
     if (!x86_walk(&context, &memory, gva, access, out, &fault)) {
         /* SDM 3A 4.10.4.1: it ends what is cached for its address, of global pages in
          * every address space. The others begin anew with the next walk. */
-        if (unlikely(gva >> 63)) {
+        if (unlikely(is_upper(cpu, gva))) {
             cpu_clear_page(cpu, gva);
         }
         return cpu_raise_page_fault(cpu, &fault);
@@ -119,9 +124,10 @@ static void note_access(struct cpu *cpu, gva_t gva, unsigned size, bool is_write
 
 /* Does it hold in every address space? Only the upper half has a list of large pages that
  * outlives a load of CR3, and entries with a key have to follow PKRU. */
-static bool is_lasting(gva_t gva, const struct x86_translation *translation)
+static bool is_lasting(const struct cpu *cpu, gva_t gva,
+                       const struct x86_translation *translation)
 {
-    return translation->global && gva >> 63 && !translation->key;
+    return translation->global && is_upper(cpu, gva) && !translation->key;
 }
 
 static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
@@ -138,7 +144,7 @@ static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
     }
     uint64_t never = (uint64_t)(index ^ 1) << FRAME_SHIFT;
     uint8_t *host = memory_host(cpu->memory, frame);
-    bool lasts = is_lasting(gva, translation);
+    bool lasts = is_lasting(cpu, gva, translation);
     if (unlikely(lasts && entry->read == page && entry->host != host)) {
         /* A processor would have faulted by the old entry, and forgotten it. */
         cpu_clear_page(cpu, page);
@@ -447,7 +453,7 @@ static frame_t fetch_frame(struct cpu *cpu, gva_t gva, gpa_t *gpa)
     frame_t frame = memory_frame(cpu->memory, *gpa, NULL);
     if (frame != FRAME_NONE) {
         *entry = (struct fetch_entry){page, cpu->code_key, frame,
-                                      is_lasting(gva, &translation)};
+                                      is_lasting(cpu, gva, &translation)};
         if (translation.page_size > FRAME_SIZE) {
             cpu_note_large_page(cpu->tlb_context, gva, translation.page_size);
         }

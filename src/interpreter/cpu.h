@@ -119,7 +119,14 @@ struct tlb_area {
     uint16_t filled[AREA_FILLED_MAX];
     unsigned filled_count; /* more than AREA_FILLED_MAX: unknown which */
     bool is_ready;         /* it has been emptied as a whole once */
+    uint8_t half_shift; /* of the bit that tells the halves: 63, outside IA-32e mode 31 */
 };
+
+/* 1: the upper half of the linear addresses, where kernels live. */
+static inline unsigned cpu_half(const struct tlb_area *area, uint64_t gva)
+{
+    return gva >> area->half_shift & 1;
+}
 
 #define TLB_NO_KEY    UINT64_MAX
 

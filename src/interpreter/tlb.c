@@ -33,7 +33,7 @@ static unsigned jump_hash(uint64_t tag)
 static bool may_have_jumps(const struct tlb_area *area, gva_t gva)
 {
     unsigned hash = jump_hash(gva);
-    return area->jump_filter[gva >> 63][hash / 64] >> hash % 64 & 1;
+    return area->jump_filter[cpu_half(area, gva)][hash / 64] >> hash % 64 & 1;
 }
 
 /* Of both halves, or of the lower one. */
@@ -60,7 +60,8 @@ static void jump_fill(struct tlb_area *area, unsigned index, uint64_t tag,
                       const void *target, bool lasts)
 {
     cpu_note_filled(area, TLB_SIZE + index, lasts);
-    area->jump_filter[tag >> 63][jump_hash(tag) / 64] |= 1ull << jump_hash(tag) % 64;
+    unsigned hash = jump_hash(tag);
+    area->jump_filter[cpu_half(area, tag)][hash / 64] |= 1ull << hash % 64;
     area->has_jumps = true;
     area->jump_tag[index] = tag;
     area->jump_target[index] = target;
@@ -165,9 +166,11 @@ static void context_clear(struct cpu *cpu, struct tlb_context *context,
                           bool keeps_lasting)
 {
     cpu->flushes++;
-    for (unsigned view = 0; view < TLB_VIEWS; view++) {
-        context->view[view].jump_miss = cpu->jump_miss;
-        area_clear(&context->view[view], keeps_lasting);
+    for (unsigned i = 0; i < TLB_VIEWS; i++) {
+        struct tlb_area *view = &context->view[i];
+        view->jump_miss = cpu->jump_miss;
+        view->half_shift = cpu->state.efer & X86_EFER_LMA ? 63 : 31;
+        area_clear(view, keeps_lasting);
     }
     context->keyed_count = 0;
     unsigned halves = keeps_lasting ? 1 : 2;
@@ -202,13 +205,14 @@ void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_s
     if (page_size > 1ull << GIANT_SHIFT) {
         return; /* paging is off: nothing to invalidate by address */
     }
+    unsigned half = cpu_half(&context->view[0], gva);
     if (page_size == 1ull << GIANT_SHIFT) {
-        context->giant_filter[gva >> 63] |= 1ull << giant_hash(gva);
+        context->giant_filter[half] |= 1ull << giant_hash(gva);
         return;
     }
     for (uint64_t part = 0; part < page_size >> LARGE_SHIFT; part++) {
         unsigned hash = large_hash((gva & -page_size) + (part << LARGE_SHIFT));
-        context->large_filter[gva >> 63][hash / 64] |= 1ull << hash % 64;
+        context->large_filter[half][hash / 64] |= 1ull << hash % 64;
     }
 }
 
@@ -290,11 +294,10 @@ void cpu_flush_page(struct cpu *cpu, gva_t gva)
         if (!context->used || context->is_stale) {
             continue;
         }
-        if (context->giant_filter[gva >> 63] >> giant_hash(gva) & 1) {
+        unsigned half = cpu_half(&context->view[0], gva), hash = large_hash(gva);
+        if (context->giant_filter[half] >> giant_hash(gva) & 1) {
             flush_region(cpu, context, gva, GIANT_SHIFT);
-        } else if (context->large_filter[gva >> 63][large_hash(gva) / 64] >>
-                       large_hash(gva) % 64 &
-                   1) {
+        } else if (context->large_filter[half][hash / 64] >> hash % 64 & 1) {
             flush_region(cpu, context, gva,
                          LARGE_SHIFT + 1); /* a 4M page is two regions */
         }

@@ -1,5 +1,6 @@
 /* The page-directory-pointer entries of PAE paging as code meets them: loaded by moves to
- * control registers, kept whatever the table in memory becomes (SDM 3A 4.4.1). */
+ * control registers, kept whatever the table in memory becomes (SDM 3A 4.4.1); and a
+ * 32-bit kernel's global pages. */
 #include "fixture.h"
 
 #include <setjmp.h>
@@ -108,12 +109,50 @@ static void test_reserved_bits_are_a_protection_fault(void **state)
     fixture_free(f);
 }
 
+#define UPPER        0xe000u /* a directory for what lies at 0xc0000000 */
+#define SET_PGE      GET_CR4, 0x0d, 0x80, 0, 0, 0, SET_CR4
+#define LOAD_UPPER   0xa1, 0, 0, 2, 0xc0                   /* mov 0xc0020000, %eax */
+#define FORGET_UPPER 0xc7, 0x05, 0, 0xe0, 0, 0, 0, 0, 0, 0 /* movl $0, UPPER */
+#define INVLPG_UPPER 0x0f, 0x01, 0x3d, 0, 0x10, 0, 0xc0    /* of another part of it */
+
+static struct fixture *with_upper_half(uint64_t flags)
+{
+    struct fixture *f = with_tables();
+    fixture_write(f, TABLE + 24, 8, UPPER | X86_PTE_P);
+    fixture_write(f, UPPER, 8, X86_PTE_P | X86_PTE_W | X86_PTE_PS | flags);
+    fixture_write(f, 0x20000, 4, 0x1234567);
+    return f;
+}
+
+#define EXPECT_VECTOR(vector, flags, ...)                                                \
+    do {                                                                                 \
+        struct fixture *f_ = with_upper_half(flags);                                     \
+        RUN_BYTES(f_, START, SET_PGE, LOAD_UPPER, FORGET_UPPER, __VA_ARGS__, LOAD_UPPER, \
+                  HLT);                                                                  \
+        assert_int_equal(fixture_vector(f_), vector);                                    \
+        assert_int_equal(f_->cpu->reg[X86_RAX], 0x1234567);                              \
+        fixture_free(f_);                                                                \
+    } while (0)
+#define EAX_AGAIN 0xb8, 0x67, 0x45, 0x23, 1 /* as LOAD_UPPER left it */
+
+/* SDM 3A 4.10.2.4: a load of CR3 need not end it, and here it does not. */
+static void test_kernels_global_pages_outlive_cr3(void **state)
+{
+    EXPECT_VECTOR(-1, X86_PTE_G, SET_CR3);
+    EXPECT_VECTOR(X86_PF, 0, SET_CR3, EAX_AGAIN);
+    EXPECT_VECTOR(X86_PF, X86_PTE_G, SET_CR3, INVLPG_UPPER, EAX_AGAIN);
+    EXPECT_VECTOR(X86_PF, X86_PTE_G, SET_CR3, SET_CR3, INVLPG_UPPER, EAX_AGAIN);
+    EXPECT_VECTOR(X86_PF, X86_PTE_G, SET_CR3, GET_CR4, 0x25, 0x7f, 0xff, 0xff, 0xff,
+                  SET_CR4, EAX_AGAIN); /* clears PGE */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_they_stay_as_loaded),
         cmocka_unit_test(test_what_loads_them),
         cmocka_unit_test(test_reserved_bits_are_a_protection_fault),
+        cmocka_unit_test(test_kernels_global_pages_outlive_cr3),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
