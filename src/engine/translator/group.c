@@ -13,18 +13,9 @@
  * no instruction executes that a store before it has changed.
  */
 #include "base/scope.h"
-#include "engine/translator/emit.h"
+#include "engine/translator/values.h"
 
 #define GROUP_SIZE_MAX 224
-#define OFFSET_MAX     (1 << 24)
-
-/* What is known of a register: an unknown value, by number, and an offset. */
-struct symbol {
-    uint16_t value;
-    int32_t offset;
-};
-#define RIP_VALUE 1
-#define NO_VALUE  0
 
 /* An address: values of base and index, and the sum of all offsets. */
 struct address {
@@ -45,9 +36,7 @@ struct group {
 
 struct plan {
     struct guest_insn *insn;
-    unsigned width; /* of addresses and of what is pushed, bytes */
-    struct symbol reg[16];
-    uint16_t next_value;
+    struct values values;
     struct group group[GROUPS_MAX];
     unsigned group_count;
 };
@@ -59,105 +48,6 @@ struct member {
     bool is_write;
 };
 
-/* ---- values ----------------------------------------------------------------------- */
-
-/* A general register as wide as addresses. */
-static bool is_whole(const struct plan *plan, ZydisRegister reg)
-{
-    ZydisRegister first = plan->width == 8 ? ZYDIS_REGISTER_RAX : ZYDIS_REGISTER_EAX;
-    return reg >= first && reg < first + 16;
-}
-
-static bool is_whole_operand(const struct plan *plan, const ZydisDecodedOperand *operand)
-{
-    return operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-           is_whole(plan, operand->reg.value);
-}
-
-static void forget(struct plan *plan, unsigned reg)
-{
-    plan->reg[reg] = (struct symbol){plan->next_value++, 0};
-}
-
-static void forget_all(struct plan *plan)
-{
-    for (unsigned i = 0; i < 16; i++) {
-        forget(plan, i);
-    }
-}
-
-static void move(struct plan *plan, unsigned to, struct symbol from, int64_t offset)
-{
-    int64_t sum = from.offset + offset;
-    if (sum > OFFSET_MAX || sum < -OFFSET_MAX) {
-        forget(plan, to);
-    } else {
-        plan->reg[to] = (struct symbol){from.value, (int32_t)sum};
-    }
-}
-
-static void forget_written(struct plan *plan, const struct guest_insn *insn)
-{
-    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
-        const ZydisDecodedOperand *operand = &insn->operand[i];
-        if (operand->type != ZYDIS_OPERAND_TYPE_REGISTER ||
-            !(operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
-            continue;
-        }
-        if (guest_is_gpr(operand->reg.value)) {
-            forget(plan, guest_number(operand->reg.value));
-        }
-    }
-}
-
-/* What an instruction does to registers, as far as it is an addition of constants. */
-static void follow(struct plan *plan, const struct guest_insn *insn)
-{
-    const ZydisDecodedOperand *to = &insn->operand[0], *from = &insn->operand[1];
-    struct symbol before = {NO_VALUE, 0};
-    int64_t offset = 0;
-    switch (insn->decoded.mnemonic) {
-    case ZYDIS_MNEMONIC_ADD:
-    case ZYDIS_MNEMONIC_SUB:
-        if (is_whole_operand(plan, to) && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-            before = plan->reg[guest_number(to->reg.value)];
-            offset = insn->decoded.mnemonic == ZYDIS_MNEMONIC_ADD ? from->imm.value.s
-                                                                  : -from->imm.value.s;
-        }
-        break;
-    case ZYDIS_MNEMONIC_MOV:
-        if (is_whole_operand(plan, to) && is_whole_operand(plan, from)) {
-            before = plan->reg[guest_number(from->reg.value)];
-        }
-        break;
-    case ZYDIS_MNEMONIC_LEA:
-        if (is_whole_operand(plan, to) && from->mem.index == ZYDIS_REGISTER_NONE &&
-            is_whole(plan, from->mem.base)) {
-            before = plan->reg[guest_number(from->mem.base)];
-            offset = from->mem.disp.value;
-        }
-        break;
-    case ZYDIS_MNEMONIC_PUSH:
-        move(plan, HOST_RSP, plan->reg[HOST_RSP], -(int64_t)plan->width);
-        return;
-    case ZYDIS_MNEMONIC_POP:
-        move(plan, HOST_RSP, plan->reg[HOST_RSP], plan->width);
-        forget(plan, guest_number(to->reg.value));
-        return;
-    case ZYDIS_MNEMONIC_LEAVE:
-        move(plan, HOST_RSP, plan->reg[HOST_RBP], plan->width);
-        forget(plan, HOST_RBP);
-        return;
-    default:
-        break;
-    }
-    if (before.value == NO_VALUE) {
-        forget_written(plan, insn);
-    } else {
-        move(plan, guest_number(to->reg.value), before, offset);
-    }
-}
-
 /* ---- accesses --------------------------------------------------------------------- */
 
 static bool find_stack_access(const struct plan *plan, const struct guest_insn *insn,
@@ -165,12 +55,12 @@ static bool find_stack_access(const struct plan *plan, const struct guest_insn *
 {
     bool is_push = insn->emit == emit_push || insn->emit == emit_call;
     unsigned base = insn->emit == emit_leave_frame ? HOST_RBP : HOST_RSP;
-    struct symbol top = plan->reg[base];
+    struct symbol top = plan->values.reg[base];
     member->address = (struct address){
         .base = top.value,
-        .offset = top.offset - (is_push ? (int32_t)plan->width : 0),
+        .offset = top.offset - (is_push ? (int32_t)plan->values.width : 0),
     };
-    member->size = plan->width;
+    member->size = plan->values.width;
     member->is_write = is_push;
     /* An operand in memory is an access of its own. */
     return insn->operand[0].type != ZYDIS_OPERAND_TYPE_MEMORY ||
@@ -193,10 +83,10 @@ static bool find_part(const struct plan *plan, ZydisRegister reg, uint16_t *valu
     if (reg == ZYDIS_REGISTER_NONE) {
         return true;
     }
-    if (!is_whole(plan, reg)) {
+    if (!values_is_whole(&plan->values, reg)) {
         return false;
     }
-    const struct symbol *symbol = &plan->reg[guest_number(reg)];
+    const struct symbol *symbol = &plan->values.reg[guest_number(reg)];
     *value = symbol->value;
     *offset += (int64_t)symbol->offset * scale;
     return true;
@@ -211,7 +101,7 @@ static bool find_access(const struct plan *plan, const struct guest_insn *insn,
     }
     const ZydisDecodedOperand *operand = find_operand(insn);
     if (insn->emit != emit_copy || !operand ||
-        insn->decoded.address_width != plan->width * 8 ||
+        insn->decoded.address_width != plan->values.width * 8 ||
         operand->mem.segment == ZYDIS_REGISTER_FS ||
         operand->mem.segment == ZYDIS_REGISTER_GS) {
         return false;
@@ -484,7 +374,6 @@ static void apply(struct plan *plan, const struct member *members,
 
 static void find_members(struct plan *plan, unsigned count, struct member *members)
 {
-    forget_all(plan);
     for (unsigned i = 0; i < count; i++) {
         struct guest_insn *insn = &plan->insn[i];
         struct group *group = NULL;
@@ -495,16 +384,17 @@ static void find_members(struct plan *plan, unsigned count, struct member *membe
         }
         insn->access.group = group ? (int8_t)(group - plan->group) : -1;
         if (insn->emit) {
-            follow(plan, insn);
+            values_follow(&plan->values, insn);
         } else {
-            forget_all(plan);
+            values_forget(&plan->values);
         }
     }
 }
 
 void group_accesses(struct guest_insn *insn, unsigned count, unsigned width)
 {
-    struct plan plan = {.insn = insn, .width = width, .next_value = RIP_VALUE + 1};
+    struct plan plan = {.insn = insn};
+    values_init(&plan.values, width);
     struct member members[BLOCK_INSN_MAX];
     find_members(&plan, count, members);
     find_slots(&plan);

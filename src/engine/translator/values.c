@@ -1,0 +1,105 @@
+#include "engine/translator/values.h"
+
+bool values_is_whole(const struct values *values, ZydisRegister reg)
+{
+    ZydisRegister first = values->width == 8 ? ZYDIS_REGISTER_RAX : ZYDIS_REGISTER_EAX;
+    return reg >= first && reg < first + 16;
+}
+
+static bool is_whole_operand(const struct values *values,
+                             const ZydisDecodedOperand *operand)
+{
+    return operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+           values_is_whole(values, operand->reg.value);
+}
+
+static void forget(struct values *values, unsigned reg)
+{
+    values->reg[reg] = (struct symbol){values->next_value++, 0};
+}
+
+void values_init(struct values *values, unsigned width)
+{
+    *values = (struct values){.width = width, .next_value = RIP_VALUE + 1};
+    values_forget(values);
+}
+
+void values_forget(struct values *values)
+{
+    for (unsigned i = 0; i < 16; i++) {
+        forget(values, i);
+    }
+}
+
+static void move(struct values *values, unsigned to, struct symbol from, int64_t offset)
+{
+    int64_t sum = from.offset + offset;
+    if (sum > OFFSET_MAX || sum < -OFFSET_MAX) {
+        forget(values, to);
+    } else {
+        values->reg[to] = (struct symbol){from.value, (int32_t)sum};
+    }
+}
+
+static void forget_written(struct values *values, const struct guest_insn *insn)
+{
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        const ZydisDecodedOperand *operand = &insn->operand[i];
+        if (operand->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+            !(operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
+            continue;
+        }
+        if (guest_is_gpr(operand->reg.value)) {
+            forget(values, guest_number(operand->reg.value));
+        }
+    }
+}
+
+void values_follow(struct values *values, const struct guest_insn *insn)
+{
+    const ZydisDecodedOperand *to = &insn->operand[0], *from = &insn->operand[1];
+    struct symbol before = {NO_VALUE, 0};
+    int64_t offset = 0;
+    switch (insn->decoded.mnemonic) {
+    case ZYDIS_MNEMONIC_ADD:
+    case ZYDIS_MNEMONIC_SUB:
+        if (is_whole_operand(values, to) && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+            before = values->reg[guest_number(to->reg.value)];
+            offset = insn->decoded.mnemonic == ZYDIS_MNEMONIC_ADD ? from->imm.value.s
+                                                                  : -from->imm.value.s;
+        }
+        break;
+    case ZYDIS_MNEMONIC_MOV:
+        if (is_whole_operand(values, to) && is_whole_operand(values, from)) {
+            before = values->reg[guest_number(from->reg.value)];
+        }
+        break;
+    case ZYDIS_MNEMONIC_LEA:
+        if (is_whole_operand(values, to) && from->mem.index == ZYDIS_REGISTER_NONE &&
+            values_is_whole(values, from->mem.base)) {
+            before = values->reg[guest_number(from->mem.base)];
+            offset = from->mem.disp.value;
+        }
+        break;
+    case ZYDIS_MNEMONIC_PUSH:
+        move(values, HOST_RSP, values->reg[HOST_RSP], -(int64_t)values->width);
+        return;
+    case ZYDIS_MNEMONIC_POP:
+        move(values, HOST_RSP, values->reg[HOST_RSP], values->width);
+        if (to->type == ZYDIS_OPERAND_TYPE_REGISTER) {
+            forget(values, guest_number(to->reg.value));
+        }
+        return;
+    case ZYDIS_MNEMONIC_LEAVE:
+        move(values, HOST_RSP, values->reg[HOST_RBP], values->width);
+        forget(values, HOST_RBP);
+        return;
+    default:
+        break;
+    }
+    if (before.value == NO_VALUE) {
+        forget_written(values, insn);
+    } else {
+        move(values, guest_number(to->reg.value), before, offset);
+    }
+}
