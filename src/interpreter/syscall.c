@@ -19,9 +19,7 @@ static bool syscall_exists(struct cpu *cpu)
     return (cpu->state.efer & X86_EFER_SCE && has_mode) || cpu_raise(cpu, X86_UD, 0);
 }
 
-/* Flat CS and SS, not read from tables. */
-static void enter_level(struct cpu *cpu, uint16_t cs, uint16_t ss, unsigned cpl,
-                        bool is_64)
+void syscall_enter(struct cpu *cpu, uint16_t cs, uint16_t ss, unsigned cpl, bool is_64)
 {
     struct x86_segment code = x86_segment_flat_code(cs, is_64, cpl);
     cpu->state.seg[X86_SS] = x86_segment_flat_data(ss, cpl);
@@ -31,7 +29,7 @@ static void enter_level(struct cpu *cpu, uint16_t cs, uint16_t ss, unsigned cpl,
 void syscall_enter_kernel(struct cpu *cpu, bool is_64)
 {
     uint16_t cs = (uint16_t)(cpu->state.star >> 32) & ~3u;
-    enter_level(cpu, cs, (uint16_t)(cs + 8), 0, is_64);
+    syscall_enter(cpu, cs, (uint16_t)(cs + 8), 0, is_64);
 }
 
 static uint16_t user_cs(const struct cpu *cpu, bool is_64)
@@ -46,14 +44,7 @@ static uint16_t user_ss(const struct cpu *cpu)
 
 void syscall_enter_user(struct cpu *cpu, bool is_64)
 {
-    enter_level(cpu, user_cs(cpu, is_64), user_ss(cpu), 3, is_64);
-}
-
-void syscall_user_segments(const struct cpu *cpu, bool is_64, struct x86_segment *code,
-                           struct x86_segment *data)
-{
-    *code = x86_segment_flat_code(user_cs(cpu, is_64), is_64, 3);
-    *data = x86_segment_flat_data(user_ss(cpu), 3);
+    syscall_enter(cpu, user_cs(cpu, is_64), user_ss(cpu), 3, is_64);
 }
 
 OPERATION(syscall)
@@ -105,7 +96,7 @@ static bool sysenter_exists(struct cpu *cpu)
     return !(is_amd(cpu) && cpu->is_long) || cpu_raise(cpu, X86_UD, 0);
 }
 
-OPERATION(sysenter)
+bool syscall_sysenter(struct cpu *cpu)
 {
     struct x86_state *state = &cpu->state;
     if (!sysenter_exists(cpu)) {
@@ -119,17 +110,21 @@ OPERATION(sysenter)
         cpu_rflags(cpu) & ~(uint64_t)(X86_FLAG_VM | X86_FLAG_IF | X86_FLAG_RF);
     /* VM first: CS then gets a selector of protected mode. */
     cpu_set_rflags(cpu, flags);
-    enter_level(cpu, cs, (uint16_t)(cs + 8), 0, cpu->is_long);
+    syscall_enter(cpu, cs, (uint16_t)(cs + 8), 0, cpu->is_long);
     cpu->reg[X86_RSP] =
         cpu->is_long ? state->sysenter_esp : (uint32_t)state->sysenter_esp;
     cpu->rip = cpu->is_long ? state->sysenter_eip : (uint32_t)state->sysenter_eip;
     return true;
 }
 
-OPERATION(sysexit)
+OPERATION(sysenter)
+{
+    return syscall_sysenter(cpu);
+}
+
+bool syscall_sysexit(struct cpu *cpu, bool is_64)
 {
     struct x86_state *state = &cpu->state;
-    bool is_64 = insn->size == 8;
     /* The privilege counts first, also where the instruction does not exist. */
     if (cpu->cpl > 0) {
         return cpu_raise(cpu, X86_GP, 0);
@@ -145,10 +140,15 @@ OPERATION(sysexit)
         return cpu_raise(cpu, X86_GP, 0);
     }
     uint16_t cs = (uint16_t)(base + (is_64 ? 32 : 16)) | 3;
-    enter_level(cpu, cs, (uint16_t)(cs + 8), 3, is_64);
+    syscall_enter(cpu, cs, (uint16_t)(cs + 8), 3, is_64);
     cpu->reg[X86_RSP] = is_64 ? rsp : (uint32_t)rsp;
     cpu->rip = is_64 ? rip : (uint32_t)rip;
     return true;
+}
+
+OPERATION(sysexit)
+{
+    return syscall_sysexit(cpu, insn->size == 8);
 }
 
 #define SYSCALL_HANDLER(name)                                                       \

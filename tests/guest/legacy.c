@@ -1,7 +1,8 @@
 /*
  * Out of long mode and back: 32-bit protected mode without paging, with 4M pages and with
  * PAE, task switches by CALL, IRET and a task gate, virtual-8086 mode with and without
- * its extensions. The 32-bit code is one script that leaves what it saw in `seen`.
+ * its extensions; between ring 0 and ring 3 by IRET, SYSENTER and SYSEXIT. The 32-bit
+ * code is one script that leaves what it saw in `seen`.
  */
 #include "cpu.h"
 #include "guest.h"
@@ -15,6 +16,10 @@
 #define TASK_B       0x28
 #define TASK_C       0x30
 #define GATE_C       0x38 /* a task gate of the IDT, kept here for a look */
+#define ENTER        0x40 /* SYSENTER's CS; three more follow it (SDM 2B "SYSENTER") */
+#define WORD_A       0x60 /* segments that begin at a word each */
+#define WORD_B       0x68
+#define NOWHERE      0x80 /* behind the GDT */
 
 #define CR0_PG       (1ull << 31)
 #define CR4_VME      (1ull << 0)
@@ -48,20 +53,26 @@ enum {
     SEEN_ALIAS,
     SEEN_CR2,
     SEEN_ERROR,
+    SEEN_CARRIES,
+    SEEN_LEVELS,
+    SEEN_WORDS,
+    SEEN_GP,
     SEEN_COUNT,
 };
 
 uint32_t seen[SEEN_COUNT];
-uint64_t legacy_gdt[8], legacy_idt[64], saved_rsp, saved_cr3;
+uint64_t legacy_gdt[16], legacy_idt[64], saved_rsp, saved_cr3;
 uint32_t legacy_cr3, legacy_cr4, legacy_esp;
 uint8_t tss_a[TSS_SIZE], tss_b[TSS_SIZE], tss_c[TSS_SIZE];
 uint8_t legacy_stacks[5][4096] __attribute__((aligned(16)));
 struct descriptor_pointer legacy_gdtr, legacy_idtr;
 const volatile uint32_t marker = 0x600dcafe;
+uint32_t legacy_words[2];
 
-void legacy_tasks(void), legacy_v86(void), legacy_paging(void);
+void legacy_tasks(void), legacy_v86(void), legacy_paging(void), legacy_levels(void);
 extern char task_b[], task_c[], legacy_int20[], legacy_int21[], legacy_page_fault[];
 extern char v86_start[], v86_int21[], v86_end[];
+extern char levels_enter[], levels_int20[], levels_gp[];
 
 /* A script from long mode and back. */
 #define LEGACY(name, body)                                               \
@@ -150,6 +161,34 @@ __asm__(LEGACY(legacy_tasks, "lcall $0x28, $0\n"
                                             "iret\n"
                                             "v86_end:\n"
                                             ".code64\n.previous\n");
+
+/* EBX counts carries, ESI adds up code selectors, EBP what FS shows; each round goes out
+ * by IRET, in by SYSENTER, out by SYSEXIT, and in by an interrupt. */
+__asm__(LEGACY(legacy_levels,
+               "mov %esp, legacy_esp\n"
+               "xor %ebx, %ebx; xor %esi, %esi; xor %ebp, %ebp; mov $200, %edi\n"
+               "levels_again:\n"
+               "pushl $0x5b; pushl $legacy_stacks + 2 * 4096; pushl $3\n" /* CF */
+               "pushl $0x53; pushl $levels_user; iret\n"
+               "levels_left: mov legacy_esp, %esp\n"
+               "mov %ebx, seen + 60; mov %esi, seen + 64; mov %ebp, seen + 68\n"));
+
+__asm__(".text\n.code32\n"
+        "levels_user: adc $0, %ebx; mov %cs, %eax; add %eax, %esi\n"
+        "mov $levels_back, %edx; mov %esp, %ecx; stc; sysenter; ud2\n"
+        "levels_enter: adc $0, %ebx; mov %cs, %eax; add %eax, %esi\n"
+        "mov $0x10, %eax; mov %eax, %ds; mov %eax, %es\n"
+        "mov $0x63, %eax; mov %eax, %fs; add %fs:0, %ebp\n"
+        "mov $0x68, %eax; mov %eax, %fs; add %fs:0, %ebp\n"
+        "pushl $0x60; pop %fs; add %fs:0, %ebp\n"
+        "mov $0x80, %eax; mov %eax, %fs; add %fs:0, %ebp\n"
+        "pushf; pushl %cs; pushl $1f; iret; ud2\n"
+        "1: sysexit; ud2\n"
+        "levels_back: mov %cs, %eax; add %eax, %esi; int $0x20; ud2\n"
+        "levels_int20: add $20, %esp; mov $0x10, %eax; mov %eax, %ds\n"
+        "dec %edi; jnz levels_again; jmp levels_left\n"
+        "levels_gp: pop %eax; add %eax, seen + 72; addl $2, (%esp); iret\n" /* MOV */
+        ".code64\n.previous\n");
 
 static void put32(uint8_t *at, uint32_t value)
 {
@@ -305,9 +344,44 @@ static void try_paging(void)
     ASSERT_EQ(pointers[2] & 0x60, 0); /* these have no accessed bit */
 }
 
+#define MSR_SYSENTER_CS 0x174 /* then ESP, EIP */
+
+static uint64_t word_descriptor(const uint32_t *word, unsigned access)
+{
+    return 0x00cf00000000ffffull | (uint64_t)access << 40 |
+           ((uint64_t)word & 0xffffff) << 16 | ((uint64_t)word >> 24 & 0xff) << 56;
+}
+
+static void try_levels(void)
+{
+    case_begin("between the rings of protected mode");
+    prepare();
+    for (unsigned i = 0; i < 4; i++) {
+        legacy_gdt[ENTER / 8 + i] = i & 1 ? 0x00cf93000000ffff : 0x00cf9b000000ffff;
+        legacy_gdt[ENTER / 8 + i] |= i & 2 ? 0x600000000000 : 0;
+    }
+    legacy_words[0] = 1;
+    legacy_words[1] = 1000;
+    legacy_gdt[WORD_A / 8] = word_descriptor(&legacy_words[0], 0xf3);
+    legacy_gdt[WORD_B / 8] = word_descriptor(&legacy_words[1], 0x92);
+    legacy_idt[0x20] = gate(levels_int20, 0xee);
+    legacy_idt[VECTOR_GP] = gate(levels_gp, 0x8e);
+    msr_write(MSR_SYSENTER_CS, ENTER);
+    msr_write(MSR_SYSENTER_CS + 1, (uint64_t)(legacy_stacks[4] + 4096));
+    msr_write(MSR_SYSENTER_CS + 2, (uint64_t)levels_enter);
+    legacy_levels();
+    finish();
+    ASSERT_EQ(seen[SEEN_CARRIES], 200 * 2);
+    ASSERT_EQ(seen[SEEN_LEVELS], 200 * (ENTER + 2 * (ENTER + 0x10 + 3)));
+    ASSERT_EQ(seen[SEEN_WORDS], 200 * (1 + 1000 + 1 + 1));
+    ASSERT_EQ(seen[SEEN_GP], 200 * NOWHERE);
+    ASSERT_EQ(legacy_gdt[WORD_B / 8] >> 40 & 1, 1); /* accessed */
+}
+
 void guest_test(void)
 {
     try_tasks();
     try_v86();
     try_paging();
+    try_levels();
 }

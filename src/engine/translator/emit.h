@@ -255,6 +255,9 @@ emit_fn emit_cli, emit_sti, emit_cld, emit_swapgs, emit_pushf, emit_popf, emit_r
 emit_fn emit_syscall, emit_sysret, emit_ac;
 /* Leaves to quick.c, and goes on behind. */
 emit_fn emit_quick;
+/* The same on a condition; it goes on where emit_quick_resume was called. */
+void emit_leave_quick_if(struct emit *emit, unsigned condition);
+void emit_quick_resume(struct emit *emit);
 /* emit_time.c */
 emit_fn emit_rdtsc;
 /* emit_bit.c */

@@ -27,7 +27,7 @@ static void find_word(struct emit *emit, const struct guest_insn *insn, bool is_
     CODE(code, "\x49\xc1\xf9"); /* SAR r9, imm8 */
     code8(code, is_wide ? 6 : 5);
     struct host_mem word = {HOST_R8, HOST_R9, is_wide ? 3 : 2, 0};
-    host_op_mem(code, true, HOST_LEA, HOST_R8, &word);
+    host_op_mem(code, emit->is_64, HOST_LEA, HOST_R8, &word);
 }
 
 /* The word's bit is tested in a register: the host does not look beyond that. */
@@ -81,7 +81,7 @@ bool emit_bit_string(struct emit *emit, const struct guest_insn *insn)
 {
     unsigned size = insn->operand[0].size;
     bool is_wide = size == 64, is_test = insn->decoded.mnemonic == ZYDIS_MNEMONIC_BT;
-    if (!emit->is_64 || insn->decoded.address_width != 64 || size < 32 ||
+    if (insn->decoded.address_width != emit->width * 8 || size < 32 ||
         (!is_test && guest_in_memory(number_of(insn)))) {
         return false;
     }

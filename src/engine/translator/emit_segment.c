@@ -96,7 +96,17 @@ static void test_r10(struct code *code, uint32_t mask)
     code32(code, mask);
 }
 
-/* The interpreter loads everything else. */
+/* quick.c loads everything else into FS and GS, the interpreter into DS and ES, on which
+ * depends what code is made. */
+static void leave_if(struct emit *emit, unsigned segment, unsigned condition)
+{
+    if ((segment == X86_FS || segment == X86_GS) && !emit->cache->counts) {
+        emit_leave_quick_if(emit, condition);
+    } else {
+        emit_leave_if(emit, condition);
+    }
+}
+
 bool emit_load_segment(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
@@ -108,19 +118,21 @@ bool emit_load_segment(struct emit *emit, const struct guest_insn *insn)
     unsigned segment = (unsigned)ZydisRegisterGetId(insn->operand[0].reg.value);
     emit_spill_flags(emit, insn->flags_live_before);
     emit_selector(emit, insn);
+    host_fs(code, true, HOST_MOV_STORE, HOST_R10, FRAME(scratch));
+    host_fs_constant(code, FRAME(spill[0]), segment);
     host_fs(code, true, HOST_MOV_LOAD, HOST_R8, FRAME(cpu));
     struct host_mem selector = {HOST_R8, HOST_NONE, 0, selector_of(&insn->operand[0])};
     code8(code, 0x66);
     host_op_mem(code, false, 0x39, HOST_R10, &selector); /* CMP */
-    emit_leave_if(emit, HOST_NE);
+    leave_if(emit, segment, HOST_NE);
     test_r10(code, X86_SELECTOR_TI);
-    emit_leave_if(emit, HOST_NE);
+    leave_if(emit, segment, HOST_NE);
     test_r10(code, 0xfff8);
-    emit_leave_if(emit, HOST_E);
+    leave_if(emit, segment, HOST_E);
     CODE(code, "\x41\x83\xca\x07"); /* OR r10d, 7: the descriptor's last byte */
     load16(code, HOST_R9, HOST_R8, CPU(state.gdtr.limit));
     host_op_reg(code, false, 0x3b, HOST_R9, HOST_R10); /* CMP */
-    emit_leave_if(emit, HOST_B);
+    leave_if(emit, segment, HOST_B);
     struct host_mem base = {HOST_R8, HOST_NONE, 0, CPU(state.gdtr.base)};
     struct host_mem descriptor = {HOST_R8, HOST_R10, 0, -7};
     host_op_mem(code, true, HOST_MOV_LOAD, HOST_R8, &base);
@@ -130,7 +142,8 @@ bool emit_load_segment(struct emit *emit, const struct guest_insn *insn)
     host_op_mem(code, true, HOST_MOV_LOAD, HOST_R8, &there);
     host_fs(code, true, 0x3b, HOST_R8, /* CMP */
             frame_offset(offsetof(struct frame, segment_descriptor) + segment * 8));
-    emit_leave_if(emit, HOST_NE);
+    leave_if(emit, segment, HOST_NE);
+    emit_quick_resume(emit);
     if (is_pop) {
         emit_lea_base(emit, HOST_GUEST_RSP, HOST_GUEST_RSP, emit->width);
     }

@@ -14,21 +14,31 @@ void state_leave_if_wanted(struct emit *emit)
     emit_leave_if(emit, HOST_NE);
 }
 
+void emit_leave_quick_if(struct emit *emit, unsigned condition)
+{
+    emit_leave_if(emit, condition);
+    emit->cold[emit->cold_count - 1].reason = LEAVE_QUICK;
+}
+
+void emit_quick_resume(struct emit *emit)
+{
+    struct block_insn *done = &emit->block->insn[emit->ordinal];
+    done->resume = (uint16_t)(emit->code.at - (emit->cache->write + done->host));
+}
+
 /* What needs C, but no more of the guest's state than a register or two. Counting runs
  * leave it to the interpreter, which counts. */
 bool emit_quick(struct emit *emit, const struct guest_insn *insn)
 {
-    ZydisMnemonic mnemonic = insn->decoded.mnemonic;
-    bool is_kernels = mnemonic == ZYDIS_MNEMONIC_STAC ||
-                      mnemonic == ZYDIS_MNEMONIC_CLAC || mnemonic == ZYDIS_MNEMONIC_IRETQ;
-    if (emit->cache->counts || (is_kernels && emit->mode & MODE_USER)) {
+    bool is_user = emit->mode & MODE_USER;
+    bool is_users = insn->decoded.mnemonic == ZYDIS_MNEMONIC_SYSENTER;
+    if (emit->cache->counts || is_user != is_users) {
         return false;
     }
     emit_leave(emit, LEAVE_QUICK);
     emit->flags_in_memory = false; /* entering puts them there */
     emit->ended = insn->ends_block;
-    struct block_insn *done = &emit->block->insn[emit->ordinal];
-    done->resume = (uint16_t)(emit->code.at - (emit->cache->write + done->host));
+    emit_quick_resume(emit);
     return true;
 }
 

@@ -6,12 +6,6 @@
  */
 #include "engine/translator/emit_state.h"
 
-static void leave_quick_if(struct emit *emit, unsigned condition)
-{
-    emit_leave_if(emit, condition);
-    emit->cold[emit->cold_count - 1].reason = LEAVE_QUICK;
-}
-
 /* Host rax = ticks since the line's start; clobbers rdx, which the guest gives up, too.
  */
 static void read_host(struct emit *emit, bool with_aux)
@@ -25,7 +19,7 @@ static void read_host(struct emit *emit, bool with_aux)
     CODE(code, "\x48\xc1\xe2\x20\x48\x09\xd0"); /* SHL rdx, 32; OR rax, rdx */
     host_fs(code, true, 0x2b, HOST_RAX, FRAME(tsc_line.start));  /* SUB */
     host_fs(code, true, 0x3b, HOST_RAX, FRAME(tsc_line.length)); /* CMP */
-    leave_quick_if(emit, HOST_AE);
+    emit_leave_quick_if(emit, HOST_AE);
 }
 
 /* Host rdx = the TSC before its offset; clobbers rax and r9. */
@@ -55,7 +49,7 @@ bool emit_rdtsc(struct emit *emit, const struct guest_insn *insn)
         struct host_mem cr4 = state_at_r8(CPU(state.cr4));
         host_op_mem(code, false, 0xf7, 0, &cr4); /* TEST */
         code32(code, X86_CR4_TSD);
-        leave_quick_if(emit, HOST_NE);
+        emit_leave_quick_if(emit, HOST_NE);
     }
     read_host(emit, with_aux);
     scale(code);
@@ -66,7 +60,6 @@ bool emit_rdtsc(struct emit *emit, const struct guest_insn *insn)
         struct host_mem aux = state_at_r8(CPU(state.tsc_aux));
         host_op_mem(code, false, HOST_MOV_LOAD, HOST_RCX, &aux);
     }
-    struct block_insn *done = &emit->block->insn[emit->ordinal];
-    done->resume = (uint16_t)(code->at - (emit->cache->write + done->host));
+    emit_quick_resume(emit);
     return true;
 }

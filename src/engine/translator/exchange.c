@@ -26,9 +26,14 @@ bool exchange_is_flat(const struct cpu *cpu)
     return cpu->state.seg[X86_CS].base == 0;
 }
 
-static void segments_in(const struct cpu *cpu)
+void exchange_segments_in(const struct cpu *cpu)
 {
     struct frame *frame = &translator_frame;
+    frame->fs_base = cpu->state.seg[X86_FS].base;
+    frame->gs_base = cpu->state.seg[X86_GS].base;
+    if (cpu->is_long64) {
+        return;
+    }
     for (unsigned i = 0; i < X86_SEGMENT_COUNT; i++) {
         const struct x86_segment *segment = &cpu->state.seg[i];
         if (frame->segment_base[i] != (uint32_t)segment->base ||
@@ -49,11 +54,7 @@ void exchange_in(struct translator_cpu *translator)
     const struct cpu *cpu = translator->cpu;
     memcpy(frame->gpr, cpu->reg, sizeof(frame->gpr));
     frame->arith = cpu->arith;
-    frame->fs_base = cpu->state.seg[X86_FS].base;
-    frame->gs_base = cpu->state.seg[X86_GS].base;
-    if (!cpu->is_long64) {
-        segments_in(cpu);
-    }
+    exchange_segments_in(cpu);
 }
 
 void exchange_out(struct translator_cpu *translator)

@@ -10,6 +10,8 @@
  * (bases do not change there). */
 void exchange_in(struct translator_cpu *translator);
 void exchange_out(struct translator_cpu *translator);
+/* Segments alone. */
+void exchange_segments_in(const struct cpu *cpu);
 /* 32-bit code whose addresses are linear ones: MODE_FLAT. */
 bool exchange_is_flat(const struct cpu *cpu);
 /* x87 state, between struct cpu and the frame's image for XSAVE. */

@@ -1,8 +1,9 @@
 #pragma once
 /*
- * Changes of privilege between 64-bit code as today's systems make them. SYSCALL and
- * SYSRET are translated code's: it changes the return stack and the view of memory, and
- * struct cpu follows when it leaves. IRETQ is a routine's.
+ * Changes of privilege as today's systems make them. SYSCALL and SYSRET between 64-bit
+ * code are translated code's: it changes the return stack and the view of memory, and
+ * struct cpu follows when it leaves. Returns from interrupts, SYSENTER and SYSEXIT are
+ * routines'.
  */
 
 #include "engine/translator/run.h"
@@ -15,9 +16,16 @@
 bool level_is_possible(void);
 /* Before translated code is entered: what it needs to know. */
 void level_prepare(struct translator_cpu *translator);
-/* IRETQ of the kernel's, to its own level or to what SYSRET leads to, the state being in
- * the frame: rip is where to. False: it is not such a one, or faults, and nothing was
- * done. */
-bool level_return(struct translator_cpu *translator, uint64_t *rip);
+/* IRETQ, IRETD, SYSENTER and SYSEXIT, the state being in the frame: rip is where to. A
+ * return leads to its own level or to flat segments of a user's. False: it is not such a
+ * one, or faults, and nothing was done. */
+bool level_change(struct translator_cpu *translator, ZydisMnemonic mnemonic,
+                  uint64_t *rip);
+/* Is it one of these? */
+static inline bool level_is_changed_by(ZydisMnemonic mnemonic)
+{
+    return mnemonic == ZYDIS_MNEMONIC_IRETQ || mnemonic == ZYDIS_MNEMONIC_IRETD ||
+           mnemonic == ZYDIS_MNEMONIC_SYSENTER || mnemonic == ZYDIS_MNEMONIC_SYSEXIT;
+}
 /* It has left, and the frame's moved is not MOVED_NOWHERE. */
 void level_follow(struct translator_cpu *translator);

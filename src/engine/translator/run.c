@@ -310,18 +310,21 @@ static bool interpret_within(struct translator_cpu *translator, const struct blo
     return true;
 }
 
-/* IRETQ; true: on where it leads to. */
-static bool return_within(struct translator_cpu *translator, const struct block *block,
-                          unsigned ordinal, struct entry *entry)
+/* A change of privilege; true: on where it leads to. */
+static bool change_level(struct translator_cpu *translator, const struct block *block,
+                         unsigned ordinal, struct entry *entry)
 {
     struct cpu *cpu = translator->cpu;
     uint64_t rip;
-    if (!level_return(translator, &rip)) {
+    ZydisMnemonic mnemonic = block->insn[ordinal].mnemonic;
+    if (!level_change(translator, mnemonic, &rip)) {
         return interpret_within(translator, block, ordinal, entry);
     }
     prepare(translator);
-    if (!wants_look(cpu) && (find_jump(translator, rip, entry) ||
-                             find_entry(translator, rip, translator_frame.exit_reason,
+    cpu->rip = rip;
+    uint64_t linear = run_linear_rip(cpu);
+    if (!wants_look(cpu) && (find_jump(translator, linear, entry) ||
+                             find_entry(translator, linear, translator_frame.exit_reason,
                                         entry) == FOUND_ENTRY)) {
         return true;
     }
@@ -387,8 +390,8 @@ static bool handle(struct translator_cpu *translator, struct entry *entry)
         counter_add(&translator->stats.mnemonic[block->insn[ordinal].mnemonic], 1);
         return interpret_within(translator, block, ordinal, entry);
     case LEAVE_QUICK:
-        if (block->insn[ordinal].mnemonic == ZYDIS_MNEMONIC_IRETQ) {
-            return return_within(translator, block, ordinal, entry);
+        if (level_is_changed_by(block->insn[ordinal].mnemonic)) {
+            return change_level(translator, block, ordinal, entry);
         }
         if (!quick_run(translator, &block->insn[ordinal])) {
             return interpret_within(translator, block, ordinal, entry);
