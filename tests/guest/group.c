@@ -146,6 +146,24 @@ static void try_across(const struct run *run)
     }
 }
 
+/* An engine may check what comes to a page's end in parts, when it has seen that often,
+ * each time elsewhere: refusals are at their accesses then, too. */
+static void try_split(const struct run *run)
+{
+    for (unsigned done = 1; done < run->count; done++) {
+        map(PTE_P | PTE_W, PTE_P | PTE_W);
+        for (unsigned i = 0; i < 200; i++) {
+            ASSERT(!trap_try(run->function, EDGE + (run->is_down ? 8 : -8) * (int)done));
+        }
+        for (unsigned refused = 0; refused < run->count; refused++) {
+            try_edge(run, refused, false);
+            if (run->writes) {
+                try_edge(run, refused, true);
+            }
+        }
+    }
+}
+
 /* Reads before it writes; between them a fault, if RSI is not mapped. */
 ASM_FUNCTION(late_write, "mov $0x10000001000, %rsi\n"
                          "mov (%rdi), %rax\n"
@@ -284,25 +302,35 @@ ASM_FUNCTION(sum_run, "lea 4096(%rdi), %rsi; lea 4096(%rsi), %rdx; mov %rsi, %rs
                       "mov 24(%rdi), %r11; adc 24(%rsi), %r11; mov %r11, 24(%rdx)\n"
                       "setc %al; movzx %al, %eax\n");
 
+static void try_sum(uint64_t start, unsigned seed)
+{
+    volatile uint64_t *a = (uint64_t *)start, *b = a + 512, *sum = b + 512;
+    for (unsigned word = 0; word < 4; word++) {
+        a[word] = seed >> word & 1 ? UINT64_MAX : seed;
+        b[word] = seed >> (word + 4) & 1 ? UINT64_MAX : 0;
+    }
+    unsigned carry = 0;
+    uint64_t result = sum_run(start);
+    for (unsigned word = 0; word < 4; word++) {
+        uint64_t half = a[word] + b[word];
+        ASSERT_EQ(sum[word], half + carry);
+        carry = half < a[word] || half + carry < half;
+    }
+    ASSERT_EQ(result, carry);
+}
+
 static void try_sums(void)
 {
     case_begin("a carry over three bases");
     map(PTE_P | PTE_W, PTE_P | PTE_W);
     page_map(EDGE + PAGE_SIZE, (uint64_t)page_new(), PTE_P | PTE_W, 1);
-    volatile uint64_t *a = (uint64_t *)BASE, *b = a + 512, *sum = b + 512;
+    page_map(EDGE + 2 * PAGE_SIZE, (uint64_t)page_new(), PTE_P | PTE_W, 1);
     for (unsigned i = 0; i < 512; i++) {
-        for (unsigned word = 0; word < 4; word++) {
-            a[word] = i >> word & 1 ? UINT64_MAX : i;
-            b[word] = i >> (word + 4) & 1 ? UINT64_MAX : 0;
-        }
-        unsigned carry = 0;
-        uint64_t result = sum_run(BASE);
-        for (unsigned word = 0; word < 4; word++) {
-            uint64_t half = a[word] + b[word];
-            ASSERT_EQ(sum[word], half + carry);
-            carry = half < a[word] || half + carry < half;
-        }
-        ASSERT_EQ(result, carry);
+        try_sum(BASE, i);
+    }
+    case_begin("the same across pages");
+    for (unsigned i = 0; i < 512; i++) {
+        try_sum(EDGE - 8 * (i / 128) - 4, i);
     }
     case_begin("the sum's page refuses");
     for (unsigned i = 0; i < 3; i++) {
@@ -391,6 +419,8 @@ void guest_test(void)
                 try_edge(run, done, true);
             }
         }
+        case_begin("%s that often cross a page's end, and then may not", run->name);
+        try_split(run);
         case_begin("%s across pages", run->name);
         try_across(run);
         trap_set_gate(VECTOR_PF, 0x8e, 0);

@@ -52,9 +52,10 @@ struct block_insn {
     int32_t stack_bytes; /* what a RET pops, a CALL pushes (as negative) */
     uint8_t host_flags;  /* INSN_* */
     uint8_t group_size; /* bytes that it checks for a group of accesses; 0: begins none */
-    uint16_t resume;    /* offset in its code: behind the look after its last store */
-    uint16_t mnemonic;  /* ZydisMnemonic */
-    uint32_t host;      /* offset of its code in the cache */
+    uint8_t group_offset; /* its own among them */
+    uint16_t resume;      /* offset in its code: behind the look after its last store */
+    uint16_t mnemonic;    /* ZydisMnemonic */
+    uint32_t host;        /* offset of its code in the cache */
 };
 
 /* Are the guest's flags in the host's (else in frame.arith) at the instruction's start,
@@ -84,6 +85,16 @@ struct link {
     struct link *next, **at;
 };
 
+/* Where a group of accesses must not go across: so far behind the address of the access
+ * that begins one at an instruction. A page ended there, often. */
+struct split {
+    uint16_t offset; /* of the instruction, in its page */
+    int16_t distance;
+};
+
+/* A block that needs more of them has a check for each access. */
+#define SPLITS_MAX 8
+
 /* A frame that a block's guest code lies in. */
 struct block_source {
     frame_t frame; /* FRAME_NONE: the second one of most blocks */
@@ -96,7 +107,9 @@ struct block {
     uint32_t number;
     struct code_place place;
     struct block_source source[2];
-    uint8_t count;     /* of instructions */
+    uint8_t count; /* of instructions */
+    uint8_t split_count;
+    struct split split[SPLITS_MAX];
     uint8_t status[2]; /* what its head compares: STATUS_* that must be set */
     bool is_dead;
     uint32_t entry;          /* with the guest's flags in the host's */
@@ -117,7 +130,7 @@ enum code_cause {
     BY_STORE,    /* the guest stored to their code */
     BY_DEVICE,   /* a device did, or somebody outside the guest */
     BY_OVERFLOW, /* the cache was full */
-    BY_VARIANT,  /* their plain variants took their place */
+    BY_VARIANT,  /* others, with more checks, took their place */
     CODE_CAUSES,
 };
 

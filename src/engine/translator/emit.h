@@ -240,8 +240,11 @@ uint32_t emit_link(struct emit *emit, int opcode, unsigned target);
 void emit_leave(struct emit *emit, unsigned reason);
 
 /* group.c: finds the groups of a block's accesses, whose functions are known; addresses
- * have width bytes, and segments no bases but FS and GS. */
-void group_accesses(struct guest_insn *insn, unsigned count, unsigned width);
+ * have width bytes, and segments no bases but FS and GS. Groups end at the block's
+ * splits.
+ */
+void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
+                    const struct block *block);
 
 /* emit_copy.c */
 emit_fn emit_copy, emit_nothing, emit_lea;
@@ -275,7 +278,9 @@ emit_fn emit_call, emit_ret, emit_jmp, emit_jcc, emit_loop, emit_jrcxz;
 /*
  * Makes the block at a place, known to the cache from then on. NULL: the guest is storing
  * to the code, its first instruction crosses into a page that the place does not name, or
- * there is no room (*is_full). The lock is held.
+ * there is no room (*is_full). The lock is held. Its groups end at the splits of former,
+ * a block that was there, unless that is NULL.
  */
 struct block *translate(struct code_cache *cache, struct cpu *cpu,
-                        const struct code_place *place, bool *is_full);
+                        const struct code_place *place, const struct block *former,
+                        bool *is_full);

@@ -279,6 +279,7 @@ static void begin_group(struct emit *emit, const struct access *access)
     struct code *code = &emit->code;
     struct block_insn *insn = &emit->block->insn[emit->ordinal];
     insn->group_size = access->group_size;
+    insn->group_offset = access->offset;
     if (access->stores || !access->group_stores) {
         insn->host_flags |= INSN_FILLS;
     }

@@ -13,7 +13,7 @@ static struct block *make_block(struct translator_cpu *translator,
     pthread_mutex_lock(&cache->lock);
     struct block *block = code_find(cache, place);
     if (!block) {
-        block = translate(cache, translator->cpu, place, is_full);
+        block = translate(cache, translator->cpu, place, NULL, is_full);
         counter_add(&translator->stats.blocks_made, block != NULL);
     }
     pthread_mutex_unlock(&cache->lock);
@@ -159,8 +159,43 @@ bool find_jump(struct translator_cpu *translator, uint64_t linear, struct entry 
     return true;
 }
 
-/* So often a block may need its plain variant until that takes its place. */
+/* So often a block may need its plain variant until another block takes its place. */
 #define MISSES_MAX 64
+
+/* The group that begins at an instruction does not work out as it is. True: its bytes lay
+ * in two pages, and the block has room to say where the first one ended. */
+static bool note_split(struct block *block, const struct block_insn *insn)
+{
+    unsigned left = FRAME_SIZE - translator_frame.exit_value % FRAME_SIZE;
+    bool is_missed = translator_frame.exit_reason == LEAVE_READ ||
+                     translator_frame.exit_reason == LEAVE_WRITE;
+    if (!is_missed || left >= insn->group_size || block->split_count == SPLITS_MAX) {
+        return false;
+    }
+    block->split[block->split_count++] = (struct split){
+        .offset = insn->offset,
+        .distance = (int16_t)((int)left - insn->group_offset),
+    };
+    return true;
+}
+
+/* The plain variant, or one with a check more. */
+static void replace_block(struct translator_cpu *translator, struct block *block,
+                          unsigned ordinal)
+{
+    struct code_cache *cache = translator->cache;
+    enum where before = where_enter(WHERE_TRANSLATION);
+    pthread_mutex_lock(&cache->lock);
+    if (!block->is_dead) {
+        bool is_full = false;
+        code_retire(cache, block, BY_VARIANT);
+        if (note_split(block, &block->insn[ordinal])) {
+            translate(cache, translator->cpu, &block->place, block, &is_full);
+        }
+    }
+    pthread_mutex_unlock(&cache->lock);
+    where_enter(before);
+}
 
 bool find_plain(struct translator_cpu *translator, struct block *block, unsigned ordinal,
                 struct entry *entry)
@@ -178,9 +213,7 @@ bool find_plain(struct translator_cpu *translator, struct block *block, unsigned
         return false;
     }
     if (atomic_fetch_add(&block->misses, 1) == MISSES_MAX) {
-        pthread_mutex_lock(&cache->lock);
-        code_retire(cache, block, BY_VARIANT);
-        pthread_mutex_unlock(&cache->lock);
+        replace_block(translator, block, ordinal);
     }
     *entry = (struct entry){plain->insn[ordinal].host, plain->status, entry->page};
     return true;

@@ -4,7 +4,9 @@
  * of them checks all their bytes, which must lie in one page; its host address stays in
  * r10 until the last, or in the frame, where several groups overlap or something between
  * needs r10: loading it changes no flags, as a check would. If that does not work out,
- * the block's plain variant goes on, which has a check for each (MODE_PLAIN).
+ * the block's plain variant goes on, which has a check for each (MODE_PLAIN). A block
+ * whose group's bytes lie in two pages often is made anew, with that group in two
+ * (find.c).
  *
  * A group may check for a write before the write is due: nothing of the guest changes by
  * that, for entries are not filled then (miss.c). Whether stored bytes are code, or
@@ -36,6 +38,9 @@ struct group {
 
 struct plan {
     struct guest_insn *insn;
+    const struct block *block;
+    struct address split[SPLITS_MAX]; /* where groups end, as far as it is known yet */
+    unsigned split_count;
     struct values values;
     struct group group[GROUPS_MAX];
     unsigned group_count;
@@ -222,6 +227,32 @@ static bool is_same_base(const struct address *a, const struct address *b)
            (a->scale == b->scale || a->index == NO_VALUE);
 }
 
+/* Those that an access that would begin a group says. */
+static void find_splits(struct plan *plan, unsigned i, const struct address *address)
+{
+    const struct block *block = plan->block;
+    for (unsigned s = 0; s < block->split_count; s++) {
+        if (block->split[s].offset == plan->insn[i].offset) {
+            struct address *split = &plan->split[plan->split_count++];
+            *split = *address;
+            split->offset += block->split[s].distance;
+        }
+    }
+}
+
+/* Does a split lie within bytes of an address, low to before high? */
+static bool is_split(const struct plan *plan, const struct address *address, int32_t low,
+                     int32_t high)
+{
+    for (unsigned s = 0; s < plan->split_count; s++) {
+        const struct address *split = &plan->split[s];
+        if (is_same_base(split, address) && low < split->offset && split->offset < high) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The open group that an access fits into; a new one if there is none and room. */
 static struct group *join(struct plan *plan, unsigned i, const struct member *member)
 {
@@ -239,6 +270,9 @@ static struct group *join(struct plan *plan, unsigned i, const struct member *me
             group->is_open = false;
             continue;
         }
+        if (is_split(plan, address, low, high)) {
+            continue;
+        }
         group->address.offset = low;
         group->end = high;
         group->last = (uint8_t)i;
@@ -249,6 +283,7 @@ static struct group *join(struct plan *plan, unsigned i, const struct member *me
     if (plan->group_count == GROUPS_MAX) {
         return NULL;
     }
+    find_splits(plan, i, address);
     struct group *group = &plan->group[plan->group_count++];
     *group = (struct group){
         .address = *address,
@@ -391,9 +426,10 @@ static void find_members(struct plan *plan, unsigned count, struct member *membe
     }
 }
 
-void group_accesses(struct guest_insn *insn, unsigned count, unsigned width)
+void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
+                    const struct block *block)
 {
-    struct plan plan = {.insn = insn};
+    struct plan plan = {.insn = insn, .block = block};
     values_init(&plan.values, width);
     struct member members[BLOCK_INSN_MAX];
     find_members(&plan, count, members);

@@ -109,7 +109,7 @@ void code_stats_tell(struct code_cache *cache, engine_stat_fn *each, void *opaqu
         {"by_store", counters.invalidated[BY_STORE]},
         {"by_device", counters.invalidated[BY_DEVICE]},
         {"by_overflow", counters.invalidated[BY_OVERFLOW]},
-        {"by_plain_variant", counters.invalidated[BY_VARIANT]},
+        {"by_variant", counters.invalidated[BY_VARIANT]},
     };
     tell_rows("invalidated_blocks", invalidated, array_size(invalidated), each, opaque);
     const struct row evictions[] = {

@@ -1,4 +1,6 @@
 /* From guest code to a block: which instructions, and their code. */
+#include <string.h>
+
 #include "base/scope.h"
 #include "engine/translator/decode.h"
 
@@ -224,7 +226,7 @@ static void find_groups(struct translation *translation)
     }
     bool has_bases = !emit->is_64 && !(emit->mode & MODE_FLAT);
     if (!has_bases && !(emit->mode & MODE_PLAIN)) {
-        group_accesses(translation->insn, translation->count, emit->width);
+        group_accesses(translation->insn, translation->count, emit->width, emit->block);
     }
 }
 
@@ -322,7 +324,8 @@ static bool is_current(const struct emit *emit)
 }
 
 struct block *translate(struct code_cache *cache, struct cpu *cpu,
-                        const struct code_place *place, bool *is_full)
+                        const struct code_place *place, const struct block *former,
+                        bool *is_full)
 {
     struct translation *translation = &scratch;
     struct emit *emit = &translation->emit;
@@ -337,6 +340,10 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
     block->source[0].frame = place->frame;
     block->source[1].frame = place->next;
     block->number = cache->block_count;
+    if (former) {
+        block->split_count = former->split_count;
+        memcpy(block->split, former->split, sizeof(block->split));
+    }
     emit->cache = cache;
     emit->cpu = cpu;
     emit->block = block;
