@@ -148,31 +148,6 @@ static bool has_equal_registers(const struct isa_case *test, const struct isa_re
     return true;
 }
 
-static bool skips_dead_flags;
-
-void compare_skip_dead_flags(bool is_skipping)
-{
-    skips_dead_flags = is_skipping;
-}
-
-/* Flags that need not be equal where the case has ended. */
-static uint64_t free_flags(const struct isa_case *test,
-                           const struct compare_side *native_side)
-{
-    const struct isa_result *native = native_side->result;
-    int64_t offset = (int64_t)(native->rip - ISA_CODE - test->code_offset);
-    unsigned fixed = ISA_FIXED_CODE * ISA_PAGE;
-    const uint8_t *code = test->code_offset < fixed
-                              ? test->code
-                              : native_side->memory + (test->code_offset - fixed);
-    uint32_t flags = undefined_at(test, native->rip);
-
-    if (skips_dead_flags && native->exception != X86_BP) {
-        flags |= undefined_dead(test, code, offset);
-    }
-    return flags;
-}
-
 /* Flags that differ and are defined. */
 static uint64_t different_flags(const struct isa_case *test,
                                 const struct compare_side *native,
@@ -180,7 +155,7 @@ static uint64_t different_flags(const struct isa_case *test,
 {
     uint64_t flags = native->result->flags ^ ours->result->flags;
 
-    return flags ? flags & ~free_flags(test, native) : 0;
+    return flags ? flags & ~(uint64_t)undefined_at(test, native->result->rip) : 0;
 }
 
 bool compare_equal(const struct isa_case *test, const struct compare_side *native_side,
@@ -333,7 +308,7 @@ static void print_registers(FILE *out, const struct isa_case *test,
         print_value(out, "address", native->address, ours->address);
     }
     print_value(out, "rip", native->rip, ours->rip);
-    uint64_t compared = ~free_flags(test, native_side);
+    uint64_t compared = ~(uint64_t)undefined_at(test, native->rip);
     print_value(out, "flags", native->flags & compared, ours->flags & compared);
     for (unsigned i = 0; i < 16; i++) {
         print_value(out, gpr_names[i], native->gpr[i], ours->gpr[i]);

@@ -21,10 +21,6 @@ struct compare_side {
     const uint8_t *memory;
 };
 
-/* From now on the arithmetic flags that a fault shows are not compared where the case's
- * own code would overwrite them, unread: the translator keeps them in deterministic runs
- * alone. */
-void compare_skip_dead_flags(bool is_skipping);
 /* native was measured, ours computed. */
 bool compare_equal(const struct isa_case *test, const struct compare_side *native,
                    const struct compare_side *ours);

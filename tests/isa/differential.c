@@ -4,7 +4,7 @@
  *
  *     isa_differential [--engine NAME] [--seed N] [--first N] [--cases N | --forever]
  *                      [--row MNEMONIC] [--failures N] [--coverage FILE] [--complete]
- *                      [--undefined] [--deterministic | --dead-flags]
+ *                      [--undefined] [--deterministic]
  *
  * Ends with 1 if anything differs, after printing each difference with its number (run it
  * again by --seed S --first N --cases 1), shrunk, and as an entry for regressions.c; and
@@ -425,7 +425,6 @@ int main(int argc, char **argv)
     if (!options_parse(&run.options, argc, argv)) {
         return 2;
     }
-    compare_skip_dead_flags(run.options.skips_dead_flags);
     if (run.options.wants_undefined) {
         print_undefined();
         return 0;

@@ -65,8 +65,6 @@ static bool parse(int argc, char **argv, struct options *options)
             options->must_be_complete = true;
         } else if (strcmp(argv[i], "--deterministic") == 0) {
             options->is_deterministic = true;
-        } else if (strcmp(argv[i], "--dead-flags") == 0) {
-            options->skips_dead_flags = true;
         } else if (strcmp(argv[i], "--undefined") == 0) {
             options->wants_undefined = true;
         } else if (i + 1 == argc || !parse_value(options, argv[i], argv[i + 1])) {
@@ -86,7 +84,7 @@ bool options_parse(struct options *options, int argc, char **argv)
     fprintf(stderr,
             "usage: %s [--engine NAME] [--seed N] [--first N] [--cases N | --forever] "
             "[--row MNEMONIC] [--failures N] [--coverage FILE] [--complete] "
-            "[--undefined] [--deterministic | --dead-flags]\n",
+            "[--undefined] [--deterministic]\n",
             argv[0]);
     return false;
 }

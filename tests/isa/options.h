@@ -10,8 +10,7 @@ struct options {
     const char *engine, *coverage;
     uint64_t seed, first, cases;
     bool is_endless, must_be_complete, wants_undefined, is_deterministic;
-    bool skips_dead_flags; /* compare.h */
-    ZydisMnemonic row;     /* or ZYDIS_MNEMONIC_INVALID for all */
+    ZydisMnemonic row; /* or ZYDIS_MNEMONIC_INVALID for all */
     unsigned failures_max;
 };
 

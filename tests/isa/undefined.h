@@ -22,10 +22,6 @@ uint32_t undefined_at(const struct isa_case *test, uint64_t rip);
 /* Does any instruction read flags that are undefined, so that anything may come of it? */
 bool undefined_is_read(const struct isa_case *test);
 
-/* Which flags are overwritten behind offset, in a line and before a branch, without
- * having been read? code is what lies at the case's place when it has ended. */
-uint32_t undefined_dead(const struct isa_case *test, const uint8_t *code, int64_t offset);
-
 /* The table, for its documentation: row n as text; false behind the last. */
 bool undefined_row(unsigned n, const char **mnemonic, uint32_t *flags,
                    const char **section);

@@ -55,7 +55,8 @@ struct block_insn {
     uint8_t group_offset; /* its own among them */
     uint16_t resume;      /* offset in its code: behind the look after its last store */
     uint16_t mnemonic;    /* ZydisMnemonic */
-    uint32_t host;        /* offset of its code in the cache */
+    uint8_t recovery; /* where it is left: 0, flags are kept; else block->recovery[-1] */
+    uint32_t host;    /* offset of its code in the cache */
 };
 
 /* Are the guest's flags in the host's (else in frame.arith) at the instruction's start,
@@ -75,12 +76,13 @@ struct block_insn {
 
 /* A direct exit. */
 struct link {
-    uint32_t place;   /* of the displacement, within 8 aligned bytes */
-    uint32_t stub;    /* what it leads to while not linked */
-    uint32_t from;    /* number of its block */
-    uint16_t target;  /* offset in the page */
-    bool from_memory; /* the guest's flags are in frame.arith there */
-    bool is_linked;
+    uint32_t place;       /* of the displacement; a multiple of 4 */
+    uint32_t stub;        /* what it leads to while not linked */
+    uint32_t from;        /* number of its block */
+    uint16_t target;      /* offset in the page */
+    bool from_memory : 1; /* the guest's flags are in frame.arith there */
+    bool is_linked : 1;
+    uint8_t settles; /* struct block's, at the target */
     /* Of those that lead to the same block; and what points to this one. */
     struct link *next, **at;
 };
@@ -94,6 +96,24 @@ struct split {
 
 /* A block that needs more of them has a check for each access. */
 #define SPLITS_MAX 8
+
+/*
+ * Flags that code overwrites unread, but shows if it is left before that, need not be
+ * kept while registers hold what they can be computed from: the operands of an
+ * instruction, or its result (recover.c).
+ */
+struct recovery {
+#define RECOVER_TEST    0 /* of what TEST compares; of AND's, OR's, XOR's result, twice */
+#define RECOVER_COMPARE 1 /* of what CMP compares */
+#define RECOVER_SUB     2 /* of a difference and what was subtracted */
+#define RECOVER_ADD     3 /* of a sum and what was added */
+#define RECOVER_NEG     4 /* of NEG's result */
+    uint8_t kind;
+    uint8_t size; /* of operands, bytes */
+#define RECOVER_CONSTANT 16
+    uint8_t reg[2]; /* the two values: a general register, or none, and a constant */
+    int32_t add[2];
+};
 
 /* A frame that a block's guest code lies in. */
 struct block_source {
@@ -111,17 +131,21 @@ struct block {
     uint8_t split_count;
     struct split split[SPLITS_MAX];
     uint8_t status[2]; /* what its head compares: STATUS_* that must be set */
+    /* Who leaves at the head has lost the guest's flags, which so many instructions, that
+     * cannot fault, overwrite unread; 0: they are known. */
+    uint8_t settles;
     bool is_dead;
-    uint32_t entry;        /* with the guest's flags in the host's */
-    uint32_t entry_memory; /* with the guest's flags in frame.arith */
-    uint32_t patch;        /* 8 bytes, aligned, behind both: the look, until it is dead */
-    uint32_t stale;        /* where the dead one leads */
-    uint32_t cold;         /* its code that is rarely run, behind the rest */
-    uint32_t end;          /* of its code */
+    uint32_t entry;          /* with the guest's flags in the host's */
+    uint32_t entry_memory;   /* with the guest's flags in frame.arith */
+    uint32_t patch;          /* 8 bytes, aligned, behind both: a NOP, until it is dead */
+    uint32_t stale;          /* where the dead one leads */
+    uint32_t cold;           /* its code that is rarely run, behind the rest */
+    uint32_t end;            /* of its code */
     _Atomic uint16_t misses; /* how often the plain variant had to go on */
     struct block *_Atomic hash_next, *_Atomic *hash_at;
     struct link *in;
     uint32_t first_link, last_link; /* its own: from, to before */
+    const struct recovery *recovery;
     struct block_insn insn[];
 };
 

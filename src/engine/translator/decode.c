@@ -60,7 +60,7 @@ static bool work_out(struct emit *emit, struct guest_insn *insn, unsigned room)
         }
         insn->ends_block = ends_block(insn);
     }
-    flags_find(insn, emit->cache->counts);
+    flags_find(insn);
     if (insn->emit == emit_copy) {
         emit_copy_plan(emit, insn);
     }
@@ -311,7 +311,7 @@ static bool recall(const struct emit *emit, struct guest_insn *insn,
     memcpy(&insn->emit, &from->emit, sizeof(*insn) - offsetof(struct guest_insn, emit));
     fill_in(insn, known);
     if (flags_depend_on_count(insn)) {
-        flags_find(insn, emit->cache->counts);
+        flags_find(insn);
     }
     return true;
 }

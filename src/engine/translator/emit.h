@@ -49,10 +49,18 @@ struct guest_insn {
     bool ends_block;
     bool uses_vector, uses_fpu;
     uint32_t flags_read,
-        flags_kill;        /* arithmetic flags; kill: all bits written whatever */
-    uint32_t flags_needed; /* shown, if it faults */
-    uint32_t flags_write;  /* perhaps written */
-    uint32_t flags_live;   /* somebody behind this instruction reads them */
+        flags_kill;       /* arithmetic flags; kill: all bits written whatever */
+    uint32_t flags_write; /* perhaps written */
+    /* When translated code may be left at it, which shows all flags. */
+    enum shows {
+        SHOWS_NOTHING,
+        SHOWS_BY_ACCESS, /* where its access is checked */
+        SHOWS_ALWAYS,
+    } shows;
+    bool stores;      /* its store may be of code, and leave behind it */
+    bool can_recover; /* whoever leaves at it finds the guest's registers as before it */
+    uint8_t recovery; /* how flags are found where it is left, as struct block_insn's */
+    uint32_t flags_live; /* must be known behind it, in the host's or in memory */
     uint32_t flags_live_before;
     struct access access;
     bool keeps_base; /* r10 is a group's, behind the first's check */
@@ -63,7 +71,7 @@ struct guest_insn {
 struct cold {
     enum cold_kind {
         COLD_LEAVE,    /* out, by a reason, with the instruction's number */
-        COLD_MISS,     /* out, host + the tag at r9 being the address that missed */
+        COLD_MISS,     /* out, r8 + the tag at r9 being the address that missed */
         COLD_WATCHED,  /* out, r8 being the host address stored to, or base + target */
         COLD_LINK,     /* out, by a link */
         COLD_JUMP,     /* on at a guest address of this page or another */
@@ -73,7 +81,6 @@ struct cold {
     uint8_t reason, ordinal;
     bool from_host; /* the guest's flags are in the host's */
     bool is_write;
-    uint8_t host; /* register */
     bool by_base; /* of the group with this slot */
     uint8_t slot;
     bool is_stale;  /* a block's head leads here, when it is dead */
@@ -94,10 +101,15 @@ struct emit {
     uint64_t page;        /* linear address of the page */
     unsigned watched_end; /* of the page, from the block's beginning on: in whole lines */
     unsigned ordinal;
-    bool flags_in_memory; /* the guest's flags are in frame.arith, not in the host's */
-    int32_t stack_moves;  /* what guest RSP is to be moved by yet */
-    bool ended;           /* no way leads behind the last instruction */
-    bool keeps_base;      /* of the instruction being made */
+    bool flags_in_memory;  /* the guest's flags are in frame.arith, not in the host's */
+    bool flags_are_stored; /* they are in frame.arith, too */
+    uint8_t ahead;         /* so many instructions behind the block overwrite all flags */
+    uint8_t settles;       /* struct link's, of a link that is made now */
+    struct recovery recovery[BLOCK_INSN_MAX];
+    unsigned recovery_count;
+    int32_t stack_moves; /* what guest RSP is to be moved by yet */
+    bool ended;          /* no way leads behind the last instruction */
+    bool keeps_base;     /* of the instruction being made */
     struct cold cold[COLD_MAX];
     unsigned cold_count;
 };
@@ -151,16 +163,29 @@ static inline void emit_load_gpr(struct emit *emit, unsigned host, unsigned gues
     }
 }
 
-/* flags.c: what an instruction does to flags, its function being known. is_exact: shows
- * whoever may look those that nobody acts on, too. */
-void flags_find(struct guest_insn *insn, bool is_exact);
+/* flags.c: what an instruction does to flags, its function being known. */
+void flags_find(struct guest_insn *insn);
 /* Is that another thing for another immediate? */
 bool flags_depend_on_count(const struct guest_insn *insn);
-/* Which are live at each of a block's instructions; end: the offset behind them. */
+/* Which are live behind a block's last instruction; end: the offset behind it. */
+uint32_t flags_find_end(struct emit *emit, const struct guest_insn *insns, unsigned count,
+                        unsigned end);
+/* Which must be known at each of a block's instructions, some being live at its end. */
 void flags_find_live(struct emit *emit, struct guest_insn *insns, unsigned count,
-                     unsigned end);
+                     uint32_t live);
+/* May translated code be left at the instruction, or behind it by its store? Its access's
+ * kind is known. */
+bool flags_are_shown(const struct guest_insn *insn);
+bool flags_are_shown_behind(const struct guest_insn *insn);
+/* How many of them it takes until all flags have been overwritten. */
+unsigned flags_count_settling(const struct emit *emit, const struct guest_insn *insns,
+                              unsigned count);
 /* Has it a check, which overwrites the host's? Its access's kind is known. */
 bool flags_are_spilled(const struct guest_insn *insn);
+
+/* recover.c: where a block's instructions may be left, how to find flags that nobody has
+ * kept. */
+void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count);
 
 struct cold *emit_cold(struct emit *emit, enum cold_kind kind, uint8_t *place);
 void emit_colds(struct emit *emit);
@@ -171,6 +196,11 @@ void emit_colds(struct emit *emit);
 void emit_spill_flags(struct emit *emit, uint32_t live);
 /* Brings them back into the host's; clobbers r10, r9 while that is a group's base. */
 void emit_restore_flags(struct emit *emit);
+/* The host's are the guest's from here on. */
+static inline void emit_note_flags(struct emit *emit)
+{
+    emit->flags_in_memory = emit->flags_are_stored = false;
+}
 
 /* Registers and memory as wide as addresses are: 32-bit results are zero-extended. */
 static inline void emit_mov(struct emit *emit, unsigned to, unsigned from)
@@ -270,7 +300,7 @@ emit_fn emit_bit_string;
 emit_fn emit_push, emit_pop, emit_leave_frame;
 /* emit_segment.c */
 emit_fn emit_push_segment, emit_read_segment, emit_load_segment;
-/* Does it do without guest RSP, which may be moved later? */
+/* Does it find its place in the stack without guest RSP, which may be moved later? */
 bool emit_moves_later(const struct guest_insn *insn);
 void emit_settle_stack(struct emit *emit);
 /* emit_branch.c */

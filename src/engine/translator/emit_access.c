@@ -13,7 +13,7 @@ struct cold *emit_cold(struct emit *emit, enum cold_kind kind, uint8_t *place)
         .kind = kind,
         .place = {place},
         .ordinal = (uint8_t)emit->ordinal,
-        .from_host = !emit->flags_in_memory,
+        .from_host = !emit->flags_in_memory && !emit->flags_are_stored,
     };
     return cold;
 }
@@ -25,11 +25,13 @@ void emit_spill_flags(struct emit *emit, uint32_t live)
     if (emit->flags_in_memory || !live) {
         return;
     }
-    host_mov(&emit->code, HOST_R8, HOST_RAX);
-    CODE(&emit->code, "\x9f\x0f\x90\xc0\x66"); /* LAHF; SETO al; MOV fs:[arith], ax */
-    host_fs(&emit->code, false, HOST_MOV_STORE, HOST_RAX, FRAME(arith));
-    host_mov(&emit->code, HOST_RAX, HOST_R8);
-    emit->flags_in_memory = true;
+    if (!emit->flags_are_stored) {
+        host_mov(&emit->code, HOST_R8, HOST_RAX);
+        CODE(&emit->code, "\x9f\x0f\x90\xc0\x66"); /* LAHF; SETO al; MOV fs:[arith], ax */
+        host_fs(&emit->code, false, HOST_MOV_STORE, HOST_RAX, FRAME(arith));
+        host_mov(&emit->code, HOST_RAX, HOST_R8);
+    }
+    emit->flags_in_memory = emit->flags_are_stored = true;
 }
 
 void emit_restore_flags(struct emit *emit)
@@ -44,6 +46,7 @@ void emit_restore_flags(struct emit *emit)
     CODE(code, "\x04\x7f\x9e"); /* ADD al, 127; SAHF */
     host_mov(code, HOST_RAX, scratch);
     emit->flags_in_memory = false;
+    emit->flags_are_stored = true;
 }
 
 /* ---- addresses -------------------------------------------------------------------- */
@@ -135,21 +138,16 @@ static void add_segment_32(struct emit *emit, unsigned segment)
     host_fs(&emit->code, false, 0x03, HOST_R8, segment_base(segment)); /* ADD */
 }
 
-static void stack_address(struct emit *emit, unsigned host, unsigned base, int32_t disp)
+void emit_stack_address(struct emit *emit, unsigned base, int32_t disp)
 {
     if (disp != 0) {
-        emit_lea_base(emit, host, base, disp);
+        emit_lea_base(emit, HOST_R8, base, disp);
     } else {
-        emit_mov(emit, host, base);
+        emit_mov(emit, HOST_R8, base);
     }
     if (!emit->is_64) {
         add_segment_32(emit, X86_SS);
     }
-}
-
-void emit_stack_address(struct emit *emit, unsigned base, int32_t disp)
-{
-    stack_address(emit, HOST_R8, base, disp);
 }
 
 static void add_segment(struct emit *emit, ZydisRegister segment)
@@ -210,36 +208,24 @@ void emit_address(struct emit *emit, const struct guest_insn *insn,
 #define ENTRY_SHIFT 5
 _Static_assert(sizeof(struct tlb_entry) == 1u << ENTRY_SHIFT, "index by one rotate");
 
-/* The linear address is in a host register, where its offset in the page is left. */
-static void check_offset(struct emit *emit, unsigned host, unsigned size, bool is_write)
+void emit_check_offset(struct emit *emit, unsigned size, bool is_write)
 {
     struct code *code = &emit->code;
     size_t tag =
         is_write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
     struct host_mem tag_mem = {HOST_R9, HOST_NONE, 0, (int32_t)tag};
-    host_rorx(code, HOST_R9, host, FRAME_SHIFT - ENTRY_SHIFT);
+    host_rorx(code, HOST_R9, HOST_R8, FRAME_SHIFT - ENTRY_SHIFT);
     host_and(code, false, HOST_R9, (TLB_SIZE - 1) << ENTRY_SHIFT);
-    host_gs(code, true, 0x2b, host, &tag_mem); /* SUB */
-    host_cmp(code, host, (int32_t)(FRAME_SIZE - size));
+    host_gs(code, true, 0x2b, HOST_R8, &tag_mem); /* SUB */
+    host_cmp(code, HOST_R8, (int32_t)(FRAME_SIZE - size));
     struct cold *cold = emit_cold(emit, COLD_MISS, host_jcc(code, HOST_A));
     cold->is_write = is_write;
-    cold->host = (uint8_t)host;
-}
-
-void emit_check_offset(struct emit *emit, unsigned size, bool is_write)
-{
-    check_offset(emit, HOST_R8, size, is_write);
-}
-
-static void add_page(struct emit *emit, unsigned host)
-{
-    struct host_mem page = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
-    host_gs(&emit->code, true, 0x03, host, &page); /* ADD */
 }
 
 void emit_add_page(struct emit *emit)
 {
-    add_page(emit, HOST_R8);
+    struct host_mem page = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
+    host_gs(&emit->code, true, 0x03, HOST_R8, &page); /* ADD */
 }
 
 void emit_check(struct emit *emit, unsigned size, bool is_write)
@@ -290,27 +276,19 @@ static int32_t group_frame(unsigned slot)
     return frame_offset(offsetof(struct frame, group_frame) + slot * 8u);
 }
 
-/* Where the address of an access that has to be checked goes, and stays then. */
-static unsigned address_register(const struct access *access)
-{
-    bool is_kept = access->kind == ACCESS_FIRST && access->slot == GROUP_IN_R10;
-    return is_kept ? HOST_R10 : HOST_R8;
-}
-
-/* The check of a group's first access. */
+/* Behind a check, with what is checked in r8, which is kept for the group. */
 static void begin_group(struct emit *emit, const struct access *access)
 {
     struct code *code = &emit->code;
     struct block_insn *insn = &emit->block->insn[emit->ordinal];
-    unsigned host = address_register(access);
-    check_offset(emit, host, access->group_size, access->group_stores);
-    add_page(emit, host);
     insn->group_size = access->group_size;
     insn->group_offset = access->offset;
     if (access->stores || !access->group_stores) {
         insn->host_flags |= INSN_FILLS;
     }
-    if (access->slot != GROUP_IN_R10) {
+    if (access->slot == GROUP_IN_R10) {
+        host_mov(code, HOST_R10, HOST_R8);
+    } else {
         host_fs(code, true, HOST_MOV_STORE, HOST_R8, group_base(access->slot));
     }
     if (access->group_stores) {
@@ -335,14 +313,14 @@ static void load_base(struct emit *emit, unsigned slot)
     }
 }
 
-/* The address is where address_register says, if the access is not one of a group that
- * has been checked. */
+/* The address is in r8, if the access is not one of a group that has been checked. */
 static struct host_mem check(struct emit *emit, const struct access *access,
                              unsigned size, bool is_write)
 {
     bool in_r10 = access->slot == GROUP_IN_R10;
     switch (access->kind) {
     case ACCESS_FIRST:
+        emit_check(emit, access->group_size, access->group_stores);
         begin_group(emit, access);
         break;
     case ACCESS_MEMBER:
@@ -364,11 +342,7 @@ struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
     const struct access *access = &insn->access;
     if (access->kind != ACCESS_MEMBER) {
         emit_spill_flags(emit, insn->flags_live_before);
-        if (address_register(access) == HOST_R8) {
-            emit_address(emit, insn, operand, true, -(int32_t)access->offset);
-        } else { /* a group's segment has no base */
-            emit_address_to(emit, HOST_R10, insn, operand, -(int32_t)access->offset);
-        }
+        emit_address(emit, insn, operand, true, -(int32_t)access->offset);
     }
     return check(emit, access, size, is_write);
 }
@@ -379,7 +353,7 @@ struct host_mem emit_stack(struct emit *emit, const struct guest_insn *insn,
     const struct access *access = &insn->access;
     if (access->kind != ACCESS_MEMBER) {
         emit_spill_flags(emit, insn->flags_live_before);
-        stack_address(emit, address_register(access), base, disp - access->offset);
+        emit_stack_address(emit, base, disp - access->offset);
     }
     return check(emit, access, emit->width, is_write);
 }
@@ -429,7 +403,7 @@ uint32_t emit_link(struct emit *emit, int opcode, unsigned target)
     struct code_cache *cache = emit->cache;
     uint32_t number = cache->link_count++;
     struct link *link = &cache->link[number];
-    host_align_place(&emit->code, opcode < 0x80 ? 2 : 1);
+    host_align(&emit->code, 4, opcode < 0x80 ? 2 : 1);
     uint8_t *place;
     if (opcode < 0x80) {
         place = host_jcc(&emit->code, (unsigned)opcode);
@@ -443,6 +417,7 @@ uint32_t emit_link(struct emit *emit, int opcode, unsigned target)
         .from = emit->block->number,
         .target = (uint16_t)target,
         .from_memory = emit->flags_in_memory,
+        .settles = emit->settles,
     };
     struct cold *cold = emit_cold(emit, COLD_LINK, place);
     cold->link = number;
@@ -459,7 +434,7 @@ void emit_goto(struct emit *emit, int condition, int64_t target, uint32_t live)
                                    : host_jcc(&emit->code, (unsigned)condition);
     struct cold *cold = emit_cold(emit, COLD_JUMP, place);
     cold->target = target;
-    cold->from_host = !emit->flags_in_memory && live;
+    cold->from_host &= live != 0;
 }
 
 /* Out by a trampoline, with the instruction's number. */
@@ -487,6 +462,7 @@ static void jump_r8(struct emit *emit)
 static void cold_jump(struct emit *emit, const struct cold *cold)
 {
     emit->flags_in_memory = !cold->from_host;
+    emit->flags_are_stored = false;
     emit_spill_flags(emit, cold->from_host);
     emit_page_address(emit, HOST_R8, cold->target);
     jump_r8(emit);
@@ -516,9 +492,6 @@ void emit_colds(struct emit *emit)
             leave_by(emit, cold, cache->leave[cold->reason][cold->from_host]);
             break;
         case COLD_MISS:
-            if (cold->host != HOST_R8) {
-                host_mov(&emit->code, HOST_R8, cold->host);
-            }
             leave_by(emit, cold, cache->miss[cold->is_write]);
             break;
         case COLD_WATCHED:

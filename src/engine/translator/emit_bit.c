@@ -97,7 +97,7 @@ bool emit_bit_string(struct emit *emit, const struct guest_insn *insn)
     } else {
         change_bit(emit, insn, is_wide, keeps_flags);
     }
-    emit->flags_in_memory = false;
+    emit_note_flags(emit);
     if (!is_test) {
         emit_watch(emit, insn, size / 8, insn->flags_live);
     }

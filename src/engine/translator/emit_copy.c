@@ -420,7 +420,7 @@ static bool copy_planned(struct emit *emit, const struct guest_insn *insn)
     code_bytes(&emit->code, insn->copied, insn->copied_size);
     write_immediates(insn, &emit->code);
     if (insn->flags_write) {
-        emit->flags_in_memory = false;
+        emit_note_flags(emit);
     }
     return true;
 }
@@ -472,7 +472,7 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
         }
     }
     if (insn->flags_write) {
-        emit->flags_in_memory = false;
+        emit_note_flags(emit);
     }
     if (copy.memory_written) {
         emit_watch(emit, insn, copy.memory->size / 8u, insn->flags_live);

@@ -206,7 +206,7 @@ static bool emit_element(struct emit *emit, const struct guest_insn *insn,
         emit_lea_base(emit, HOST_RSI, HOST_RSI, (int32_t)size);
     }
     if (opcode == BYTE_COMPARE) {
-        emit->flags_in_memory = false;
+        emit_note_flags(emit);
     } else if (opcode == BYTE_STORE) {
         emit_watch(emit, insn, size, insn->flags_live);
     }

@@ -36,7 +36,7 @@ bool emit_quick(struct emit *emit, const struct guest_insn *insn)
         return false;
     }
     emit_leave(emit, LEAVE_QUICK);
-    emit->flags_in_memory = false; /* entering puts them there */
+    emit_note_flags(emit); /* entering puts them there */
     emit->ended = insn->ends_block;
     emit_quick_resume(emit);
     return true;

@@ -1,7 +1,12 @@
 /*
- * Which arithmetic flags are live where: those that somebody reads before they are
- * overwritten. Where a block goes on in its page the code there tells whether they are
- * any more, which is as good as the block's own: a store to it ends this block, too.
+ * Which arithmetic flags are live where: those that somebody reads, or is shown, before
+ * they are overwritten. Whatever may leave translated code shows them all: a fault pushes
+ * them, an interrupt may follow. Where a block goes on in its page the code there tells
+ * whether they are live any more, which is as good as the block's own: a store to it ends
+ * this block, too.
+ *
+ * Where the flags are not kept nothing may fault until they are overwritten: who is
+ * interrupted there goes on so far first (struct block's settles).
  */
 #include "engine/translator/decode.h"
 
@@ -49,18 +54,33 @@ static bool has_memory(const struct guest_insn *insn)
     return false;
 }
 
-/* Does a handler see the flags before this instruction, although it overwrites them? On
- * the way of an access that faults they are lost unless they are asked for: nobody who
- * goes on behind the fault reads them. A deterministic run keeps them. */
-static bool shows_flags(const struct guest_insn *insn, bool is_exact)
+/* One that has a function. Vector and x87 instructions fault without an access, too. */
+static enum shows find_shows(const struct guest_insn *insn)
 {
     ZydisMnemonic mnemonic = insn->decoded.mnemonic;
-    bool may_fault = mnemonic == ZYDIS_MNEMONIC_DIV || mnemonic == ZYDIS_MNEMONIC_IDIV ||
-                     mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ||
-                     (insn->uses_vector && has_memory(insn));
-    bool may_leave =
-        has_memory(insn) || insn->emit == emit_sti || insn->emit == emit_load_segment;
-    return may_fault || (is_exact && may_leave);
+    if (mnemonic == ZYDIS_MNEMONIC_DIV || mnemonic == ZYDIS_MNEMONIC_IDIV ||
+        mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B || insn->uses_vector || insn->uses_fpu) {
+        return SHOWS_ALWAYS;
+    }
+    if (insn->emit == emit_copy || insn->emit == emit_push || insn->emit == emit_pop ||
+        insn->emit == emit_leave_frame || insn->emit == emit_jmp) {
+        return has_memory(insn) ? SHOWS_BY_ACCESS : SHOWS_NOTHING;
+    }
+    bool is_plain = insn->emit == emit_lea || insn->emit == emit_nothing ||
+                    insn->emit == emit_jcc || insn->emit == emit_loop ||
+                    insn->emit == emit_jrcxz;
+    return is_plain ? SHOWS_NOTHING : SHOWS_ALWAYS;
+}
+
+static bool has_store(const struct guest_insn *insn)
+{
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        if (insn->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+            insn->operand[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) {
+            return true;
+        }
+    }
+    return false;
 }
 
 bool flags_depend_on_count(const struct guest_insn *insn)
@@ -68,15 +88,21 @@ bool flags_depend_on_count(const struct guest_insn *insn)
     return insn->decoded.raw.imm[0].size && is_shift(insn->decoded.mnemonic);
 }
 
-void flags_find(struct guest_insn *insn, bool is_exact)
+void flags_find(struct guest_insn *insn)
 {
+    insn->stores = insn->can_recover = false;
     if (!insn->emit || insn->emit == emit_syscall || insn->emit == emit_sysret) {
         /* The interpreter needs all, and gives all; so do these. */
         insn->flags_read = X86_FLAGS_ARITH;
         insn->flags_write = insn->flags_kill = 0;
+        insn->shows = SHOWS_NOTHING;
         return;
     }
-    insn->flags_needed = shows_flags(insn, is_exact) ? X86_FLAGS_ARITH : 0;
+    insn->shows = find_shows(insn);
+    insn->stores = insn->emit != emit_call && has_store(insn);
+    insn->can_recover = insn->emit == emit_copy || insn->emit == emit_push ||
+                        insn->emit == emit_pop || insn->emit == emit_leave_frame ||
+                        insn->emit == emit_call;
     const ZydisAccessedFlags *flags = insn->decoded.cpu_flags;
     if (!flags) {
         return;
@@ -116,7 +142,28 @@ static uint32_t find_kill(const ZydisDecodedInstruction *decoded)
            X86_FLAGS_ARITH;
 }
 
-/* May it be followed: does it go on behind itself, and show the flags to nobody? */
+/* An operand in memory: by ModRM, or MOV between the accumulator and an address. */
+static bool may_access(const ZydisDecodedInstruction *decoded)
+{
+    if (decoded->mnemonic == ZYDIS_MNEMONIC_LEA ||
+        decoded->mnemonic == ZYDIS_MNEMONIC_NOP) {
+        return false;
+    }
+    bool is_moffs = decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+                    (decoded->opcode & 0xfc) == 0xa0;
+    return is_moffs ||
+           (decoded->attributes & ZYDIS_ATTRIB_HAS_MODRM && decoded->raw.modrm.mod != 3);
+}
+
+/* MOV from and to segment registers; those of control and debug registers are
+ * privileged. */
+static bool names_segment(const ZydisDecodedInstruction *decoded)
+{
+    return decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+           (decoded->opcode & 0xfd) == 0x8c;
+}
+
+/* May it be followed: does it go on behind itself, and cannot leave? */
 static bool is_plain(const ZydisDecodedInstruction *decoded)
 {
     switch (decoded->meta.category) {
@@ -126,17 +173,19 @@ static bool is_plain(const ZydisDecodedInstruction *decoded)
     case ZYDIS_CATEGORY_DATAXFER:
     case ZYDIS_CATEGORY_LOGICAL:
     case ZYDIS_CATEGORY_NOP:
-    case ZYDIS_CATEGORY_POP:
-    case ZYDIS_CATEGORY_PUSH:
     case ZYDIS_CATEGORY_SHIFT:
-    case ZYDIS_CATEGORY_SSE:
     case ZYDIS_CATEGORY_WIDENOP:
         break;
     default:
-        return decoded->mnemonic == ZYDIS_MNEMONIC_LEA;
+        if (decoded->mnemonic != ZYDIS_MNEMONIC_LEA) {
+            return false;
+        }
     }
     return decoded->mnemonic != ZYDIS_MNEMONIC_DIV &&
-           decoded->mnemonic != ZYDIS_MNEMONIC_IDIV;
+           decoded->mnemonic != ZYDIS_MNEMONIC_IDIV &&
+           decoded->meta.exception_class == ZYDIS_EXCEPTION_CLASS_NONE &&
+           !(decoded->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) && !may_access(decoded) &&
+           !names_segment(decoded);
 }
 
 /* The bytes at an offset of the page, of which a store ends the block. */
@@ -173,7 +222,9 @@ static uint32_t find_live_ahead(struct emit *emit, int64_t offset)
         }
         live &= ~find_kill(decoded);
         offset += decoded->length;
+        emit->ahead++;
     }
+    emit->ahead = live ? 0 : emit->ahead;
     return live ? X86_FLAGS_ARITH : 0;
 }
 
@@ -191,13 +242,13 @@ static bool is_worth_it(const struct guest_insn *insn, unsigned count)
     return true;
 }
 
-/* Those live where the block ends. */
-static uint32_t find_live_at_end(struct emit *emit, const struct guest_insn *insn,
-                                 unsigned count, unsigned end)
+uint32_t flags_find_end(struct emit *emit, const struct guest_insn *insn, unsigned count,
+                        unsigned end)
 {
     const struct guest_insn *last = &insn[count - 1];
     bool is_relative = (last->emit == emit_jmp || last->emit == emit_call) &&
                        last->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+    emit->ahead = 0;
     if (emit->cache->counts || (last->ends_block && !is_relative) || !last->emit ||
         last->decoded.meta.category == ZYDIS_CATEGORY_COND_BR ||
         !is_worth_it(insn, count)) {
@@ -206,22 +257,53 @@ static uint32_t find_live_at_end(struct emit *emit, const struct guest_insn *ins
     return find_live_ahead(emit, is_relative ? end + last->operand[0].imm.value.s : end);
 }
 
+/* ---- within it ------------------------------------------------------------------- */
+
 static bool is_exit(const struct guest_insn *insn)
 {
     return insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR || insn->ends_block;
 }
 
-void flags_find_live(struct emit *emit, struct guest_insn *insns, unsigned count,
-                     unsigned end)
+bool flags_are_shown(const struct guest_insn *insn)
 {
-    uint32_t live = find_live_at_end(emit, insns, count, end);
+    bool is_checked = insn->access.kind != ACCESS_MEMBER;
+    return insn->shows == SHOWS_ALWAYS || (insn->shows == SHOWS_BY_ACCESS && is_checked);
+}
+
+bool flags_are_shown_behind(const struct guest_insn *insn)
+{
+    return insn->stores && (insn->access.kind == ACCESS_ALONE || insn->access.look_size);
+}
+
+void flags_find_live(struct emit *emit, struct guest_insn *insns, unsigned count,
+                     uint32_t live)
+{
+    recover_find(emit, insns, count);
     for (unsigned i = count; i-- > 0;) {
         struct guest_insn *insn = &insns[i];
-        if (is_exit(insn) && i != count - 1) {
+        bool is_last = i == count - 1;
+        if ((is_exit(insn) && !is_last) ||
+            (!insn->recovery && flags_are_shown_behind(insn))) {
             live = X86_FLAGS_ARITH;
         }
         insn->flags_live = live;
-        live = (live & ~insn->flags_kill) | insn->flags_read | insn->flags_needed;
+        live = (live & ~insn->flags_kill) | insn->flags_read;
+        if (!insn->recovery && flags_are_shown(insn)) {
+            live = X86_FLAGS_ARITH;
+        }
         insn->flags_live_before = live;
     }
+}
+
+unsigned flags_count_settling(const struct emit *emit, const struct guest_insn *insns,
+                              unsigned count)
+{
+    uint32_t left = X86_FLAGS_ARITH;
+    for (unsigned i = 0; i < count; i++) {
+        left &= ~insns[i].flags_kill;
+        if (!left) {
+            return i + 1;
+        }
+    }
+    return count + emit->ahead;
 }

@@ -5,6 +5,7 @@
 #include "engine/translator/emit.h"
 #include "engine/translator/exchange.h"
 #include "engine/translator/level.h"
+#include "engine/translator/recover.h"
 #include "interpreter/access.h"
 #include "interpreter/event.h"
 #include "interpreter/run.h"
@@ -310,6 +311,20 @@ static bool interpret_within(struct translator_cpu *translator, const struct blo
     return true;
 }
 
+/*
+ * At an instruction boundary whose flags are lost: goes on, deaf to whoever wants a look,
+ * until they have been overwritten, which takes so many instructions that cannot fault.
+ * Another processor may be changing them: then they fault with flags that are not the
+ * guest's (SDM 3A 9.1.3: what it gets who does not synchronize is not defined).
+ */
+static void settle(struct translator_cpu *translator, unsigned count)
+{
+    for (unsigned i = 0; i < count && translator->cpu->state.activity == X86_RUNNING;
+         i++) {
+        interpret_one(translator);
+    }
+}
+
 /* A change of privilege; true: on where it leads to. */
 static bool change_level(struct translator_cpu *translator, const struct block *block,
                          unsigned ordinal, struct entry *entry)
@@ -356,16 +371,23 @@ static bool handle(struct translator_cpu *translator, struct entry *entry)
     struct block *block = left_block(translator);
     uint64_t page = page_of(block);
     if (frame->exit_reason == LEAVE_LINK) {
-        uint64_t linear = page + translator->cache->link[frame->exit_info].target;
+        const struct link *link = &translator->cache->link[frame->exit_info];
+        uint64_t linear = page + link->target;
+        unsigned settles = link->settles;
         if (go_on(translator, linear, entry)) {
             return true;
         }
         exchange_out(translator);
         cpu->rip = run_guest_rip(cpu, linear);
+        settle(translator, settles);
         return false;
     }
     unsigned ordinal = EXIT_ORDINAL(frame->exit_info);
     *entry = (struct entry){block->insn[ordinal].host, block->status, page};
+    if (block->insn[ordinal].recovery) {
+        frame->arith = recover_flags(&block->recovery[block->insn[ordinal].recovery - 1],
+                                     frame->gpr);
+    }
     switch (frame->exit_reason) {
     case LEAVE_READ:
     case LEAVE_WRITE:
@@ -409,6 +431,7 @@ static bool handle(struct translator_cpu *translator, struct entry *entry)
         }
         exchange_out(translator);
         cpu->rip = run_guest_rip(cpu, page + block->place.offset);
+        settle(translator, block->settles);
         return false;
     }
 }

@@ -107,8 +107,7 @@ static void compare_without_flags(struct emit *emit, const struct gate *gate)
 {
     struct code *code = &emit->code;
     int32_t offset = frame_status(gate->first);
-    CODE(code, "\x4c\x8d\x91"); /* LEA r10, [rcx + disp32]: PATCHED_SIZE */
-    code32(code, 0);
+    host_mov(code, HOST_R10, HOST_RCX);
     code8(code, 0x64);
     if (gate->size == 4) {
         CODE(code, "\x8b\x0c\x25"); /* MOV ecx */
@@ -134,7 +133,7 @@ enum head_flags {
 static enum head_flags find_head_flags(const struct translation *translation)
 {
     const struct emit *emit = &translation->emit;
-    /* A limit may end the run at the head: flags that nobody reads are shown then. */
+    /* A limit ends the run at the head, and no instruction behind it. */
     if (!emit->cache->counts && !translation->insn[0].flags_live_before) {
         return HEAD_NOWHERE;
     }
@@ -151,12 +150,12 @@ static enum head_flags find_head_flags(const struct translation *translation)
 }
 
 /*
- * Who comes to a head that does not need the flags leaves with those in memory: jumps and
- * returns put them there, and a dead block is reached by no link.
+ * Who leaves at a head that does not need the flags has lost them, unless he came by a
+ * jump or a return (struct block's settles).
  *
  * The head has two ways in, entry_memory and entry, of which one brings the flags to
- * where the block wants them and falls into the other; there the look at frame.status,
- * whose first instruction becomes a jump when the block dies.
+ * where the block wants them and falls into the other; there the place to be patched,
+ * which becomes a jump when the block dies, and the look at frame.status.
  */
 static void emit_head(struct translation *translation)
 {
@@ -166,14 +165,20 @@ static void emit_head(struct translation *translation)
     uint8_t *base = emit->cache->write;
     enum head_flags wanted = find_head_flags(translation);
     struct gate gate = find_gate(translation);
+    block->settles =
+        (uint8_t)(wanted == HEAD_NOWHERE
+                      ? flags_count_settling(emit, translation->insn, translation->count)
+                      : 0);
     block->status[0] = gate.value & 1 && gate.first == STATUS_FPU;
     block->status[1] =
         gate.size > 1 && (gate.first == STATUS_ATTENTION || gate.size == 4);
     host_align(code, 8, 0);
     block->entry = block->entry_memory = (uint32_t)(code->at - base);
     emit->flags_in_memory = wanted == HEAD_HOST;
+    emit->flags_are_stored = false;
     if (wanted == HEAD_HOST) {
         emit_restore_flags(emit);
+        emit->flags_are_stored = false; /* not by whoever comes in here */
         host_align(code, 8, 0);
         block->entry = (uint32_t)(code->at - base);
     } else if (wanted == HEAD_MEMORY) {
@@ -182,6 +187,7 @@ static void emit_head(struct translation *translation)
         block->entry_memory = (uint32_t)(code->at - base);
     }
     block->patch = (uint32_t)(code->at - base);
+    CODE(code, "\x0f\x1f\x44\x00\x00"); /* NOP, 5 bytes */
     uint8_t *place;
     if (wanted != HEAD_HOST) {
         fs_compare(code, gate.size, frame_status(gate.first), gate.value);
@@ -216,17 +222,40 @@ static void emit_count(struct emit *emit)
     host_fs(&emit->code, true, HOST_MOV_STORE, HOST_R8, FRAME(budget));
 }
 
-/* An instruction turned out to be the interpreter's: they are found anew. */
 static void find_groups(struct translation *translation)
 {
     const struct emit *emit = &translation->emit;
-    for (unsigned i = 0; i < translation->count; i++) {
-        translation->insn[i].access = (struct access){.kind = ACCESS_ALONE};
-        translation->insn[i].keeps_base = translation->insn[i].needs_base = false;
-    }
     bool has_bases = !emit->is_64 && !(emit->mode & MODE_FLAT);
     if (!has_bases && !(emit->mode & MODE_PLAIN)) {
         group_accesses(translation->insn, translation->count, emit->width, emit->block);
+    }
+}
+
+static bool has_members(const struct translation *translation)
+{
+    for (unsigned i = 0; i < translation->count; i++) {
+        if (translation->insn[i].access.kind == ACCESS_MEMBER) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Groups want to know which flags are live. Members of one cannot leave, and so show
+ * none, which may make fewer live. */
+static void find_flags_and_groups(struct translation *translation)
+{
+    struct emit *emit = &translation->emit;
+    unsigned count = translation->count;
+    uint32_t live = flags_find_end(emit, translation->insn, count, translation->end);
+    for (unsigned i = 0; i < count; i++) {
+        translation->insn[i].access = (struct access){.kind = ACCESS_ALONE};
+        translation->insn[i].keeps_base = translation->insn[i].needs_base = false;
+    }
+    flags_find_live(emit, translation->insn, count, live);
+    find_groups(translation);
+    if (has_members(translation)) {
+        flags_find_live(emit, translation->insn, count, live);
     }
 }
 
@@ -253,6 +282,8 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
     place->host = (uint32_t)(emit->code.at - emit->cache->write);
     place->host_flags = emit->flags_in_memory ? 0 : INSN_FLAGS_START | INSN_FLAGS_FAULT;
     place->group_size = 0;
+    place->recovery = insn->flags_live_before ? 0 : insn->recovery;
+    emit->settles = emit->ordinal == translation->count - 1 ? emit->ahead : 0;
     if (insn->needs_base) {
         place->host_flags |= INSN_NEEDS_BASE;
     }
@@ -295,7 +326,7 @@ static bool emit_block(struct translation *translation)
     for (unsigned i = 0; i < translation->count; i++) {
         emit->ordinal = i;
         if (!emit_insn(translation, &translation->insn[i])) {
-            flags_find(&translation->insn[i], emit->cache->counts);
+            flags_find(&translation->insn[i]);
             return false;
         }
     }
@@ -359,8 +390,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
     }
     block->count = (uint8_t)translation->count;
     do {
-        flags_find_live(emit, translation->insn, translation->count, translation->end);
-        find_groups(translation);
+        find_flags_and_groups(translation); /* anew, if one was the interpreter's */
         emit->code.at = cache->write + cache->used;
         emit->cold_count = emit->ordinal = 0;
         emit->stack_moves = 0;
@@ -370,6 +400,9 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
     cache->metadata_used =
         metadata_mark +
         ((sizeof(*block) + block->count * sizeof(block->insn[0]) + 15) & ~15ul);
+    size_t recovery_size = emit->recovery_count * sizeof(emit->recovery[0]);
+    block->recovery =
+        memcpy(code_metadata(cache, recovery_size), emit->recovery, recovery_size);
     if (!is_current(emit)) {
         cache->metadata_used = metadata_mark;
         cache->link_count = link_mark;

@@ -116,7 +116,9 @@ static void assert_same(const struct guest_insn *a, const struct guest_insn *b)
     assert_int_equal(a->uses_fpu, b->uses_fpu);
     assert_int_equal(a->flags_read, b->flags_read);
     assert_int_equal(a->flags_kill, b->flags_kill);
-    assert_int_equal(a->flags_needed, b->flags_needed);
+    assert_int_equal(a->shows, b->shows);
+    assert_int_equal(a->stores, b->stores);
+    assert_int_equal(a->can_recover, b->can_recover);
     assert_int_equal(a->flags_write, b->flags_write);
 }
 
