@@ -84,15 +84,21 @@ enum tlb_view {
 #define INSN_BYTES_MAX 15
 
 /*
- * Where jumps of translated code went, by RIP: 256 entries for each of 64 page colours,
- * so that INVLPG drops only its page's, in pairs: what another jump takes the place of
- * moves to the pair's other entry. Tags and targets apart, for the addressing modes of
- * the code that looks them up. An empty entry has tag 0 and the target jump_miss; the
- * tag of 32-bit code whose segments have bases has a bit more.
+ * Where jumps of translated code went, by RIP, in pairs: what another jump takes the
+ * place of moves to the pair's other entry. An empty entry has tag 0 and the target
+ * jump_miss; the tag of 32-bit code whose segments have bases has a bit more. The index
+ * is made of the address by the three cheapest instructions that let each bit of the
+ * offset in the page count, whatever its alignment: a page's entries lie in one block of
+ * FRAME_SIZE.
  */
-#define AREA_JUMP_SLOT_BITS 8
-#define AREA_JUMP_PAGE_BITS 6
-#define AREA_JUMP_COUNT     (1u << (AREA_JUMP_SLOT_BITS + AREA_JUMP_PAGE_BITS))
+struct tlb_jump {
+    uint64_t tag;
+    const void *target;
+};
+
+#define AREA_JUMP_BITS      14
+#define AREA_JUMP_MIX       4 /* the bit so many above goes into each; 1 << this: bytes */
+#define AREA_JUMP_COUNT     (1u << AREA_JUMP_BITS)
 #define AREA_JUMP_BASED_TAG (1ull << 32)
 #define AREA_FILTER_BITS    4096u
 #define AREA_JUMP_OTHER     2u /* the bit in which the indices of a pair differ */
@@ -105,8 +111,7 @@ enum tlb_view {
 /* All that belongs to one view of one address space. */
 struct tlb_area {
     struct tlb_entry entry[TLB_SIZE]; /* first: struct cpu's tlb points here */
-    uint64_t jump_tag[AREA_JUMP_COUNT];
-    const void *jump_target[AREA_JUMP_COUNT];
+    struct tlb_jump jump[AREA_JUMP_COUNT];
     const void *jump_miss;
     /* Pages that may have jumps, of each half of the addresses, hashed: INVLPG comes for
      * data, mostly. */
@@ -393,10 +398,7 @@ void cpu_note_jump(struct tlb_area *area, unsigned index, uint64_t tag,
 /* The jump entry for an address. */
 static inline unsigned cpu_area_jump(uint64_t rip)
 {
-    uint64_t mixed = rip ^ rip >> AREA_JUMP_SLOT_BITS;
-    unsigned slot = mixed & ((1u << AREA_JUMP_SLOT_BITS) - 1);
-    unsigned page = mixed >> FRAME_SHIFT & ((1u << AREA_JUMP_PAGE_BITS) - 1);
-    return page << AREA_JUMP_SLOT_BITS | slot;
+    return (rip ^ rip >> AREA_JUMP_MIX) & (AREA_JUMP_COUNT - 1);
 }
 /* Forgets where jumps went, in every view and context; target is what an empty entry
  * leads to from now on. */

@@ -47,8 +47,8 @@ static void forget_filter(struct tlb_area *area, unsigned halves)
 
 static void jump_clear(struct tlb_area *area, unsigned i)
 {
-    area->jump_tag[i] = 0;
-    area->jump_target[i] = area->jump_miss;
+    area->jump[i].tag = 0;
+    area->jump[i].target = area->jump_miss;
 }
 
 static bool is_lasting(const struct tlb_area *area, unsigned index)
@@ -63,19 +63,18 @@ static void jump_fill(struct tlb_area *area, unsigned index, uint64_t tag,
     unsigned hash = jump_hash(tag);
     area->jump_filter[cpu_half(area, tag)][hash / 64] |= 1ull << hash % 64;
     area->has_jumps = true;
-    area->jump_tag[index] = tag;
-    area->jump_target[index] = target;
+    area->jump[index] = (struct tlb_jump){tag, target};
 }
 
 void cpu_note_jump(struct tlb_area *area, unsigned index, uint64_t tag,
                    const void *target, bool lasts)
 {
     unsigned other = index ^ AREA_JUMP_OTHER;
-    uint64_t before = area->jump_tag[index];
+    uint64_t before = area->jump[index].tag;
     if (before != 0 && before != tag) {
-        jump_fill(area, other, before, area->jump_target[index],
+        jump_fill(area, other, before, area->jump[index].target,
                   is_lasting(area, TLB_SIZE + index));
-    } else if (area->jump_tag[other] == tag) {
+    } else if (area->jump[other].tag == tag) {
         jump_clear(area, other); /* one place for each, or an old target stays */
     }
     jump_fill(area, index, tag, target, lasts);
@@ -227,15 +226,15 @@ static void drop_all_jumps(struct tlb_area *area)
 /* Is an entry's address in a page? Tags of 32-bit code may have a bit more. */
 static bool is_jump_of(const struct tlb_area *area, unsigned index, gva_t page)
 {
-    uint64_t other = area->jump_tag[index] ^ page;
+    uint64_t other = area->jump[index].tag ^ page;
     return (other & ~AREA_JUMP_BASED_TAG) < FRAME_SIZE;
 }
 
 static void drop_jumps(struct tlb_area *area, gva_t page)
 {
-    unsigned first = cpu_area_jump(page) & -(1u << AREA_JUMP_SLOT_BITS);
+    unsigned first = cpu_area_jump(page) & -(unsigned)FRAME_SIZE;
     if (may_have_jumps(area, page)) {
-        for (unsigned i = 0; i < 1u << AREA_JUMP_SLOT_BITS; i++) {
+        for (unsigned i = 0; i < FRAME_SIZE; i++) {
             if (is_jump_of(area, first + i, page)) {
                 jump_clear(area, first + i);
             }

@@ -213,12 +213,15 @@ void code_publish(struct code_cache *cache, struct block *block)
     code_region_publish(cache, block);
 }
 
-/* Other vCPUs execute what is patched: one aligned store each time. */
+/* Other vCPUs execute what is patched: one store within eight aligned bytes, which is
+ * atomic (SDM 3A 9.1.1, APM 2 7.3.2). */
 static void patch32(struct code_cache *cache, uint32_t place, uint32_t target)
 {
     int32_t distance = (int32_t)(target - (place + 4));
-    atomic_store_explicit((_Atomic int32_t *)(cache->write + place), distance,
-                          memory_order_release);
+    __asm__ volatile("movl %1, %0"
+                     : "=m"(*(uint8_t(*)[4])(cache->write + place))
+                     : "r"(distance)
+                     : "memory");
 }
 
 void code_link(struct code_cache *cache, struct link *link, struct block *to)
@@ -252,7 +255,7 @@ static void kill(struct code_cache *cache, struct block *block)
 {
     block->is_dead = true;
     cache->counters.dead_now++;
-    uint64_t code = 0xe9; /* JMP rel32, and what the NOP's place had behind it */
+    uint64_t code = 0xe9; /* JMP rel32, and what an instruction as long had behind it */
     int32_t distance = (int32_t)(block->stale - (block->patch + 5));
     uint64_t old;
     memcpy(&old, cache->write + block->patch, 8);

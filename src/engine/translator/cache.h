@@ -76,7 +76,7 @@ struct block_insn {
 
 /* A direct exit. */
 struct link {
-    uint32_t place;       /* of the displacement; a multiple of 4 */
+    uint32_t place;       /* of the displacement, within 8 aligned bytes */
     uint32_t stub;        /* what it leads to while not linked */
     uint32_t from;        /* number of its block */
     uint16_t target;      /* offset in the page */
@@ -135,12 +135,12 @@ struct block {
      * cannot fault, overwrite unread; 0: they are known. */
     uint8_t settles;
     bool is_dead;
-    uint32_t entry;          /* with the guest's flags in the host's */
-    uint32_t entry_memory;   /* with the guest's flags in frame.arith */
-    uint32_t patch;          /* 8 bytes, aligned, behind both: a NOP, until it is dead */
-    uint32_t stale;          /* where the dead one leads */
-    uint32_t cold;           /* its code that is rarely run, behind the rest */
-    uint32_t end;            /* of its code */
+    uint32_t entry;        /* with the guest's flags in the host's */
+    uint32_t entry_memory; /* with the guest's flags in frame.arith */
+    uint32_t patch;        /* 8 bytes, aligned, behind both: the look, until it is dead */
+    uint32_t stale;        /* where the dead one leads */
+    uint32_t cold;         /* its code that is rarely run, behind the rest */
+    uint32_t end;          /* of its code */
     _Atomic uint16_t misses; /* how often the plain variant had to go on */
     struct block *_Atomic hash_next, *_Atomic *hash_at;
     struct link *in;

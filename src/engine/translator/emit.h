@@ -71,7 +71,7 @@ struct guest_insn {
 struct cold {
     enum cold_kind {
         COLD_LEAVE,    /* out, by a reason, with the instruction's number */
-        COLD_MISS,     /* out, r8 + the tag at r9 being the address that missed */
+        COLD_MISS,     /* out, host + the tag at r9 being the address that missed */
         COLD_WATCHED,  /* out, r8 being the host address stored to, or base + target */
         COLD_LINK,     /* out, by a link */
         COLD_JUMP,     /* on at a guest address of this page or another */
@@ -81,6 +81,7 @@ struct cold {
     uint8_t reason, ordinal;
     bool from_host; /* the guest's flags are in the host's */
     bool is_write;
+    uint8_t host; /* register */
     bool by_base; /* of the group with this slot */
     uint8_t slot;
     bool is_stale;  /* a block's head leads here, when it is dead */
@@ -300,7 +301,7 @@ emit_fn emit_bit_string;
 emit_fn emit_push, emit_pop, emit_leave_frame;
 /* emit_segment.c */
 emit_fn emit_push_segment, emit_read_segment, emit_load_segment;
-/* Does it find its place in the stack without guest RSP, which may be moved later? */
+/* Does it do without guest RSP, which may be moved later? */
 bool emit_moves_later(const struct guest_insn *insn);
 void emit_settle_stack(struct emit *emit);
 /* emit_branch.c */

@@ -138,16 +138,21 @@ static void add_segment_32(struct emit *emit, unsigned segment)
     host_fs(&emit->code, false, 0x03, HOST_R8, segment_base(segment)); /* ADD */
 }
 
-void emit_stack_address(struct emit *emit, unsigned base, int32_t disp)
+static void stack_address(struct emit *emit, unsigned host, unsigned base, int32_t disp)
 {
     if (disp != 0) {
-        emit_lea_base(emit, HOST_R8, base, disp);
+        emit_lea_base(emit, host, base, disp);
     } else {
-        emit_mov(emit, HOST_R8, base);
+        emit_mov(emit, host, base);
     }
     if (!emit->is_64) {
         add_segment_32(emit, X86_SS);
     }
+}
+
+void emit_stack_address(struct emit *emit, unsigned base, int32_t disp)
+{
+    stack_address(emit, HOST_R8, base, disp);
 }
 
 static void add_segment(struct emit *emit, ZydisRegister segment)
@@ -208,24 +213,36 @@ void emit_address(struct emit *emit, const struct guest_insn *insn,
 #define ENTRY_SHIFT 5
 _Static_assert(sizeof(struct tlb_entry) == 1u << ENTRY_SHIFT, "index by one rotate");
 
-void emit_check_offset(struct emit *emit, unsigned size, bool is_write)
+/* The linear address is in a host register, where its offset in the page is left. */
+static void check_offset(struct emit *emit, unsigned host, unsigned size, bool is_write)
 {
     struct code *code = &emit->code;
     size_t tag =
         is_write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
     struct host_mem tag_mem = {HOST_R9, HOST_NONE, 0, (int32_t)tag};
-    host_rorx(code, HOST_R9, HOST_R8, FRAME_SHIFT - ENTRY_SHIFT);
+    host_rorx(code, HOST_R9, host, FRAME_SHIFT - ENTRY_SHIFT);
     host_and(code, false, HOST_R9, (TLB_SIZE - 1) << ENTRY_SHIFT);
-    host_gs(code, true, 0x2b, HOST_R8, &tag_mem); /* SUB */
-    host_cmp(code, HOST_R8, (int32_t)(FRAME_SIZE - size));
+    host_gs(code, true, 0x2b, host, &tag_mem); /* SUB */
+    host_cmp(code, host, (int32_t)(FRAME_SIZE - size));
     struct cold *cold = emit_cold(emit, COLD_MISS, host_jcc(code, HOST_A));
     cold->is_write = is_write;
+    cold->host = (uint8_t)host;
+}
+
+void emit_check_offset(struct emit *emit, unsigned size, bool is_write)
+{
+    check_offset(emit, HOST_R8, size, is_write);
+}
+
+static void add_page(struct emit *emit, unsigned host)
+{
+    struct host_mem page = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
+    host_gs(&emit->code, true, 0x03, host, &page); /* ADD */
 }
 
 void emit_add_page(struct emit *emit)
 {
-    struct host_mem page = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
-    host_gs(&emit->code, true, 0x03, HOST_R8, &page); /* ADD */
+    add_page(emit, HOST_R8);
 }
 
 void emit_check(struct emit *emit, unsigned size, bool is_write)
@@ -276,19 +293,27 @@ static int32_t group_frame(unsigned slot)
     return frame_offset(offsetof(struct frame, group_frame) + slot * 8u);
 }
 
-/* Behind a check, with what is checked in r8, which is kept for the group. */
+/* Where the address of an access that has to be checked goes, and stays then. */
+static unsigned address_register(const struct access *access)
+{
+    bool is_kept = access->kind == ACCESS_FIRST && access->slot == GROUP_IN_R10;
+    return is_kept ? HOST_R10 : HOST_R8;
+}
+
+/* The check of a group's first access. */
 static void begin_group(struct emit *emit, const struct access *access)
 {
     struct code *code = &emit->code;
     struct block_insn *insn = &emit->block->insn[emit->ordinal];
+    unsigned host = address_register(access);
+    check_offset(emit, host, access->group_size, access->group_stores);
+    add_page(emit, host);
     insn->group_size = access->group_size;
     insn->group_offset = access->offset;
     if (access->stores || !access->group_stores) {
         insn->host_flags |= INSN_FILLS;
     }
-    if (access->slot == GROUP_IN_R10) {
-        host_mov(code, HOST_R10, HOST_R8);
-    } else {
+    if (access->slot != GROUP_IN_R10) {
         host_fs(code, true, HOST_MOV_STORE, HOST_R8, group_base(access->slot));
     }
     if (access->group_stores) {
@@ -313,14 +338,14 @@ static void load_base(struct emit *emit, unsigned slot)
     }
 }
 
-/* The address is in r8, if the access is not one of a group that has been checked. */
+/* The address is where address_register says, if the access is not one of a group that
+ * has been checked. */
 static struct host_mem check(struct emit *emit, const struct access *access,
                              unsigned size, bool is_write)
 {
     bool in_r10 = access->slot == GROUP_IN_R10;
     switch (access->kind) {
     case ACCESS_FIRST:
-        emit_check(emit, access->group_size, access->group_stores);
         begin_group(emit, access);
         break;
     case ACCESS_MEMBER:
@@ -342,7 +367,11 @@ struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
     const struct access *access = &insn->access;
     if (access->kind != ACCESS_MEMBER) {
         emit_spill_flags(emit, insn->flags_live_before);
-        emit_address(emit, insn, operand, true, -(int32_t)access->offset);
+        if (address_register(access) == HOST_R8) {
+            emit_address(emit, insn, operand, true, -(int32_t)access->offset);
+        } else { /* a group's segment has no base */
+            emit_address_to(emit, HOST_R10, insn, operand, -(int32_t)access->offset);
+        }
     }
     return check(emit, access, size, is_write);
 }
@@ -353,7 +382,7 @@ struct host_mem emit_stack(struct emit *emit, const struct guest_insn *insn,
     const struct access *access = &insn->access;
     if (access->kind != ACCESS_MEMBER) {
         emit_spill_flags(emit, insn->flags_live_before);
-        emit_stack_address(emit, base, disp - access->offset);
+        stack_address(emit, address_register(access), base, disp - access->offset);
     }
     return check(emit, access, emit->width, is_write);
 }
@@ -403,7 +432,7 @@ uint32_t emit_link(struct emit *emit, int opcode, unsigned target)
     struct code_cache *cache = emit->cache;
     uint32_t number = cache->link_count++;
     struct link *link = &cache->link[number];
-    host_align(&emit->code, 4, opcode < 0x80 ? 2 : 1);
+    host_align_place(&emit->code, opcode < 0x80 ? 2 : 1);
     uint8_t *place;
     if (opcode < 0x80) {
         place = host_jcc(&emit->code, (unsigned)opcode);
@@ -492,6 +521,9 @@ void emit_colds(struct emit *emit)
             leave_by(emit, cold, cache->leave[cold->reason][cold->from_host]);
             break;
         case COLD_MISS:
+            if (cold->host != HOST_R8) {
+                host_mov(&emit->code, HOST_R8, cold->host);
+            }
             leave_by(emit, cold, cache->miss[cold->is_write]);
             break;
         case COLD_WATCHED:

@@ -70,8 +70,8 @@ static void return_site(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
     if (emit->mode & MODE_USER) {
-        CODE(code, "\x4c\x3b\x04\x24");        /* CMP r8, [rsp] */
-        host_lea(code, HOST_RSP, HOST_RSP, 8); /* flags stay */
+        CODE(code, "\x41\x59"); /* POP r9 */
+        host_op_reg(code, true, 0x3b, HOST_R8, HOST_R9);
     } else if (!emit->is_64) {
         CODE(code, "\x41\x81\xf8"); /* CMP r8d, imm32 */
         code32(code, (uint32_t)(emit->page + (uint64_t)next_offset(insn)));

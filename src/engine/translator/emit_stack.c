@@ -1,6 +1,6 @@
 /* PUSH, POP, LEAVE with operands as wide as addresses; the stack pointer moves when
- * nothing can fault any more, once for several behind each other whose accesses have been
- * checked together. */
+ * nothing can fault any more, once for several whose accesses have been checked together
+ * and that have nothing between them but work on other registers. */
 #include "engine/translator/emit.h"
 
 static bool is_register(const ZydisDecodedOperand *operand)
@@ -18,14 +18,43 @@ static unsigned guest_of(const ZydisDecodedOperand *operand)
     return (unsigned)ZydisRegisterGetId(operand->reg.value);
 }
 
+static bool names_rsp(const ZydisDecodedOperand *operand)
+{
+    if (operand->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+        return operand->mem.base == ZYDIS_REGISTER_RSP ||
+               operand->mem.base == ZYDIS_REGISTER_ESP;
+    }
+    return is_register(operand) && guest_is_gpr(operand->reg.value) &&
+           guest_number(operand->reg.value) == HOST_RSP;
+}
+
+/* Only registers, and not the stack pointer: nobody comes here from elsewhere or leaves.
+ */
+static bool is_unconcerned(const struct guest_insn *insn)
+{
+    if (insn->uses_vector || insn->uses_fpu ||
+        (insn->emit != emit_copy && insn->emit != emit_lea) ||
+        insn->decoded.mnemonic == ZYDIS_MNEMONIC_DIV ||
+        insn->decoded.mnemonic == ZYDIS_MNEMONIC_IDIV) {
+        return false;
+    }
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        const ZydisDecodedOperand *operand = &insn->operand[i];
+        bool is_accessed = operand->type == ZYDIS_OPERAND_TYPE_MEMORY &&
+                           operand->mem.type != ZYDIS_MEMOP_TYPE_AGEN;
+        if (is_accessed || names_rsp(operand)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool emit_moves_later(const struct guest_insn *insn)
 {
     bool is_stack = insn->emit == emit_push || insn->emit == emit_pop ||
                     insn->emit == emit_call || insn->emit == emit_ret;
-    bool names_rsp = is_register(&insn->operand[0]) &&
-                     guest_is_gpr(insn->operand[0].reg.value) &&
-                     guest_number(insn->operand[0].reg.value) == HOST_RSP;
-    return is_stack && insn->access.kind == ACCESS_MEMBER && !names_rsp;
+    return is_unconcerned(insn) || (is_stack && insn->access.kind == ACCESS_MEMBER &&
+                                    !names_rsp(&insn->operand[0]));
 }
 
 void emit_settle_stack(struct emit *emit)

@@ -145,14 +145,14 @@ bool find_jump(struct translator_cpu *translator, uint64_t linear, struct entry 
     const struct tlb_area *area = (const struct tlb_area *)translator->cpu->tlb;
     unsigned kind = code_jump_kind(translator->mode);
     unsigned index = jump_index(kind, linear);
-    if (area->jump_tag[index] != jump_tag(kind, linear)) {
+    if (area->jump[index].tag != jump_tag(kind, linear)) {
         index ^= AREA_JUMP_OTHER;
     }
-    if (linear == 0 || area->jump_tag[index] != jump_tag(kind, linear) ||
+    if (linear == 0 || area->jump[index].tag != jump_tag(kind, linear) ||
         translator->cache->counts) {
         return false;
     }
-    uint32_t target = (uint32_t)((const uint8_t *)area->jump_target[index] -
+    uint32_t target = (uint32_t)((const uint8_t *)area->jump[index].target -
                                  translator->cache->execute);
     *entry = (struct entry){target, no_status, linear & -(uint64_t)FRAME_SIZE};
     counter_add(&translator->stats.jumps_found, 1);

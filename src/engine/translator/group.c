@@ -206,7 +206,7 @@ static bool may_leave(const struct guest_insn *insn)
 {
     ZydisMnemonic mnemonic = insn->decoded.mnemonic;
     bool is_member = insn->access.kind == ACCESS_MEMBER;
-    bool has_operand = find_operand(insn) != NULL;
+    bool has_operand = find_operand(insn) && insn->emit != emit_lea;
     return insn->emit == emit_jcc || insn->emit == emit_ret ||
            mnemonic == ZYDIS_MNEMONIC_DIV || mnemonic == ZYDIS_MNEMONIC_IDIV ||
            mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B || insn->uses_fpu ||

@@ -272,8 +272,8 @@ static inline void host_jmp_to(struct code *code, const uint8_t *target)
     host_patch(host_jmp(code), target);
 }
 
-/* NOPs until the next byte but `before` lies at a multiple of align. */
-static inline void host_align(struct code *code, unsigned align, unsigned before)
+/* NOPs of so many bytes. */
+static inline void host_nop(struct code *code, unsigned size)
 {
     static const char *const nop[] = {
         "",
@@ -285,10 +285,23 @@ static inline void host_align(struct code *code, unsigned align, unsigned before
         "\x66\x0f\x1f\x44\x00\x00",
         "\x0f\x1f\x80\x00\x00\x00\x00",
     };
-    unsigned missing = (unsigned)(-(uintptr_t)(code->at + before)) & (align - 1);
-    while (missing > 0) {
-        unsigned part = missing < 7 ? missing : 7;
+    while (size > 0) {
+        unsigned part = size < 7 ? size : 7;
         code_bytes(code, nop[part], part);
-        missing -= part;
+        size -= part;
+    }
+}
+
+/* NOPs until the next byte but `before` lies at a multiple of align. */
+static inline void host_align(struct code *code, unsigned align, unsigned before)
+{
+    host_nop(code, (unsigned)(-(uintptr_t)(code->at + before)) & (align - 1));
+}
+
+/* NOPs until the four bytes behind the next `before` lie within eight aligned ones. */
+static inline void host_align_place(struct code *code, unsigned before)
+{
+    if (((uintptr_t)(code->at + before) & 7) > 4) {
+        host_align(code, 8, before);
     }
 }

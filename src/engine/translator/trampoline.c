@@ -166,30 +166,36 @@ static void write_watch(struct code_cache *cache, struct code *code, bool from_h
     host_jmp_to(code, cache->write + cache->leave[LEAVE_WATCHED][from_host]);
 }
 
-#define JUMP_MASK \
-    (((1u << AREA_JUMP_PAGE_BITS) - 1) << FRAME_SHIFT | ((1u << AREA_JUMP_SLOT_BITS) - 1))
+#define JUMP_SHIFT 4
+_Static_assert(sizeof(struct tlb_jump) == 1u << JUMP_SHIFT && JUMP_SHIFT == AREA_JUMP_MIX,
+               "index by one rotate");
+
+static void xor_r9(struct code *code, unsigned value)
+{
+    CODE(code, "\x49\x83\xf1");
+    code8(code, value);
+}
 
 /* Goes on at guest address r8 by way of the view's jump entries, of which r9 is the
- * index; the head that it comes to polls. */
+ * place; the head that it comes to polls. */
 static uint32_t write_jump(struct code_cache *cache, struct code *code, unsigned kind)
 {
     uint32_t start = (uint32_t)(code->at - cache->write);
-    host_rorx(code, HOST_R9, HOST_R8, AREA_JUMP_SLOT_BITS);
+    host_rorx(code, HOST_R9, HOST_R8, 64 - JUMP_SHIFT);
     host_op_reg(code, true, 0x33, HOST_R9, HOST_R8); /* XOR */
-    host_constant(code, HOST_R10, JUMP_MASK);
-    CODE(code, "\xc4\x42\xb2\xf5\xca"); /* PEXT r9, r9, r10 */
+    host_and(code, false, HOST_R9, (AREA_JUMP_COUNT - 1) << JUMP_SHIFT);
     unsigned wanted = HOST_R8;
     if (kind & JUMP_32) {
-        CODE(code, "\x49\x83\xf1\x01"); /* XOR r9, 1 */
+        xor_r9(code, 1 << JUMP_SHIFT);
     }
     if (kind & JUMP_BASED) {
         wanted = HOST_R10;
         host_constant(code, HOST_R10, AREA_JUMP_BASED_TAG);
         host_op_reg(code, true, 0x0b, HOST_R10, HOST_R8); /* OR */
     }
-    struct host_mem tag = {HOST_NONE, HOST_R9, 3, offsetof(struct tlb_area, jump_tag)};
-    struct host_mem target = {HOST_NONE, HOST_R9, 3,
-                              offsetof(struct tlb_area, jump_target)};
+    struct host_mem tag = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_area, jump[0].tag)};
+    struct host_mem target = {HOST_R9, HOST_NONE, 0,
+                              offsetof(struct tlb_area, jump[0].target)};
     host_gs(code, true, 0x39, wanted, &tag); /* CMP */
     uint8_t *other = host_jcc(code, HOST_NE);
     const uint8_t *found = code->at;
@@ -199,8 +205,7 @@ static uint32_t write_jump(struct code_cache *cache, struct code *code, unsigned
     }
     host_gs(code, false, 0xff, 4, &target); /* JMP */
     host_patch(other, code->at);
-    CODE(code, "\x49\x83\xf1"); /* XOR r9, imm8 */
-    code8(code, AREA_JUMP_OTHER);
+    xor_r9(code, AREA_JUMP_OTHER << JUMP_SHIFT);
     host_gs(code, true, 0x39, wanted, &tag);
     host_patch(host_jcc(code, HOST_E), found);
     host_jmp_to(code, cache->write + cache->jump_miss);

@@ -107,7 +107,8 @@ static void compare_without_flags(struct emit *emit, const struct gate *gate)
 {
     struct code *code = &emit->code;
     int32_t offset = frame_status(gate->first);
-    host_mov(code, HOST_R10, HOST_RCX);
+    CODE(code, "\x4c\x8d\x91"); /* LEA r10, [rcx + disp32]: PATCHED_SIZE */
+    code32(code, 0);
     code8(code, 0x64);
     if (gate->size == 4) {
         CODE(code, "\x8b\x0c\x25"); /* MOV ecx */
@@ -154,8 +155,8 @@ static enum head_flags find_head_flags(const struct translation *translation)
  * jump or a return (struct block's settles).
  *
  * The head has two ways in, entry_memory and entry, of which one brings the flags to
- * where the block wants them and falls into the other; there the place to be patched,
- * which becomes a jump when the block dies, and the look at frame.status.
+ * where the block wants them and falls into the other; there the look at frame.status,
+ * whose first instruction becomes a jump when the block dies.
  */
 static void emit_head(struct translation *translation)
 {
@@ -187,7 +188,6 @@ static void emit_head(struct translation *translation)
         block->entry_memory = (uint32_t)(code->at - base);
     }
     block->patch = (uint32_t)(code->at - base);
-    CODE(code, "\x0f\x1f\x44\x00\x00"); /* NOP, 5 bytes */
     uint8_t *place;
     if (wanted != HEAD_HOST) {
         fs_compare(code, gate.size, frame_status(gate.first), gate.value);
