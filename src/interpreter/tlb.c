@@ -36,6 +36,13 @@ static bool may_have_jumps(const struct tlb_area *area, gva_t gva)
     return area->jump_filter[cpu_half(area, gva)][hash / 64] >> hash % 64 & 1;
 }
 
+static void note_jumps(struct tlb_area *area, uint64_t tag)
+{
+    unsigned hash = jump_hash(tag);
+    area->jump_filter[cpu_half(area, tag)][hash / 64] |= 1ull << hash % 64;
+    area->has_jumps = true;
+}
+
 /* Of both halves, or of the lower one. */
 static void forget_filter(struct tlb_area *area, unsigned halves)
 {
@@ -60,9 +67,7 @@ static void jump_fill(struct tlb_area *area, unsigned index, uint64_t tag,
                       const void *target, bool lasts)
 {
     cpu_note_filled(area, TLB_SIZE + index, lasts);
-    unsigned hash = jump_hash(tag);
-    area->jump_filter[cpu_half(area, tag)][hash / 64] |= 1ull << hash % 64;
-    area->has_jumps = true;
+    note_jumps(area, tag);
     area->jump[index] = (struct tlb_jump){tag, target};
 }
 
@@ -215,33 +220,83 @@ void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_s
     }
 }
 
-static void drop_all_jumps(struct tlb_area *area)
+static bool is_empty(const struct tlb_area *area, unsigned index)
 {
-    for (unsigned i = 0; area->has_jumps && i < AREA_JUMP_COUNT; i++) {
-        jump_clear(area, i);
+    if (index >= TLB_SIZE) {
+        return area->jump[index - TLB_SIZE].tag == 0;
     }
-    forget_filter(area, 2);
+    struct tlb_entry empty;
+    cpu_clear_entry(&empty, index);
+    return area->entry[index].read == empty.read &&
+           area->entry[index].write == empty.write;
 }
 
-/* Is an entry's address in a page? Tags of 32-bit code may have a bit more. */
-static bool is_jump_of(const struct tlb_area *area, unsigned index, gva_t page)
+/* Is an entry's address in a region? Tags of 32-bit code may have a bit more; and a
+ * jump's instruction may only end there. */
+static bool is_in_region(const struct tlb_area *area, unsigned index, gva_t gva,
+                         unsigned shift)
 {
-    uint64_t other = area->jump[index].tag ^ page;
-    return (other & ~AREA_JUMP_BASED_TAG) < FRAME_SIZE;
+    if (index < TLB_SIZE) {
+        const struct tlb_entry *entry = &area->entry[index];
+        return (entry->read ^ gva) >> shift == 0 || (entry->write ^ gva) >> shift == 0;
+    }
+    uint64_t first = area->jump[index - TLB_SIZE].tag;
+    uint64_t last = first + INSN_BYTES_MAX - 1;
+    return ((first ^ gva) & ~AREA_JUMP_BASED_TAG) >> shift == 0 ||
+           ((last ^ gva) & ~AREA_JUMP_BASED_TAG) >> shift == 0;
+}
+
+/* False: the entry is empty now. */
+static bool drop_entry(struct tlb_area *area, unsigned index, gva_t gva, unsigned shift)
+{
+    if (is_empty(area, index)) {
+        return false;
+    }
+    if (is_in_region(area, index, gva, shift)) {
+        area_clear_entry(area, index);
+        return false;
+    }
+    if (index >= TLB_SIZE) {
+        note_jumps(area, area->jump[index - TLB_SIZE].tag);
+    }
+    return true;
+}
+
+/* What is left is known again, however much had been filled, and which pages have jumps:
+ * who invalidates many pages does not look at all entries each time. */
+static void drop_region(struct tlb_area *area, gva_t gva, unsigned shift)
+{
+    bool knows_which = area->filled_count <= AREA_FILLED_MAX;
+    unsigned all = area->jump_miss ? AREA_ENTRIES : TLB_SIZE;
+    unsigned count = knows_which ? area->filled_count : all, kept = 0;
+    uint64_t seen[AREA_ENTRIES / 64] = {0}; /* the list may have one many times */
+    forget_filter(area, 2);
+    for (unsigned i = 0; i < count; i++) {
+        unsigned index = knows_which ? area->filled[i] : i;
+        bool is_again = seen[index / 64] >> index % 64 & 1;
+        seen[index / 64] |= 1ull << index % 64;
+        if (!is_again && !is_lasting(area, index) &&
+            drop_entry(area, index, gva, shift)) {
+            if (kept < AREA_FILLED_MAX) {
+                area->filled[kept] = (uint16_t)index;
+            }
+            kept += kept <= AREA_FILLED_MAX;
+        }
+    }
+    area->filled_count = kept;
+    for (unsigned i = 0; i < AREA_ENTRIES / 64; i++) {
+        for (uint64_t left = area->lasting[i]; left; left &= left - 1) {
+            drop_entry(area, i * 64 + (unsigned)__builtin_ctzll(left), gva, shift);
+        }
+    }
 }
 
 static void drop_jumps(struct tlb_area *area, gva_t page)
 {
-    unsigned first = cpu_area_jump(page) & -(unsigned)FRAME_SIZE;
     if (may_have_jumps(area, page)) {
-        for (unsigned i = 0; i < FRAME_SIZE; i++) {
-            if (is_jump_of(area, first + i, page)) {
-                jump_clear(area, first + i);
-            }
-        }
-    }
-    /* Instructions of the page before that end in this one. */
-    if (may_have_jumps(area, page - 1)) {
+        drop_region(area, page, FRAME_SHIFT);
+    } else if (may_have_jumps(area, page - 1)) {
+        /* Instructions of the page before that end in this one. */
         for (unsigned back = 1; back < INSN_BYTES_MAX; back++) {
             unsigned index = cpu_area_jump(page - back);
             jump_clear(area, index);
@@ -255,14 +310,9 @@ static void flush_region(struct cpu *cpu, struct tlb_context *context, gva_t gva
 {
     counter_add(&cpu->counters.regions_dropped, 1);
     for (unsigned view = 0; view < TLB_VIEWS; view++) {
-        struct tlb_area *area = &context->view[view];
-        for (unsigned i = 0; i < TLB_SIZE; i++) {
-            struct tlb_entry *entry = &area->entry[i];
-            if ((entry->read ^ gva) >> shift == 0 || (entry->write ^ gva) >> shift == 0) {
-                cpu_clear_entry(entry, i);
-            }
+        if (context->view[view].is_ready) {
+            drop_region(&context->view[view], gva, shift);
         }
-        drop_all_jumps(area);
     }
     context->generation = ++cpu->generations;
 }

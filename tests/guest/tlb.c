@@ -365,6 +365,31 @@ static void try_split(void)
     }
 }
 
+/* Code in every 4K of a 2M page, which becomes another one, again and again: more jumps
+ * and pages than an engine may care to remember one by one. */
+static void try_large_code(uint64_t flags)
+{
+    uint64_t address = base + 3 * PAGE_1G, large[2];
+
+    case_begin("code in a large%s page that becomes another one, in the %s half",
+               flags & PTE_G ? " global" : "", base >> 63 ? "upper" : "lower");
+    for (uint32_t i = 0; i < 2; i++) {
+        large[i] = (uint64_t)page_new_run(PAGE_2M);
+        for (uint32_t n = 0; n < 512; n++) {
+            write_code((uint64_t *)(large[i] + n * PAGE_SIZE + 16 * (n % 64)), 2 * n + i);
+        }
+    }
+    page_map(address, large[0], flags, 2);
+    for (uint32_t round = 0; round < 12; round++) {
+        for (uint32_t n = 0; n < 512; n++) {
+            uint64_t function = address + n * PAGE_SIZE + 16 * (n % 64);
+            ASSERT_EQ(((uint64_t(*)(void))function)(), 2 * n + round % 2);
+        }
+        *page_entry(kernel_pml4, address, 2) = large[(round + 1) % 2] | flags | PTE_PS;
+        invlpg(address + round * 123 % 512 * PAGE_SIZE);
+    }
+}
+
 static volatile uint32_t stop;
 
 /* Sets and clears an ignored bit of the entry, atomically, while the walks set A and D.
@@ -460,6 +485,8 @@ void guest_test(void)
         }
         try_code();
         try_split();
+        try_large_code(PTE_P | PTE_W);
+        try_large_code(PTE_P | PTE_W | PTE_G);
     }
     smp_start(true);
     try_marks();
