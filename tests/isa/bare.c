@@ -8,6 +8,7 @@
  * Started by host.c with the descriptors of bare.h. Never built with sanitizers.
  */
 
+#include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <errno.h>
 #include <linux/audit.h>
@@ -104,9 +105,9 @@ BARE static void end_segments(struct isa_result *result)
 }
 
 /* Null selectors take the bases away, so these come last. */
-BARE static void begin_segments(void)
+BARE static void begin_segments(uint32_t data)
 {
-    __asm__ volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(ISA_DATA32));
+    __asm__ volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(data));
     if (child.has_bases) {
         __asm__ volatile("mov %0, %%fs\n\tmov %0, %%gs" : : "r"(0));
         __asm__ volatile("wrfsbase %0\n\twrgsbase %1"
@@ -172,13 +173,13 @@ BARE static void begin_case(ucontext_t *context)
     }
     greg[REG_RIP] = (greg_t)input->rip;
     greg[REG_EFL] = (greg_t)input->flags;
-    greg[REG_CSGSFS] = (greg_t)(input->selector | (uint64_t)ISA_DATA32 << 48);
+    greg[REG_CSGSFS] = (greg_t)(input->selector | (uint64_t)input->stack_selector << 48);
     copy(vector, &input->vector, offsetof(struct isa_vector, fx.mxcsr_mask));
     copy(vector->fx.st, input->vector.fx.st,
          XSTATE_LEGACY - offsetof(struct isa_vector, fx.st));
     vector->header[0] = XSTATE_ALL;
     copy(vector->ymm_high, input->vector.ymm_high, sizeof(vector->ymm_high));
-    begin_segments();
+    begin_segments(input->data_selector);
 }
 
 BARE static void on_signal(int number, siginfo_t *info, void *opaque)
@@ -199,6 +200,20 @@ BARE static void on_signal(int number, siginfo_t *info, void *opaque)
         await_batch();
     }
     begin_case(opaque);
+}
+
+/* Where the host's kernel has no LDTs the selectors mean nothing, and 16-bit cases end at
+ * once (host_runs). */
+static void make_segment(unsigned selector, uint64_t base, bool is_code)
+{
+    struct user_desc segment = {
+        .entry_number = selector / 8,
+        .base_addr = (unsigned)base,
+        .limit = ISA_LIMIT16,
+        .contents = is_code ? MODIFY_LDT_CONTENTS_CODE : MODIFY_LDT_CONTENTS_DATA,
+    };
+
+    syscall(SYS_modify_ldt, 0x11, &segment, sizeof(segment));
 }
 
 /* Only what the handler needs, and only from the program's own code: the cases' code lies
@@ -324,6 +339,9 @@ int main(void)
     child.has_bases = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
     memset(child.pages, ISA_OP_INT3, ISA_FIXED_CODE * ISA_PAGE);
     touch_pages();
+    make_segment(ISA_CODE16, ISA_CODE, true);
+    make_segment(ISA_DATA16, ISA_DATA16_BASE, false);
+    make_segment(ISA_STACK16, ISA_STACK16_BASE, false);
     if (confine() < 0) {
         perror("isa_bare: no filter for system calls");
         return 1;

@@ -40,6 +40,7 @@ bool campaign_make(const struct campaign *campaign, uint64_t number,
     random = isa_random(&random);
     uint64_t kind = isa_random(&random) % 64;
     unsigned bits = campaign->has_compat && isa_random(&random) % 4 == 0 ? 32 : 64;
+    bool is_16 = campaign->has_16 && bits == 32 && isa_random(&random) % 4 == 0;
     *made = (struct campaign_case){.number = number, .form = CAMPAIGN_NO_FORM};
     if (number < campaign_sweep(campaign)) {
         return make_single((unsigned)(number % form_count), &random, test, made);
@@ -48,10 +49,10 @@ bool campaign_make(const struct campaign *campaign, uint64_t number,
         return make_single(choose_form(campaign, &random), &random, test, made);
     }
     if (kind == 0) {
-        return generate_undefined(&random, bits, test);
+        return generate_undefined(&random, is_16 ? 16 : bits, test);
     }
     made->is_sequence = true;
-    return (kind < 6 ? generate_sequence(&random, bits, test)
-                     : sequence_make(&random, bits, test)) &&
+    return (kind < 6 || is_16 ? generate_sequence(&random, is_16 ? 16 : bits, test)
+                              : sequence_make(&random, bits, test)) &&
            !undefined_is_read(test);
 }

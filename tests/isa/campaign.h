@@ -11,8 +11,8 @@
 
 struct campaign {
     uint64_t seed;
-    bool has_compat;
-    unsigned row; /* ZydisMnemonic; 0: all */
+    bool has_compat, has_16; /* 32-bit code, and 16-bit code */
+    unsigned row;            /* ZydisMnemonic; 0: all */
 };
 
 struct campaign_case {

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "x86/flags.h"
+#include "x86/state.h"
 
 uint8_t isa_images[ISA_IMAGE_COUNT][ISA_MEMORY_SIZE];
 
@@ -11,8 +12,8 @@ static uint64_t pick(uint64_t *random, uint64_t below)
     return isa_random(random) % below;
 }
 
-/* Selectors of programs, of the kernel, of system segments, null ones, and of the LDT
- * that there is not. */
+/* Selectors of programs, of the kernel, of system segments, null ones, and of the LDT,
+ * beyond what it has. */
 static uint64_t selector(uint64_t *random)
 {
     static const uint16_t selectors[] = {
@@ -223,10 +224,18 @@ void isa_input_complete(struct isa_input *input)
 {
     const struct isa_case *test = &input->test;
 
+    if (test->bits == 16) {
+        uint64_t *rsp = &input->test.gpr[X86_RSP];
+        *rsp = (*rsp & ISA_LIMIT16) | ISA_STACK16_HIGH;
+    }
     fill_vector(&input->vector, test);
-    input->rip = ISA_CODE + test->code_offset;
+    input->rip = ISA_CODE + test->code_offset - isa_code_base(test);
     input->flags = test->flags | X86_FLAG_1 | X86_FLAG_IF;
-    input->selector = test->bits == 32 ? ISA_CODE32 : ISA_CODE64;
+    input->selector = test->bits == 64   ? ISA_CODE64
+                      : test->bits == 32 ? ISA_CODE32
+                                         : ISA_CODE16;
+    input->data_selector = test->bits == 16 ? ISA_DATA16 : ISA_DATA32;
+    input->stack_selector = test->bits == 16 ? ISA_STACK16 : ISA_DATA32;
 }
 
 static uint64_t image_word(uint64_t *random)

@@ -23,6 +23,10 @@
 #define ISA_CODE64 0x33u
 #define ISA_CODE32 0x23u
 #define ISA_DATA32 0x2bu /* in SS, DS and ES */
+/* Of the LDT: 16-bit code at ISA_CODE, its data, and its stack, whose pointer is SP. */
+#define ISA_CODE16  0x07u
+#define ISA_DATA16  0x0fu
+#define ISA_STACK16 0x17u
 
 struct isa_case {
     uint64_t gpr[16];
@@ -31,7 +35,7 @@ struct isa_case {
     uint32_t mxcsr;
     uint16_t fcw, fsw;
     uint8_t ftw;          /* as FXSAVE has it: bit i set: physical register i is in use */
-    uint8_t bits;         /* 64, or 32: compatibility mode */
+    uint8_t bits;         /* 64, or in compatibility mode 32 or 16 */
     uint8_t image;        /* of memory */
     bool is_stepped;      /* our side: stepped by a debugger, if the engine can be */
     uint16_t code_length; /* in bytes */
@@ -58,7 +62,9 @@ struct isa_vector {
 /* What both sides are given: the case, and what follows from it. */
 struct isa_input {
     struct isa_vector vector;
-    uint64_t rip, flags, selector; /* of CS */
+    uint64_t rip, flags;
+    uint16_t selector, data_selector, stack_selector; /* of CS, of DS and ES, of SS */
+    uint16_t unused;
     struct isa_case test;
 };
 
@@ -95,6 +101,17 @@ static inline uint64_t isa_random(uint64_t *state)
 /* Contents of the memory pages; made once, before the first use. */
 extern uint8_t isa_images[ISA_IMAGE_COUNT][ISA_MEMORY_SIZE];
 void isa_images_init(void);
+
+/* The linear address of the base of a case's code. */
+static inline uint64_t isa_code_base(const struct isa_case *test)
+{
+    return test->bits == 16 ? ISA_CODE : 0;
+}
+/* The linear address at which a case has ended. */
+static inline uint64_t isa_linear_rip(const struct isa_result *result)
+{
+    return result->rip + (result->selector[ISA_CS] == ISA_CODE16 ? ISA_CODE : 0);
+}
 
 /* Fills what follows from input->test. */
 void isa_input_complete(struct isa_input *input);

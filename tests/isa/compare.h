@@ -12,8 +12,10 @@ bool compare_has_image(const struct isa_case *test);
 bool compare_has_masked_move(const struct isa_case *test);
 /* Is there a far jump, call or return, or one from an interrupt? */
 bool compare_has_far_transfer(const struct isa_case *test);
+/* Has the case a gather, between whose elements a trap may come? */
+bool compare_has_gather(const struct isa_case *test);
 /* The host's answer says nothing: the code reached its kernel, or killed the program. */
-bool compare_is_void(const struct isa_result *native);
+bool compare_is_void(const struct isa_case *test, const struct isa_result *native);
 
 /* What a side gave: memory is ISA_MEMORY_SIZE bytes. */
 struct compare_side {

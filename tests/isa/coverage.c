@@ -77,6 +77,7 @@ static bool faults_with(const struct seen *seen, uint32_t error)
 #define FEATURES(F)                                                                      \
     F("64-bit code", seen->bits == 64)                                                   \
     F("32-bit code", seen->bits == 32)                                                   \
+    F("16-bit code", seen->bits == 16)                                                   \
     F("no memory operand", !seen->memory)                                                \
     F("[base]", seen->memory && seen->memory->mem.base && !seen->decoded->raw.disp.size) \
     F("[base + disp8]", has_displacement(seen, 8))                                       \
@@ -345,7 +346,7 @@ static unsigned print_missing_forms(FILE *out)
     return missing;
 }
 
-bool coverage_is_complete(FILE *out, bool has_compat)
+bool coverage_is_complete(FILE *out, bool has_compat, bool has_16)
 {
     unsigned missing = print_missing_rows(out) + print_missing_forms(out);
 
@@ -354,7 +355,10 @@ bool coverage_is_complete(FILE *out, bool has_compat)
                             strcmp(feature_names[i], "16-bit address") == 0 ||
                             strcmp(feature_names[i], "[base + disp16]") == 0;
 
-        if (feature_cases[i] == 0 && (has_compat || !needs_compat)) {
+        bool needs_16 = strcmp(feature_names[i], "16-bit code") == 0;
+
+        if (feature_cases[i] == 0 && (has_compat || !needs_compat) &&
+            (has_16 || !needs_16)) {
             fprintf(out, "not executed: %s\n", feature_names[i]);
             missing++;
         }

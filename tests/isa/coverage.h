@@ -19,4 +19,4 @@ void coverage_sequence(const struct isa_case *test, const struct isa_result *nat
 void coverage_print(FILE *out);
 /* Prints what is missing: rows of the instruction tables without a form and without a
  * reason, forms and features without a case. False if anything is. */
-bool coverage_is_complete(FILE *out, bool has_compat);
+bool coverage_is_complete(FILE *out, bool has_compat, bool has_16);

@@ -69,8 +69,9 @@ static bool still_fails(void *opaque, const struct isa_case *test)
     struct isa_input input = {.test = *test};
     struct compare_side native, ours;
 
-    return run_both(opaque, &input, &native, &ours) && !compare_is_void(native.result) &&
-           !undefined_is_read(test) && !compare_equal(test, &native, &ours);
+    return run_both(opaque, &input, &native, &ours) &&
+           !compare_is_void(test, native.result) && !undefined_is_read(test) &&
+           !compare_equal(test, &native, &ours);
 }
 
 #define KINDS_MAX  256
@@ -198,7 +199,7 @@ static void compare_batch(struct run *run, struct batch *batch)
         const struct compare_side ours = {guest_result(run->guest, i),
                                           guest_memory(run->guest, i)};
 
-        if (compare_is_void(native.result)) {
+        if (compare_is_void(&batch->input[i].test, native.result)) {
             run->voided++;
             continue;
         }
@@ -381,8 +382,8 @@ static bool set_up(struct run *run, const struct engine_ops *engine)
         return false;
     }
     run->started = run->told = time(NULL);
-    run->campaign = (struct campaign){run->options.seed, host_runs_compat(run->host),
-                                      run->options.row};
+    run->campaign = (struct campaign){run->options.seed, host_runs(run->host, 32),
+                                      host_runs(run->host, 16), run->options.row};
     run->next = run->options.first;
     run->end =
         run->options.is_endless ? UINT64_MAX : run->options.first + run->options.cases;
@@ -400,7 +401,8 @@ static int run_all(struct run *run)
 {
     const struct options *options = &run->options;
 
-    if (!form_init(guest_policy(run->guest), run->campaign.has_compat) ||
+    if (!form_init(guest_policy(run->guest), run->campaign.has_compat,
+                   run->campaign.has_16) ||
         !has_row(options->row)) {
         fprintf(stderr, "isa_differential: no such instruction here\n");
         return 2;
@@ -408,8 +410,9 @@ static int run_all(struct run *run)
     bool is_whole = options->first == 0;
     bool is_done = !is_whole || (run_regressions(run) && run_programs(run));
     is_done = is_done && run_generated(run) && print_coverage(run);
-    bool is_complete = !options->must_be_complete ||
-                       coverage_is_complete(stdout, run->campaign.has_compat);
+    bool is_complete =
+        !options->must_be_complete ||
+        coverage_is_complete(stdout, run->campaign.has_compat, run->campaign.has_16);
     printf("engine %s, seed %lu: %lu cases, %lu of them without an answer from the host, "
            "%lu differences\n",
            options->engine, options->seed, run->done, run->voided, run->failed);

@@ -139,6 +139,16 @@ bool compare_has_far_transfer(const struct isa_case *test)
     return any_instruction(test, is_far);
 }
 
+static bool is_gather(const ZydisDecodedInstruction *decoded)
+{
+    return decoded->meta.category == ZYDIS_CATEGORY_AVX2GATHER;
+}
+
+bool compare_has_gather(const struct isa_case *test)
+{
+    return any_instruction(test, is_gather);
+}
+
 bool compare_has_image(const struct isa_case *test)
 {
     return any_instruction(test, is_image);

@@ -19,11 +19,11 @@ bool form_is_withheld(ZydisMnemonic mnemonic)
 {
     return is_withheld[mnemonic];
 }
-static ZydisDecoder decoder64, decoder32;
+static ZydisDecoder decoder64, decoder32, decoder16;
 
 const ZydisDecoder *form_decoder(unsigned bits)
 {
-    return bits == 64 ? &decoder64 : &decoder32;
+    return bits == 64 ? &decoder64 : bits == 32 ? &decoder32 : &decoder16;
 }
 
 /* ---- Bytes of a form ---- */
@@ -363,7 +363,7 @@ static bool try_all(const struct cpuid_policy *policy, unsigned bits)
         };
 
         if ((form.l && !form.is_vex) || (form.is_vex && form.map == 0) ||
-            (form.w && bits == 32 && !form.is_vex) || is_prefix(&form) ||
+            (form.w && bits != 64 && !form.is_vex) || is_prefix(&form) ||
             (form.is_short && (form.is_vex || form.map || form.opcode != 0xe3))) {
             continue;
         }
@@ -404,20 +404,22 @@ static bool make_groups(void)
     return true;
 }
 
-bool form_init(const struct cpuid_policy *policy, bool has_compat)
+bool form_init(const struct cpuid_policy *policy, bool has_compat, bool has_16)
 {
     insn_index_rows();
     ZydisDecoderInit(&decoder64, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     ZydisDecoderInit(&decoder32, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
-    ZydisDecoder *const decoders[] = {&decoder64, &decoder32};
-    for (unsigned i = 0; i < 2; i++) {
+    ZydisDecoderInit(&decoder16, ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_32);
+    ZydisDecoder *const decoders[] = {&decoder64, &decoder32, &decoder16};
+    for (unsigned i = 0; i < 3; i++) {
         ZydisDecoderEnableMode(decoders[i], ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
         ZydisDecoderEnableMode(decoders[i], ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
     }
     if (policy->vendor == CPU_VENDOR_AMD) {
         ZydisDecoderEnableMode(&decoder64, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
     }
-    return try_all(policy, 64) && (!has_compat || try_all(policy, 32)) && make_groups();
+    return try_all(policy, 64) && (!has_compat || try_all(policy, 32)) &&
+           (!has_16 || try_all(policy, 16)) && make_groups();
 }
 
 void form_fini(void)

@@ -48,7 +48,7 @@ extern struct form_group *form_groups;
 extern unsigned form_group_count;
 
 /* Fills the tables for what the processor offers; 32-bit forms only if asked for. */
-bool form_init(const struct cpuid_policy *policy, bool has_compat);
+bool form_init(const struct cpuid_policy *policy, bool has_compat, bool has_16);
 void form_fini(void);
 
 /* Why an instruction cannot be compared with the bare processor, or NULL. */

@@ -75,7 +75,7 @@ static uint16_t status_word(uint64_t *random, uint16_t fcw)
 
 static void narrow(struct isa_case *test)
 {
-    for (unsigned i = 0; i < 16 && test->bits == 32; i++) {
+    for (unsigned i = 0; i < 16 && test->bits != 64; i++) {
         test->gpr[i] = i < 8 ? (uint32_t)test->gpr[i] : 0;
     }
 }
@@ -85,13 +85,15 @@ void generate_state(uint64_t *random, struct isa_case *test)
     for (unsigned i = 0; i < 16; i++) {
         test->gpr[i] = isa_value(random);
     }
-    test->gpr[X86_RSP] = stack_pointer(random);
+    uint64_t stack_base = test->bits == 16 ? ISA_STACK16_BASE : 0;
+    uint64_t data_base = test->bits == 16 ? ISA_DATA16_BASE : 0;
+    test->gpr[X86_RSP] = stack_pointer(random) - stack_base;
     if (!one_in(random, 4)) {
-        test->gpr[X86_RSI] = target(random);
-        test->gpr[X86_RDI] = target(random);
+        test->gpr[X86_RSI] = target(random) - data_base;
+        test->gpr[X86_RDI] = target(random) - data_base;
     }
     if (one_in(random, 2)) {
-        test->gpr[X86_RBP] = stack_pointer(random);
+        test->gpr[X86_RBP] = stack_pointer(random) - stack_base;
     }
     test->flags = (uint32_t)isa_random(random) & X86_FLAGS_ARITH;
     test->flags |= one_in(random, 8) ? X86_FLAG_DF : 0;
@@ -160,11 +162,21 @@ static unsigned number_of(ZydisRegister reg)
     return (unsigned)ZydisRegisterGetId(reg);
 }
 
-static uint64_t segment_base(const ZydisDecodedOperand *operand)
+static uint64_t segment_base(const struct isa_case *test,
+                             const ZydisDecodedOperand *operand)
 {
-    return operand->mem.segment == ZYDIS_REGISTER_FS   ? ISA_FS_BASE
-           : operand->mem.segment == ZYDIS_REGISTER_GS ? ISA_GS_BASE
-                                                       : 0;
+    switch (operand->mem.segment) {
+    case ZYDIS_REGISTER_FS:
+        return ISA_FS_BASE;
+    case ZYDIS_REGISTER_GS:
+        return ISA_GS_BASE;
+    case ZYDIS_REGISTER_CS:
+        return isa_code_base(test);
+    case ZYDIS_REGISTER_SS:
+        return test->bits == 16 ? ISA_STACK16_BASE : 0;
+    default:
+        return test->bits == 16 ? ISA_DATA16_BASE : 0;
+    }
 }
 
 static void patch_displacement(struct form_code *code, uint64_t value)
@@ -180,7 +192,7 @@ static void aim(uint64_t *random, const ZydisDecodedOperand *operand, uint64_t r
 {
     bool is_locked = code->decoded.attributes & ZYDIS_ATTRIB_HAS_LOCK ||
                      code->decoded.mnemonic == ZYDIS_MNEMONIC_XCHG;
-    uint64_t wanted = target(random) - segment_base(operand);
+    uint64_t wanted = target(random) - segment_base(test, operand);
 
     if (is_locked && !one_in(random, 256)) {
         wanted &= ~15ull; /* hosts slow a program down for locks across cache lines */
@@ -245,7 +257,7 @@ static void aim_branch(uint64_t *random, struct form_code *code, struct isa_case
                      code->decoded.operand_count_visible > 0;
     if (is_branch && operand->type == ZYDIS_OPERAND_TYPE_REGISTER && !one_in(random, 8)) {
         unsigned reg = number_of(operand->reg.value);
-        test->gpr[reg] = ISA_CODE + pick(random, 2 * ISA_PAGE);
+        test->gpr[reg] = ISA_CODE + pick(random, 2 * ISA_PAGE) - isa_code_base(test);
         *claimed |= 1u << reg;
     }
 }
@@ -267,7 +279,7 @@ static void aim_hidden(uint64_t *random, const struct form_code *code,
         }
         unsigned base = number_of(operand->mem.base);
         if (base != X86_RSP && base != X86_RBP && !(*claimed >> base & 1)) {
-            test->gpr[base] = target(random) - segment_base(operand);
+            test->gpr[base] = target(random) - segment_base(test, operand);
             *claimed |= 1u << base;
             is_string = true;
         }

@@ -49,6 +49,8 @@ AT(control, length, CONTROL_LENGTH);
 AT(isa_input, rip, INPUT_RIP);
 AT(isa_input, flags, INPUT_FLAGS);
 AT(isa_input, selector, INPUT_SELECTOR);
+AT(isa_input, data_selector, INPUT_DATA);
+AT(isa_input, stack_selector, INPUT_STACK);
 AT(isa_input, test.gpr, INPUT_GPR);
 AT(isa_input, test.image, INPUT_IMAGE);
 AT(isa_input, test.is_stepped, INPUT_STEPPED);
@@ -66,6 +68,8 @@ AT(isa_result, exception, RESULT_EXCEPTION);
 AT(isa_result, error, RESULT_ERROR);
 AT(isa_result, selector, RESULT_SELECTOR);
 _Static_assert(sizeof(struct isa_input) == INPUT_SIZE, "see monitor.h");
+_Static_assert(((KERNEL + KERNEL_STACK - 8) & 0xffff0000) == ISA_STACK16_HIGH,
+               "see layout.h");
 _Static_assert(sizeof(struct isa_result) == RESULT_SIZE, "see monitor.h");
 _Static_assert(INPUTS + ISA_BATCH * INPUT_SIZE <= RESULTS &&
                    RESULTS + ISA_BATCH * RESULT_SIZE <= MEMORIES &&
@@ -182,6 +186,11 @@ static void make_gate(struct guest *guest, unsigned vector)
     put(guest, IDT + vector * 16 + 8, target >> 32);
 }
 
+static uint64_t segment16(uint64_t base, uint64_t access)
+{
+    return ISA_LIMIT16 | (base & 0xffffff) << 16 | access << 40 | base >> 24 << 56;
+}
+
 /* The descriptors are those of Linux, which programs can see by their selectors. */
 static void make_tables(struct guest *guest)
 {
@@ -198,6 +207,9 @@ static void make_tables(struct guest *guest)
         put(guest, GDT + i * 8, segments[i]);
     }
     put(guest, GDT + 15 * 8, host_processor_segment());
+    put(guest, LDT + (ISA_CODE16 & ~7u), segment16(ISA_CODE, 0xfb));
+    put(guest, LDT + (ISA_DATA16 & ~7u), segment16(ISA_DATA16_BASE, 0xf3));
+    put(guest, LDT + (ISA_STACK16 & ~7u), segment16(ISA_STACK16_BASE, 0xf3));
     put(guest, TSS + 4, KERNEL + KERNEL_STACK);
     put(guest, TSS + 96, 0x68ull << 48); /* no I/O permission bitmap */
     for (unsigned vector = 0; vector < 256; vector++) {
@@ -230,7 +242,10 @@ static void make_state(struct guest *guest)
                        0x00008b0000000067 | (uint64_t)TSS << 16 |
                            (KERNEL & 0xff000000) << 32,
                        KERNEL >> 32);
-    state->ldtr = x86_segment_null(0);
+    x86_segment_unpack(&state->ldtr, SELECTOR_LDT,
+                       0x0000820000000017 | (uint64_t)LDT << 16 |
+                           (KERNEL & 0xff000000) << 32,
+                       KERNEL >> 32);
     for (unsigned i = 0; i < X86_SEGMENT_COUNT; i++) {
         state->seg[i] = x86_segment_flat_data(ISA_DATA32, 3);
     }

@@ -226,10 +226,10 @@ const uint8_t *host_memory(const struct host *host, unsigned index)
     return host->shared->memory[index];
 }
 
-bool host_runs_compat(struct host *host)
+bool host_runs(struct host *host, unsigned bits)
 {
-    /* 64-bit: mov al, 1; 32-bit: dec eax, then that. */
-    struct isa_input input = {.test = {.bits = 32,
+    /* 64-bit: mov al, 1; 32-bit: dec eax, then that; 16-bit: dec ax. */
+    struct isa_input input = {.test = {.bits = (uint8_t)bits,
                                        .fcw = 0x37f,
                                        .mxcsr = 0x1f80,
                                        .code_length = 3,
@@ -242,7 +242,7 @@ bool host_runs_compat(struct host *host)
     }
     const struct isa_result *result = host_result(host, 0);
     return result->end == ISA_EXCEPTION && result->exception == 3 &&
-           result->gpr[0] == 0xffffff01;
+           result->gpr[0] == (bits == 32 ? 0xffffff01 : 0xff01);
 }
 
 bool host_shows_bases(void)

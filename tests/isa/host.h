@@ -20,7 +20,7 @@ const struct isa_result *host_result(const struct host *host, unsigned index);
 const uint8_t *host_memory(const struct host *host, unsigned index);
 
 /* Does this host run 32-bit code? */
-bool host_runs_compat(struct host *host);
+bool host_runs(struct host *host, unsigned bits);
 /* The descriptor by which Linux tells programs their processor (selector 0x78), as they
  * see it; 0: there is none. */
 uint64_t host_processor_segment(void);

@@ -2,14 +2,22 @@
 /* Where cases are, and how large. For the assembler, too, which knows no type suffixes.
  */
 
-#define ISA_PAGE       4096
-#define ISA_CODE       0x10000000 /* two pages to execute, one to write as well */
-#define ISA_DATA       0x20000000 /* two pages, read and write; the third only read */
-#define ISA_STACK      0x30000000 /* one page, read and write */
+#define ISA_PAGE  4096
+#define ISA_CODE  0x10000000 /* two pages to execute, one to write as well */
+#define ISA_DATA  0x20000000 /* two pages, read and write; the third only read */
+#define ISA_STACK 0x30000000 /* one page, read and write */
 
-#define ISA_FIXED_CODE 2 /* pages of code that cannot be written */
-#define ISA_CODE_PAGES 3
-#define ISA_DATA_PAGES 3
+/* Bases of the segments of 16-bit code, and their limit: a page before what is mapped. */
+#define ISA_DATA16_BASE  (ISA_DATA - ISA_PAGE)
+#define ISA_STACK16_BASE (ISA_STACK - ISA_PAGE)
+#define ISA_LIMIT16      0xffff
+/* The upper half of ESP there: that of the monitor's stack pointer (monitor.h), which
+ * IRETQ leaves in it. The host's kernel hides its own. */
+#define ISA_STACK16_HIGH 0x80010000
+
+#define ISA_FIXED_CODE   2 /* pages of code that cannot be written */
+#define ISA_CODE_PAGES   3
+#define ISA_DATA_PAGES   3
 
 /* What a case can change, in this order: the page of code, data, stack. */
 #define ISA_MEMORY_PAGES (1 + ISA_DATA_PAGES + 1)

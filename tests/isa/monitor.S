@@ -46,7 +46,7 @@ next:
         rep movsb
 
         /* Segments: null selectors in FS and GS take the bases away, so these come last. */
-        mov eax, 0x2b
+        movzx eax, word ptr [rbx + INPUT_DATA]
         mov ds, eax
         mov es, eax
         xor eax, eax
@@ -66,10 +66,12 @@ next:
         je enter
         hlt
 enter:
-        push 0x2b
+        movzx eax, word ptr [rbx + INPUT_STACK]
+        push rax
         push [rbx + INPUT_GPR + 4 * 8]
         push [rbx + INPUT_FLAGS]
-        push [rbx + INPUT_SELECTOR]
+        movzx eax, word ptr [rbx + INPUT_SELECTOR]
+        push rax
         push [rbx + INPUT_RIP]
         mov rax, [rbx + INPUT_GPR + 0 * 8]
         mov rcx, [rbx + INPUT_GPR + 1 * 8]

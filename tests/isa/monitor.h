@@ -8,6 +8,7 @@
 #define KERNEL          0xffffffff80000000
 #define PAGE_TABLES     0x1000
 #define GDT             0x10000
+#define LDT             0x10800
 #define IDT             0x11000
 #define TSS             0x12000
 #define KERNEL_STACK    0x14000 /* its top */
@@ -22,6 +23,7 @@
 
 #define SELECTOR_KERNEL 0x10
 #define SELECTOR_TSS    0x40
+#define SELECTOR_LDT    0x50 /* of no descriptor: nobody loads it again */
 
 /* struct control */
 #define CONTROL_CURRENT 0
@@ -37,6 +39,8 @@
 #define INPUT_RIP      832
 #define INPUT_FLAGS    840
 #define INPUT_SELECTOR 848
+#define INPUT_DATA     850
+#define INPUT_STACK    852
 #define INPUT_GPR      856
 #define INPUT_IMAGE    1006
 #define INPUT_STEPPED  1007
