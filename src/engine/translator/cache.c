@@ -74,11 +74,12 @@ struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_poli
     cache->block = reserve(blocks * sizeof(*cache->block));
     cache->link = reserve(links * sizeof(*cache->link));
     cache->hash = reserve(BLOCK_HASH * sizeof(*cache->hash));
-    /* Looking a block up touches both at random. */
+    /* Looking a block up, or an instruction's kind, touches them at random. */
     use_huge_pages(cache->hash, BLOCK_HASH * sizeof(*cache->hash));
     use_huge_pages(cache->metadata, code_limit(cache, CODE_TABLES));
     cache->by_frame = reserve(BLOCK_HASH * sizeof(*cache->by_frame));
     cache->known = reserve(decode_size());
+    use_huge_pages(cache->known, decode_size());
     if (!cache->metadata || !cache->block || !cache->link || !cache->hash ||
         !cache->by_frame || !cache->known) {
         fail(err, ENOMEM, "cannot make a code cache");
@@ -112,14 +113,16 @@ void code_cache_free(struct code_cache *cache)
     free(cache);
 }
 
-/* A guest may run one page of kernel code at addresses without number. */
+/* A guest may run one page of kernel code at addresses without number. What lies near
+ * each other in a page does here, too: code is met in its order, mostly. */
 static unsigned hash_place(const struct code_place *place)
 {
-    uint64_t key = (uint64_t)place->frame << FRAME_SHIFT | place->offset;
+    uint64_t key = place->frame;
     if (!(place->mode & MODE_USER)) {
         key ^= place->page * 0xd6e8feb86659fd93ull;
     }
-    return (unsigned)(key * 0x9e3779b97f4a7c15ull >> 40) & (BLOCK_HASH - 1);
+    unsigned page = (unsigned)(key * 0x9e3779b97f4a7c15ull >> 40);
+    return (page ^ place->offset / 16u) & (BLOCK_HASH - 1);
 }
 
 static unsigned frame_place(frame_t frame)
@@ -175,7 +178,6 @@ void *code_metadata(struct code_cache *cache, size_t size)
 {
     void *memory = cache->metadata + cache->metadata_used;
     cache->metadata_used += (size + 15) & ~(size_t)15;
-    memset(memory, 0, size);
     return memory;
 }
 

@@ -265,6 +265,7 @@ struct block *code_find(struct code_cache *cache, const struct code_place *place
 
 /* The rest is called with the lock held. */
 
+/* What is in it is anything. */
 void *code_metadata(struct code_cache *cache, size_t size);
 /* Makes a finished block known. */
 void code_publish(struct code_cache *cache, struct block *block);

@@ -1,8 +1,10 @@
 #include "engine/translator/decode.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "interpreter/insn.h"
+#include "interpreter/isa.h"
 
 /* ---- working one out -------------------------------------------------------------- */
 
@@ -35,32 +37,68 @@ static bool ends_block(const struct guest_insn *insn)
     return false;
 }
 
+static bool is_jcc(const struct guest_insn *insn)
+{
+    return insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR;
+}
+
 static bool needs_avx(const struct guest_insn *insn)
 {
     return insn->uses_vector && insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
 }
 
-/* All fields but bytes and offset. */
-static bool work_out(struct emit *emit, struct guest_insn *insn, unsigned room)
+/* What is asked of operands most. */
+static void find_operands(struct guest_insn *insn)
+{
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        const struct operand *operand = &insn->operand[i];
+        if (operand->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+            insn->memory = insn->accesses++ ? insn->memory : (int8_t)i;
+        }
+        if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE &&
+            guest_is_gpr(operand->reg.value)) {
+            insn->gpr_written |= (uint16_t)(1u << guest_number(operand->reg.value));
+        }
+    }
+}
+
+/* As Zydis has it. */
+struct full {
+    ZydisDecodedInstruction decoded;
+    ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
+};
+
+/* All of its kind, of an insn that is zero but for bytes and offset. */
+static bool work_out(const struct emit *emit, struct guest_insn *insn, unsigned room,
+                     struct full *full)
 {
     const ZydisDecoder *decoder = code_decoder(emit->cache, emit->mode);
+    insn->memory = -1;
     ZyanStatus status =
-        ZydisDecoderDecodeFull(decoder, insn->bytes, room, &insn->decoded, insn->operand);
+        ZydisDecoderDecodeFull(decoder, insn->bytes, room, &full->decoded, full->operand);
     if (status == ZYDIS_STATUS_NO_MORE_DATA && room < INSN_BYTES_MAX) {
         return false;
     }
     if (!ZYAN_SUCCESS(status)) {
-        insn->decoded.length = 0;
         insn->decoded.mnemonic = ZYDIS_MNEMONIC_INVALID;
         insn->ends_block = true; /* the interpreter raises what it raises */
     } else {
-        insn->emit = emit_find(emit->cpu, insn);
+        decoded_take(&insn->decoded, &full->decoded);
+        for (unsigned i = 0; i < full->decoded.operand_count; i++) {
+            operand_take(&insn->operand[i], &full->operand[i]);
+        }
+        find_operands(insn);
+        if (native_isa_offered(emit->cpu->cpuid, &full->decoded)) {
+            insn->emit = emit_find(insn);
+        }
         if (needs_avx(insn) && !(emit->mode & MODE_AVX)) {
             insn->emit = NULL;
         }
         insn->ends_block = ends_block(insn);
     }
     flags_find(insn);
+    group_plan(insn);
     if (insn->emit == emit_copy) {
         emit_copy_plan(emit, insn);
     }
@@ -75,30 +113,66 @@ struct head {
     unsigned size; /* 0: none that is remembered */
 };
 
-struct known {
+/*
+ * What is known: an index of kinds in sets that lie in a line of the host's cache each,
+ * and what is copied of them, in the order in which they were met. Zero at first.
+ */
+struct kind {
     uint64_t head;
-    uint8_t mode; /* KIND_MODE */
-    bool is_known;
+    uint32_t place; /* of the kind's copy: in the memory, in lines; 0: none */
+    uint8_t mode;   /* KIND_MODE */
+    uint8_t length;
     uint8_t operands; /* that its users may look at */
-    int8_t immediate; /* number of the operand that is one, or -1 */
-    struct guest_insn insn;
+    bool ends_block : 1, is_jcc : 1;
 };
 
-#define KNOWN_COUNT 4096u
-#define KIND_MODE   (MODE_32 | MODE_AVX)
+#define LINE      64u
+#define WAYS      4u
+#define SETS      8192u
+#define KIND_MODE (MODE_32 | MODE_AVX)
+
+struct known {
+    struct kind kind[SETS][WAYS];
+    uint32_t used; /* lines of the copies' memory */
+    uint8_t next;  /* way that is given to another kind when a set is full */
+};
+
+#define INDEX_LINES ((unsigned)((sizeof(struct known) + LINE - 1) / LINE))
+#define COPY_LINES  ((8u << 20) / LINE)
+/* A kind's, at most; those of a block and what is looked at behind it. */
+#define KIND_LINES  ((unsigned)((sizeof(struct guest_insn) + LINE - 1) / LINE))
+#define BLOCK_LINES (2 * BLOCK_INSN_MAX * KIND_LINES)
 
 /* Users look at the first three, whatever there are. */
 #define OPERANDS_MIN 3u
 
+static_assert(sizeof(struct kind) * WAYS == LINE, "a set is a line");
+
 size_t decode_size(void)
 {
-    return KNOWN_COUNT * sizeof(struct known);
+    return (size_t)(INDEX_LINES + COPY_LINES) * LINE;
 }
 
-static struct known *find_slot(const struct emit *emit, struct head head)
+static struct kind *find_set(const struct emit *emit, struct head head)
 {
+    struct known *known = emit->cache->known;
     uint64_t hash = (head.bytes ^ (emit->mode & KIND_MODE)) * 0x9e3779b97f4a7c15ull;
-    return (struct known *)emit->cache->known + (hash >> 40) % KNOWN_COUNT;
+    return known->kind[(hash >> 40) % SETS];
+}
+
+static const struct guest_insn *kind_copy(const struct emit *emit,
+                                          const struct kind *kind)
+{
+    const uint8_t *memory = emit->cache->known;
+    return (const void *)(memory + (size_t)kind->place * LINE);
+}
+
+void decode_begin(struct emit *emit)
+{
+    struct known *known = emit->cache->known;
+    if (known->used + BLOCK_LINES > COPY_LINES) {
+        memset(known, 0, sizeof(*known));
+    }
 }
 
 static bool is_prefix(uint8_t byte)
@@ -200,9 +274,9 @@ static bool is_immediate(const ZydisDecodedOperand *operand)
 
 /* Is all that differs among instructions of this head a displacement of the operand in
  * memory, and an immediate behind it that is an operand's value? */
-static bool is_regular(const struct guest_insn *insn, struct head head)
+static bool is_regular(const struct full *full, struct head head)
 {
-    const ZydisDecodedInstruction *decoded = &insn->decoded;
+    const ZydisDecodedInstruction *decoded = &full->decoded;
     unsigned end = head.size;
     if (decoded->raw.disp.size) {
         if (decoded->raw.disp.offset != end || decoded->raw.disp.size > 32) {
@@ -221,7 +295,7 @@ static bool is_regular(const struct guest_insn *insn, struct head head)
     }
     unsigned immediates = 0;
     for (unsigned i = 0; i < decoded->operand_count; i++) {
-        const ZydisDecodedOperand *operand = &insn->operand[i];
+        const ZydisDecodedOperand *operand = &full->operand[i];
         if (operand->type == ZYDIS_OPERAND_TYPE_POINTER ||
             operand->encoding == ZYDIS_OPERAND_ENCODING_IS4) {
             return false;
@@ -236,32 +310,73 @@ static bool is_regular(const struct guest_insn *insn, struct head head)
     return immediates == (decoded->raw.imm[0].size != 0);
 }
 
-static void remember(struct known *known, const struct emit *emit,
-                     const struct guest_insn *insn, struct head head)
+static size_t kind_size(unsigned operands)
 {
-    if (insn->decoded.length == 0 || !is_regular(insn, head)) {
-        return;
-    }
-    unsigned count = insn->decoded.operand_count;
-    known->head = head.bytes;
-    known->mode = emit->mode & KIND_MODE;
-    known->is_known = true;
-    known->operands = (uint8_t)(count < OPERANDS_MIN ? OPERANDS_MIN : count);
-    known->immediate = -1;
-    known->insn = *insn;
-    for (unsigned i = 0; i < count; i++) {
-        if (is_immediate(&insn->operand[i])) {
-            known->immediate = (int8_t)i;
-        }
-    }
+    return offsetof(struct guest_insn, operand) + operands * sizeof(struct operand);
 }
 
-static const struct known *find_known(const struct emit *emit, struct head head)
+/* A way of the set that is free, or taken from another. */
+static struct kind *free_kind(const struct emit *emit, struct head head)
 {
-    const struct known *known = find_slot(emit, head);
-    bool is_it = head.size && known->is_known && known->head == head.bytes &&
-                 known->mode == (emit->mode & KIND_MODE);
-    return is_it ? known : NULL;
+    struct kind *set = find_set(emit, head);
+    for (unsigned i = 0; i < WAYS; i++) {
+        if (!set[i].place) {
+            return &set[i];
+        }
+    }
+    struct known *known = emit->cache->known;
+    return &set[known->next++ % WAYS];
+}
+
+/* Not at all if it is irregular. */
+static void remember(const struct emit *emit, struct guest_insn *insn,
+                     const struct full *full, struct head head)
+{
+    unsigned count = insn->decoded.operand_count, displaced = 0;
+    insn->displaced = insn->immediate = -1;
+    if (insn->decoded.length == 0 || !is_regular(full, head)) {
+        return;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        const ZydisDecodedOperand *operand = &full->operand[i];
+        if (is_immediate(operand)) {
+            insn->immediate = (int8_t)i;
+        }
+        if (operand->type == ZYDIS_OPERAND_TYPE_MEMORY &&
+            operand->mem.disp.has_displacement) {
+            insn->displaced = (int8_t)i;
+            displaced++;
+        }
+    }
+    if (displaced > 1) {
+        return;
+    }
+    struct known *known = emit->cache->known;
+    struct kind *kind = free_kind(emit, head);
+    *kind = (struct kind){
+        .head = head.bytes,
+        .place = INDEX_LINES + known->used,
+        .mode = emit->mode & KIND_MODE,
+        .length = insn->decoded.length,
+        .operands = (uint8_t)(count < OPERANDS_MIN ? OPERANDS_MIN : count),
+        .ends_block = insn->ends_block,
+        .is_jcc = is_jcc(insn),
+    };
+    size_t size = kind_size(kind->operands);
+    known->used += (uint32_t)((size + LINE - 1) / LINE);
+    memcpy((void *)(uintptr_t)kind_copy(emit, kind), insn, size);
+}
+
+static const struct kind *find_known(const struct emit *emit, struct head head)
+{
+    const struct kind *set = find_set(emit, head);
+    for (unsigned i = 0; head.size && i < WAYS; i++) {
+        if (set[i].head == head.bytes && set[i].mode == (emit->mode & KIND_MODE) &&
+            set[i].place) {
+            return &set[i];
+        }
+    }
+    return NULL;
 }
 
 /* size: 8 to 64 bits. */
@@ -272,84 +387,98 @@ static int64_t read_signed(const uint8_t *bytes, unsigned size)
     return (int64_t)((uint64_t)value << (64 - size)) >> (64 - size);
 }
 
-static void fill_in(struct guest_insn *insn, const struct known *known)
+/* The displacement and the immediate that insn's bytes have. kind is read, not what was
+ * just copied of it. */
+static void fill_in(struct guest_insn *insn, const struct guest_insn *kind)
 {
-    ZydisDecodedInstruction *decoded = &insn->decoded;
+    const struct decoded *decoded = &kind->decoded;
     if (decoded->raw.disp.size) {
         int64_t disp =
             read_signed(insn->bytes + decoded->raw.disp.offset, decoded->raw.disp.size);
-        decoded->raw.disp.value = disp;
-        for (unsigned i = 0; i < decoded->operand_count; i++) {
-            ZydisDecodedOperand *operand = &insn->operand[i];
-            if (operand->type == ZYDIS_OPERAND_TYPE_MEMORY &&
-                operand->mem.disp.has_displacement) {
-                operand->mem.disp.value = disp;
-            }
+        insn->decoded.raw.disp.value = disp;
+        if (kind->displaced >= 0) {
+            insn->operand[kind->displaced].mem.disp.value = disp;
         }
     }
-    if (known->immediate >= 0) {
+    if (kind->immediate >= 0) {
         unsigned size = decoded->raw.imm[0].size;
         int64_t value = read_signed(insn->bytes + decoded->raw.imm[0].offset, size);
         if (!decoded->raw.imm[0].is_signed) {
             value &= (int64_t)(~0ull >> (64 - size));
         }
-        decoded->raw.imm[0].value.s = value;
-        insn->operand[known->immediate].imm.value.s = value;
+        insn->operand[kind->immediate].imm.value.s = value;
     }
 }
 
-/* False: the bytes end before it. */
-static bool recall(const struct emit *emit, struct guest_insn *insn,
-                   const struct known *known, unsigned room)
+/* Works out and remembers the instruction whose bytes and offset insn has. */
+static bool learn(const struct emit *emit, struct guest_insn *insn, struct head head,
+                  unsigned room)
 {
-    const struct guest_insn *from = &known->insn;
-    if (from->decoded.length > room) {
-        return false;
-    }
-    insn->decoded = from->decoded;
-    memcpy(insn->operand, from->operand, known->operands * sizeof(insn->operand[0]));
-    memcpy(&insn->emit, &from->emit, sizeof(*insn) - offsetof(struct guest_insn, emit));
-    fill_in(insn, known);
-    if (flags_depend_on_count(insn)) {
-        flags_find(insn);
-    }
-    return true;
-}
-
-bool decode_insn(struct emit *emit, struct guest_insn *insn)
-{
-    const struct code_place *place = &emit->block->place;
-    unsigned room = code_read(emit->cache, place, insn->offset, insn->bytes);
-    struct head head = find_head(emit, insn->bytes, room);
-    const struct known *known = find_known(emit, head);
-    if (known) {
-        return recall(emit, insn, known, room);
-    }
+    struct full full;
     unsigned offset = insn->offset;
     uint8_t bytes[INSN_BYTES_MAX];
     memcpy(bytes, insn->bytes, sizeof(bytes));
     memset(insn, 0, sizeof(*insn));
     memcpy(insn->bytes, bytes, sizeof(bytes));
     insn->offset = (uint16_t)offset;
-    if (!work_out(emit, insn, room)) {
+    if (!work_out(emit, insn, room, &full)) {
         return false;
     }
     if (head.size) {
-        remember(find_slot(emit, head), emit, insn, head);
+        remember(emit, insn, &full, head);
     }
     return true;
 }
 
-const ZydisDecodedInstruction *decode_known(const struct emit *emit,
-                                            const uint8_t bytes[INSN_BYTES_MAX],
-                                            unsigned room,
-                                            ZydisDecodedInstruction *decoded)
+bool decode_find(const struct emit *emit, struct guest_insn *insn, struct found *found)
 {
-    const struct known *known = find_known(emit, find_head(emit, bytes, room));
-    if (known) {
-        return known->insn.decoded.length <= room ? &known->insn.decoded : NULL;
+    unsigned room =
+        code_read(emit->cache, &emit->block->place, insn->offset, insn->bytes);
+    struct head head = find_head(emit, insn->bytes, room);
+    const struct kind *kind = find_known(emit, head);
+    if (!kind) {
+        bool is_whole = learn(emit, insn, head, room);
+        *found =
+            (struct found){NULL, 0, insn->decoded.length, insn->ends_block, is_jcc(insn)};
+        return is_whole;
     }
-    ZyanStatus status = ZydisDecoderDecodeInstruction(
-        code_decoder(emit->cache, emit->mode), NULL, bytes, room, decoded);
-    return ZYAN_SUCCESS(status) ? decoded : NULL;
+    const struct guest_insn *copy = kind_copy(emit, kind);
+    *found = (struct found){
+        .copy = copy,
+        .size = (uint16_t)kind_size(kind->operands),
+        .length = kind->length,
+        .ends_block = kind->ends_block,
+        .is_jcc = kind->is_jcc,
+    };
+    for (unsigned i = 0; i < found->size; i += LINE) {
+        __builtin_prefetch((const uint8_t *)copy + i);
+    }
+    return kind->length <= room;
+}
+
+void decode_take(const struct emit *emit, struct guest_insn *insn,
+                 const struct found *found)
+{
+    if (!found->copy) {
+        return;
+    }
+    memcpy(insn, found->copy, found->size);
+    fill_in(insn, found->copy);
+    if (flags_depend_on_count(insn)) {
+        flags_find(insn);
+    }
+}
+
+const struct decoded *decode_ahead(const struct emit *emit,
+                                   const uint8_t bytes[INSN_BYTES_MAX], unsigned room)
+{
+    static struct guest_insn scratch; /* under the lock */
+    struct head head = find_head(emit, bytes, room);
+    const struct kind *kind = find_known(emit, head);
+    if (kind) {
+        return kind->length <= room ? &kind_copy(emit, kind)->decoded : NULL;
+    }
+    memcpy(scratch.bytes, bytes, INSN_BYTES_MAX);
+    bool is_whole = learn(emit, &scratch, head, room) && scratch.decoded.length != 0;
+    return is_whole ? &scratch.decoded : NULL;
 }

@@ -12,13 +12,25 @@
 /* Memory that a code cache needs for what it remembers; zero at first. */
 size_t decode_size(void);
 
-/* The instruction at insn->offset. False: its bytes do not make a whole one in its
- * place's pages. */
-bool decode_insn(struct emit *emit, struct guest_insn *insn);
+/* Before the instructions of a block; what was found for another is void. */
+void decode_begin(struct emit *emit);
 
-/* Decodes without asking what is to be made of it: NULL, or *decoded, or one that is
- * known, whose displacement and immediate may be others. */
-const ZydisDecodedInstruction *decode_known(const struct emit *emit,
-                                            const uint8_t bytes[INSN_BYTES_MAX],
-                                            unsigned room,
-                                            ZydisDecodedInstruction *decoded);
+/* What decode_find knows before decode_take. */
+struct found {
+    const struct guest_insn *copy; /* size bytes of it are to be taken; NULL: none */
+    uint16_t size;
+    uint8_t length;
+    bool ends_block, is_jcc;
+};
+
+/* The instruction at insn->offset, in two steps: what is known of its kind is on its way
+ * to the processor while those behind it are looked for. False: its bytes do not make a
+ * whole one in its place's pages. */
+bool decode_find(const struct emit *emit, struct guest_insn *insn, struct found *found);
+void decode_take(const struct emit *emit, struct guest_insn *insn,
+                 const struct found *found);
+
+/* Decodes without asking what is to be made of it: NULL, or what holds until the next
+ * call; its displacement and immediate may be another's of its kind. */
+const struct decoded *decode_ahead(const struct emit *emit,
+                                   const uint8_t bytes[INSN_BYTES_MAX], unsigned room);

@@ -11,6 +11,7 @@
 
 #include "engine/engine.h"
 #include "engine/translator/cache.h"
+#include "engine/translator/decoded.h"
 #include "interpreter/cpu.h"
 
 struct emit;
@@ -38,28 +39,36 @@ struct access {
 };
 
 struct guest_insn {
-    ZydisDecodedInstruction decoded;
-    ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
-    uint8_t bytes[INSN_BYTES_MAX];
-    uint16_t offset; /* in the page */
-    /* Of its kind, from here on (decode.h); access and what follows, of the block. */
+    /* Of its kind, from here on (decode.h). */
+    struct decoded decoded;
     emit_fn *emit;       /* NULL: the interpreter's */
     uint8_t copied_size; /* not 0: emit_copy copies these bytes, and immediates */
     uint8_t copied[INSN_BYTES_MAX];
     bool ends_block;
     bool uses_vector, uses_fpu;
-    uint32_t flags_read,
-        flags_kill;       /* arithmetic flags; kill: all bits written whatever */
-    uint32_t flags_write; /* perhaps written */
+    int8_t displaced, immediate; /* the operand that has, or is, such a one; -1: none */
+    int8_t memory;               /* the first operand in memory, or -1 */
+    uint8_t accesses;            /* operands in memory, those not written out included */
+    uint8_t borrowed; /* operands' guest registers that lie in memory, but addresses' */
+    uint16_t gpr_written;     /* by number */
+    bool has_high_byte : 1;   /* AH, CH, DH or BH is an operand */
+    bool keeps_addresses : 1; /* see group_plan */
+    bool stores : 1;          /* its store may be of code, and leave behind it */
+    bool can_recover : 1;     /* who leaves at it finds the registers as before it */
     /* When translated code may be left at it, which shows all flags. */
     enum shows {
         SHOWS_NOTHING,
         SHOWS_BY_ACCESS, /* where its access is checked */
         SHOWS_ALWAYS,
-    } shows;
-    bool stores;      /* its store may be of code, and leave behind it */
-    bool can_recover; /* whoever leaves at it finds the guest's registers as before it */
-    uint8_t recovery; /* how flags are found where it is left, as struct block_insn's */
+    } shows : 2;
+    uint16_t flags_read,
+        flags_kill;       /* arithmetic flags; kill: all bits written whatever */
+    uint16_t flags_write; /* perhaps written */
+    struct operand operand[ZYDIS_MAX_OPERAND_COUNT];
+    /* Its own, and its block's. */
+    uint8_t bytes[INSN_BYTES_MAX];
+    uint16_t offset;     /* in the page */
+    uint8_t recovery;    /* how flags are found where it is left: struct block_insn's */
     uint32_t flags_live; /* must be known behind it, in the host's or in memory */
     uint32_t flags_live_before;
     struct access access;
@@ -125,11 +134,17 @@ static inline int32_t frame_status(unsigned number)
     return frame_offset(offsetof(struct frame, status) + number);
 }
 
-/* The function for an instruction; fills the rest of insn that depends on its kind. */
-emit_fn *emit_find(struct cpu *cpu, struct guest_insn *insn);
+/* The function for an instruction that the guest is offered; fills the rest of insn that
+ * depends on its kind. */
+emit_fn *emit_find(struct guest_insn *insn);
 
 /* How the instructions of a table row are run. */
 enum engine_way emit_way(const struct insn_row *row);
+
+static inline const struct operand *insn_memory(const struct guest_insn *insn)
+{
+    return insn->memory < 0 ? NULL : &insn->operand[insn->memory];
+}
 
 /* Guest registers. */
 static inline bool guest_is_gpr(ZydisRegister reg)
@@ -219,8 +234,7 @@ static inline void emit_lea_base(struct emit *emit, unsigned to, unsigned base,
  * register points in the stack. Spills the flags if need be. The place is based on r8,
  * with r9 as emit_check leaves it if the access is alone, or on r10. */
 struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
-                             const ZydisDecodedOperand *operand, unsigned size,
-                             bool is_write);
+                             const struct operand *operand, unsigned size, bool is_write);
 struct host_mem emit_stack(struct emit *emit, const struct guest_insn *insn,
                            unsigned base, int32_t disp, bool is_write);
 /* A scratch register that is free then, to store a value by. */
@@ -233,10 +247,10 @@ static inline unsigned emit_value_register(const struct access *access)
 /* Host r8 = linear address of extra bytes behind the operand (the offset only: LEA);
  * clobbers r9; overwrites flags if the segment has a base. */
 void emit_address(struct emit *emit, const struct guest_insn *insn,
-                  const ZydisDecodedOperand *operand, bool with_segment, int32_t extra);
+                  const struct operand *operand, bool with_segment, int32_t extra);
 /* A host register = the operand's offset and extra, as LEA has it; clobbers r8 and r9. */
 void emit_address_to(struct emit *emit, unsigned host, const struct guest_insn *insn,
-                     const ZydisDecodedOperand *operand, int32_t extra);
+                     const struct operand *operand, int32_t extra);
 /* Host r8 = host address of the size bytes at linear address r8, r9 = the entry's place;
  * overwrites flags, which have been spilled. Marks where the instruction may fault. */
 void emit_check(struct emit *emit, unsigned size, bool is_write);
@@ -278,10 +292,13 @@ void emit_leave(struct emit *emit, unsigned reason);
 void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
                     const struct block *block);
 
+/* What group_accesses finds out that is the same in every block. */
+void group_plan(struct guest_insn *insn);
+
 /* emit_copy.c */
 emit_fn emit_copy, emit_nothing, emit_lea;
 /* What emit_copy finds out that is the same in every block. */
-void emit_copy_plan(struct emit *emit, struct guest_insn *insn);
+void emit_copy_plan(const struct emit *emit, struct guest_insn *insn);
 /* emit_string.c */
 emit_fn emit_stos, emit_movs, emit_lods, emit_scas, emit_cmps;
 /* emit_system.c */

@@ -119,7 +119,7 @@ static unsigned address_part(struct emit *emit, ZydisRegister reg, unsigned scra
 }
 
 /* SDM 2A table 2-3: SIB.base 5 with ModRM.mod 0 means no base. */
-static bool has_no_base(const ZydisDecodedInstruction *decoded)
+static bool has_no_base(const struct decoded *decoded)
 {
     return decoded->raw.sib.offset && decoded->raw.modrm.mod == 0 &&
            decoded->raw.sib.base == 5;
@@ -167,7 +167,7 @@ static void add_segment(struct emit *emit, ZydisRegister segment)
 }
 
 void emit_address_to(struct emit *emit, unsigned host, const struct guest_insn *insn,
-                     const ZydisDecodedOperand *operand, int32_t extra)
+                     const struct operand *operand, int32_t extra)
 {
     bool is_wide = insn->decoded.address_width == 64;
     ZydisRegister base = operand->mem.base;
@@ -200,7 +200,7 @@ void emit_address_to(struct emit *emit, unsigned host, const struct guest_insn *
 }
 
 void emit_address(struct emit *emit, const struct guest_insn *insn,
-                  const ZydisDecodedOperand *operand, bool with_segment, int32_t extra)
+                  const struct operand *operand, bool with_segment, int32_t extra)
 {
     emit_address_to(emit, HOST_R8, insn, operand, extra);
     if (with_segment) {
@@ -361,8 +361,7 @@ static struct host_mem check(struct emit *emit, const struct access *access,
 }
 
 struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
-                             const ZydisDecodedOperand *operand, unsigned size,
-                             bool is_write)
+                             const struct operand *operand, unsigned size, bool is_write)
 {
     const struct access *access = &insn->access;
     if (access->kind != ACCESS_MEMBER) {

@@ -12,7 +12,7 @@ static bool is_near(const struct guest_insn *insn)
 {
     /* A 66 prefix shortens RIP; in 64-bit mode on AMD's processors. */
     for (unsigned i = 0; i < insn->decoded.raw.prefix_count; i++) {
-        if (insn->decoded.raw.prefixes[i].value == 0x66) {
+        if (insn->bytes[i] == 0x66) {
             return false;
         }
     }
@@ -52,7 +52,7 @@ static void note_branch(struct emit *emit)
 /* Host r8 = target of an indirect branch. */
 static void load_target(struct emit *emit, const struct guest_insn *insn)
 {
-    const ZydisDecodedOperand *from = &insn->operand[0];
+    const struct operand *from = &insn->operand[0];
     if (from->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         struct host_mem operand = emit_operand(emit, insn, from, emit->width, false);
         host_op_mem(&emit->code, emit->is_64, HOST_MOV_LOAD, HOST_R8, &operand);

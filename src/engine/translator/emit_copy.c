@@ -26,19 +26,19 @@ struct borrowed {
 };
 
 struct copy {
-    struct emit *emit;
+    const struct emit *emit;
     const struct guest_insn *insn;
     struct form form;
     struct borrowed borrowed[3];
     unsigned borrowed_count;
-    const ZydisDecodedOperand *memory;
+    const struct operand *memory;
     bool memory_written;
     uint8_t scratch[3];
     unsigned scratch_count;
     struct host_mem place; /* of the memory operand */
 };
 
-static int borrow(struct copy *copy, unsigned guest, const ZydisDecodedOperand *operand)
+static int borrow(struct copy *copy, unsigned guest, const struct operand *operand)
 {
     struct borrowed *borrowed = NULL;
     for (unsigned i = 0; i < copy->borrowed_count; i++) {
@@ -69,7 +69,7 @@ static int borrow(struct copy *copy, unsigned guest, const ZydisDecodedOperand *
 }
 
 /* The host's number for a register operand; -1: it cannot be had. */
-static int rename(struct copy *copy, const ZydisDecodedOperand *operand)
+static int rename(struct copy *copy, const struct operand *operand)
 {
     ZydisRegister reg = operand->reg.value;
     if (!guest_is_gpr(reg)) {
@@ -90,7 +90,7 @@ static int rename(struct copy *copy, const ZydisDecodedOperand *operand)
     return (int)guest_host(guest);
 }
 
-static bool place_operand(struct copy *copy, const ZydisDecodedOperand *operand)
+static bool place_operand(struct copy *copy, const struct operand *operand)
 {
     struct form *form = &copy->form;
     if (operand->type != ZYDIS_OPERAND_TYPE_REGISTER) {
@@ -160,12 +160,12 @@ static void change_encoding(struct copy *copy)
  * in an immediate (SDM 2A 2.3.5, 2.3.8). */
 static bool has_ignored_bits(const struct copy *copy)
 {
-    const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
+    const struct decoded *decoded = &copy->insn->decoded;
     if (copy->emit->is_64 || decoded->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) {
         return false;
     }
     for (unsigned i = 0; i < decoded->operand_count; i++) {
-        const ZydisDecodedOperand *operand = &copy->insn->operand[i];
+        const struct operand *operand = &copy->insn->operand[i];
         if (operand->encoding == ZYDIS_OPERAND_ENCODING_IS4 &&
             copy->insn->bytes[decoded->length - 1] & 0x80) {
             return true;
@@ -189,9 +189,9 @@ static bool has_ignored_bits(const struct copy *copy)
 
 static bool find_memory(struct copy *copy)
 {
-    const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
+    const struct decoded *decoded = &copy->insn->decoded;
     for (unsigned i = 0; i < decoded->operand_count; i++) {
-        const ZydisDecodedOperand *operand = &copy->insn->operand[i];
+        const struct operand *operand = &copy->insn->operand[i];
         if (operand->type != ZYDIS_OPERAND_TYPE_MEMORY) {
             continue;
         }
@@ -231,7 +231,7 @@ static void find_scratch(struct copy *copy)
 
 static bool plan(struct copy *copy)
 {
-    const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
+    const struct decoded *decoded = &copy->insn->decoded;
     struct form *form = &copy->form;
     form->has_modrm = decoded->attributes & ZYDIS_ATTRIB_HAS_MODRM;
     form->reg = decoded->raw.modrm.reg; /* an opcode's extension, if no register */
@@ -255,10 +255,10 @@ static bool plan(struct copy *copy)
     return !(form->forbids_rex && has_rex);
 }
 
-static bool has_prefix(const ZydisDecodedInstruction *decoded, uint8_t value)
+static bool has_prefix(const struct guest_insn *insn, uint8_t value)
 {
-    for (unsigned i = 0; i < decoded->raw.prefix_count; i++) {
-        if (decoded->raw.prefixes[i].value == value) {
+    for (unsigned i = 0; i < insn->decoded.raw.prefix_count; i++) {
+        if (insn->bytes[i] == value) {
             return true;
         }
     }
@@ -278,14 +278,14 @@ static void write_modrm(const struct copy *copy, struct code *code)
 
 static void write_legacy(const struct copy *copy, struct code *code)
 {
-    const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
+    const struct decoded *decoded = &copy->insn->decoded;
     const struct form *form = &copy->form;
     static const uint8_t kept[] = {0xf0, 0x66, 0xf2, 0xf3};
     /* REP means nothing to what has one byte of opcode and is copied, and PAUSE with
      * another register. */
     unsigned count = decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT ? 2 : sizeof(kept);
     for (unsigned i = 0; i < count; i++) {
-        if (has_prefix(decoded, kept[i])) {
+        if (has_prefix(copy->insn, kept[i])) {
             code8(code, kept[i]);
         }
     }
@@ -318,7 +318,7 @@ static void write_legacy(const struct copy *copy, struct code *code)
 
 static void write_vex(const struct copy *copy, struct code *code)
 {
-    const ZydisDecodedInstruction *decoded = &copy->insn->decoded;
+    const struct decoded *decoded = &copy->insn->decoded;
     const struct form *form = &copy->form;
     unsigned base = form->has_memory ? copy->place.base : form->rm;
     code8(code, 0xc4);
@@ -332,7 +332,7 @@ static void write_vex(const struct copy *copy, struct code *code)
 
 static void write_immediates(const struct guest_insn *insn, struct code *code)
 {
-    const ZydisDecodedInstruction *decoded = &insn->decoded;
+    const struct decoded *decoded = &insn->decoded;
     for (unsigned i = 0; i < 2; i++) {
         unsigned size = decoded->raw.imm[i].size / 8;
         if (size) {
@@ -341,12 +341,13 @@ static void write_immediates(const struct guest_insn *insn, struct code *code)
     }
 }
 
-static bool can_write(const ZydisDecodedInstruction *decoded)
+static bool can_write(const struct guest_insn *insn)
 {
+    const struct decoded *decoded = &insn->decoded;
     if (decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
         return true;
     }
-    if (has_prefix(decoded, 0xf2) && has_prefix(decoded, 0xf3)) {
+    if (has_prefix(insn, 0xf2) && has_prefix(insn, 0xf3)) {
         return false; /* the last one counts */
     }
     return decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
@@ -397,14 +398,14 @@ static void restore_needed_flags(struct emit *emit, const struct guest_insn *ins
 }
 
 /* Without memory and guest registers that lie there it needs nothing of its block. */
-void emit_copy_plan(struct emit *emit, struct guest_insn *insn)
+void emit_copy_plan(const struct emit *emit, struct guest_insn *insn)
 {
     struct copy copy = {.emit = emit, .insn = insn};
     bool is_zero_vectors =
         !emit->is_64 && (insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
                          insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROALL);
-    if (!is_zero_vectors && can_write(&insn->decoded) && !has_ignored_bits(&copy) &&
-        plan(&copy) && !copy.memory && copy.borrowed_count == 0) {
+    if (!is_zero_vectors && can_write(insn) && !has_ignored_bits(&copy) && plan(&copy) &&
+        !copy.memory && copy.borrowed_count == 0) {
         uint8_t bytes[2 * INSN_BYTES_MAX];
         struct code code = {bytes};
         write_bytes(&copy, &code);
@@ -436,7 +437,7 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
         return zero_vectors(emit, is_upper);
     }
     struct copy copy = {.emit = emit, .insn = insn};
-    if (!can_write(&insn->decoded) || has_ignored_bits(&copy) || !plan(&copy)) {
+    if (!can_write(insn) || has_ignored_bits(&copy) || !plan(&copy)) {
         return false;
     }
     struct code *code = &emit->code;
@@ -487,7 +488,7 @@ bool emit_nothing(struct emit *emit, const struct guest_insn *insn)
 
 bool emit_lea(struct emit *emit, const struct guest_insn *insn)
 {
-    const ZydisDecodedOperand *to = &insn->operand[0];
+    const struct operand *to = &insn->operand[0];
     if (to->size < 32) {
         return false;
     }

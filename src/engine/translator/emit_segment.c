@@ -9,7 +9,7 @@
 
 #define CPU(field) ((int32_t)offsetof(struct cpu, field))
 
-static int32_t selector_of(const ZydisDecodedOperand *operand)
+static int32_t selector_of(const struct operand *operand)
 {
     unsigned segment = (unsigned)ZydisRegisterGetId(operand->reg.value);
     return CPU(state.seg) + (int32_t)(segment * sizeof(struct x86_segment) +
@@ -54,7 +54,7 @@ bool emit_push_segment(struct emit *emit, const struct guest_insn *insn)
 bool emit_read_segment(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
-    const ZydisDecodedOperand *to = &insn->operand[0];
+    const struct operand *to = &insn->operand[0];
     if (to->type != ZYDIS_OPERAND_TYPE_REGISTER || to->size < 32) {
         return false;
     }

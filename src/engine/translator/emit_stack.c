@@ -3,7 +3,7 @@
  * and that have nothing between them but work on other registers. */
 #include "engine/translator/emit.h"
 
-static bool is_register(const ZydisDecodedOperand *operand)
+static bool is_register(const struct operand *operand)
 {
     return operand->type == ZYDIS_OPERAND_TYPE_REGISTER;
 }
@@ -13,12 +13,12 @@ static bool has_width(const struct emit *emit, const struct guest_insn *insn)
     return insn->decoded.operand_width == emit->width * 8;
 }
 
-static unsigned guest_of(const ZydisDecodedOperand *operand)
+static unsigned guest_of(const struct operand *operand)
 {
     return (unsigned)ZydisRegisterGetId(operand->reg.value);
 }
 
-static bool names_rsp(const ZydisDecodedOperand *operand)
+static bool names_rsp(const struct operand *operand)
 {
     if (operand->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         return operand->mem.base == ZYDIS_REGISTER_RSP ||
@@ -39,7 +39,7 @@ static bool is_unconcerned(const struct guest_insn *insn)
         return false;
     }
     for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
-        const ZydisDecodedOperand *operand = &insn->operand[i];
+        const struct operand *operand = &insn->operand[i];
         bool is_accessed = operand->type == ZYDIS_OPERAND_TYPE_MEMORY &&
                            operand->mem.type != ZYDIS_MEMOP_TYPE_AGEN;
         if (is_accessed || names_rsp(operand)) {
@@ -68,7 +68,7 @@ void emit_settle_stack(struct emit *emit)
 bool emit_push(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
-    const ZydisDecodedOperand *from = &insn->operand[0];
+    const struct operand *from = &insn->operand[0];
     if (!has_width(emit, insn)) {
         return false;
     }
@@ -110,7 +110,7 @@ static void load_top(struct emit *emit, unsigned guest, const struct host_mem *t
 
 bool emit_pop(struct emit *emit, const struct guest_insn *insn)
 {
-    const ZydisDecodedOperand *to = &insn->operand[0];
+    const struct operand *to = &insn->operand[0];
     if (!has_width(emit, insn) || !is_register(to)) {
         return false; /* to memory: the address is one of the moved stack pointer */
     }

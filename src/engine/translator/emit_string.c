@@ -16,7 +16,7 @@ static unsigned element_size(const struct guest_insn *insn)
 static bool has_repeat(const struct guest_insn *insn)
 {
     for (unsigned i = 0; i < insn->decoded.raw.prefix_count; i++) {
-        uint8_t prefix = insn->decoded.raw.prefixes[i].value;
+        uint8_t prefix = insn->bytes[i];
         if (prefix == 0xf2 || prefix == 0xf3) {
             return true;
         }
@@ -26,7 +26,7 @@ static bool has_repeat(const struct guest_insn *insn)
 
 static bool is_plain(const struct emit *emit, const struct guest_insn *insn)
 {
-    const ZydisDecodedInstruction *decoded = &insn->decoded;
+    const struct decoded *decoded = &insn->decoded;
     return decoded->attributes & ZYDIS_ATTRIB_HAS_REP &&
            decoded->address_width == emit->width * 8 &&
            (emit->is_64 || emit->mode & MODE_FLAT) &&
@@ -160,7 +160,7 @@ static void check_element(struct emit *emit, const struct guest_insn *insn,
                           unsigned guest, bool is_write)
 {
     for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
-        const ZydisDecodedOperand *operand = &insn->operand[i];
+        const struct operand *operand = &insn->operand[i];
         if (operand->type == ZYDIS_OPERAND_TYPE_MEMORY &&
             (unsigned)ZydisRegisterGetId(operand->mem.base) == guest) {
             emit_address(emit, insn, operand, true, 0);

@@ -163,7 +163,7 @@ static bool is_vector_class(ZydisRegisterClass class)
 static void find_units(struct guest_insn *insn)
 {
     for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
-        const ZydisDecodedOperand *operand = &insn->operand[i];
+        const struct operand *operand = &insn->operand[i];
         if (operand->type != ZYDIS_OPERAND_TYPE_REGISTER) {
             continue;
         }
@@ -178,7 +178,7 @@ static void find_units(struct guest_insn *insn)
     insn->uses_vector |= is_vector_insn(insn);
 }
 
-static bool is_segment(const ZydisDecodedOperand *operand)
+static bool is_segment(const struct operand *operand)
 {
     return operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
            ZydisRegisterGetClass(operand->reg.value) == ZYDIS_REGCLASS_SEGMENT;
@@ -252,7 +252,7 @@ static bool has_odd_address(const struct guest_insn *insn)
 /* MOV, PUSH and POP of a segment register that have functions of their own. */
 static emit_fn *find_segment(const struct guest_insn *insn)
 {
-    const ZydisDecodedOperand *to = &insn->operand[0], *from = &insn->operand[1];
+    const struct operand *to = &insn->operand[0], *from = &insn->operand[1];
     bool is_loaded = is_segment(to);
     /* Behind a load of SS and of CS more is different than a register. */
     if (is_loaded &&
@@ -273,15 +273,15 @@ static emit_fn *find_segment(const struct guest_insn *insn)
     }
 }
 
-emit_fn *emit_find(struct cpu *cpu, struct guest_insn *insn)
+emit_fn *emit_find(struct guest_insn *insn)
 {
     pthread_once(&once, index_rows);
-    const ZydisDecodedInstruction *decoded = &insn->decoded;
+    const struct decoded *decoded = &insn->decoded;
     emit_fn *segment = find_segment(insn);
     if (segment) {
         return has_odd_address(insn) ? NULL : segment;
     }
-    if (!native_isa_offered(cpu->cpuid, decoded) || has_special_register(insn)) {
+    if (has_special_register(insn)) {
         return NULL;
     }
     bool is_string = decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&

@@ -36,7 +36,7 @@ static bool may_shift_by_zero(const struct guest_insn *insn)
         return false;
     }
     unsigned last = insn->decoded.operand_count_visible - 1u;
-    const ZydisDecodedOperand *count = &insn->operand[last];
+    const struct operand *count = &insn->operand[last];
     if (count->type != ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         return true;
     }
@@ -46,12 +46,7 @@ static bool may_shift_by_zero(const struct guest_insn *insn)
 
 static bool has_memory(const struct guest_insn *insn)
 {
-    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
-        if (insn->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
-            return true;
-        }
-    }
-    return false;
+    return insn->accesses > 0;
 }
 
 /* One that has a function. Vector and x87 instructions fault without an access, too. */
@@ -103,14 +98,8 @@ void flags_find(struct guest_insn *insn)
     insn->can_recover = insn->emit == emit_copy || insn->emit == emit_push ||
                         insn->emit == emit_pop || insn->emit == emit_leave_frame ||
                         insn->emit == emit_call;
-    const ZydisAccessedFlags *flags = insn->decoded.cpu_flags;
-    if (!flags) {
-        return;
-    }
-    insn->flags_read = flags->tested & X86_FLAGS_ARITH;
-    insn->flags_write =
-        (flags->modified | flags->set_0 | flags->set_1 | flags->undefined) &
-        X86_FLAGS_ARITH;
+    insn->flags_read = insn->decoded.flags_tested & X86_FLAGS_ARITH;
+    insn->flags_write = insn->decoded.flags_written & X86_FLAGS_ARITH;
     insn->flags_kill = may_shift_by_zero(insn) ? 0 : insn->flags_write;
 }
 
@@ -128,22 +117,20 @@ bool flags_are_spilled(const struct guest_insn *insn)
 
 /* The flags that an instruction overwrites whatever it is given, so that nobody sees what
  * they were before, as flags_find has it. Less is safe. */
-static uint32_t find_kill(const ZydisDecodedInstruction *decoded)
+static uint32_t find_kill(const struct decoded *decoded)
 {
-    const ZydisAccessedFlags *flags = decoded->cpu_flags;
     bool has_repeat =
         decoded->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |
                                ZYDIS_ATTRIB_HAS_REPNE | ZYDIS_ATTRIB_HAS_LOCK);
-    if (!flags || has_repeat || is_shift(decoded->mnemonic) ||
+    if (has_repeat || is_shift(decoded->mnemonic) ||
         decoded->meta.exception_class != ZYDIS_EXCEPTION_CLASS_NONE) {
         return 0;
     }
-    return (flags->modified | flags->set_0 | flags->set_1 | flags->undefined) &
-           X86_FLAGS_ARITH;
+    return decoded->flags_written & X86_FLAGS_ARITH;
 }
 
 /* An operand in memory: by ModRM, or MOV between the accumulator and an address. */
-static bool may_access(const ZydisDecodedInstruction *decoded)
+static bool may_access(const struct decoded *decoded)
 {
     if (decoded->mnemonic == ZYDIS_MNEMONIC_LEA ||
         decoded->mnemonic == ZYDIS_MNEMONIC_NOP) {
@@ -157,14 +144,14 @@ static bool may_access(const ZydisDecodedInstruction *decoded)
 
 /* MOV from and to segment registers; those of control and debug registers are
  * privileged. */
-static bool names_segment(const ZydisDecodedInstruction *decoded)
+static bool names_segment(const struct decoded *decoded)
 {
     return decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
            (decoded->opcode & 0xfd) == 0x8c;
 }
 
 /* May it be followed: does it go on behind itself, and cannot leave? */
-static bool is_plain(const ZydisDecodedInstruction *decoded)
+static bool is_plain(const struct decoded *decoded)
 {
     switch (decoded->meta.category) {
     case ZYDIS_CATEGORY_BINARY:
@@ -209,15 +196,12 @@ static uint32_t find_live_ahead(struct emit *emit, int64_t offset)
     uint32_t live = X86_FLAGS_ARITH;
     for (unsigned i = 0; i < AHEAD_MAX && live; i++) {
         uint8_t bytes[INSN_BYTES_MAX] = {0};
-        ZydisDecodedInstruction scratch;
         if (!emit_can_link(emit, offset)) {
             break;
         }
         unsigned room = read_ahead(emit, (unsigned)offset, bytes);
-        const ZydisDecodedInstruction *decoded =
-            decode_known(emit, bytes, room, &scratch);
-        if (!decoded || !is_plain(decoded) ||
-            (decoded->cpu_flags && decoded->cpu_flags->tested & live)) {
+        const struct decoded *decoded = decode_ahead(emit, bytes, room);
+        if (!decoded || !is_plain(decoded) || decoded->flags_tested & live) {
             break;
         }
         live &= ~find_kill(decoded);

@@ -32,6 +32,7 @@ struct group {
     uint8_t first, last, count;
     uint8_t slot; /* struct access's */
     bool is_open, is_write;
+    bool is_spared; /* all code from the first to the last can do without r10 */
 };
 
 #define GROUPS_MAX 48
@@ -72,16 +73,6 @@ static bool find_stack_access(const struct plan *plan, const struct guest_insn *
            insn->emit == emit_leave_frame || insn->emit == emit_ret;
 }
 
-static const ZydisDecodedOperand *find_operand(const struct guest_insn *insn)
-{
-    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
-        if (insn->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
-            return &insn->operand[i];
-        }
-    }
-    return NULL;
-}
-
 static bool find_part(const struct plan *plan, ZydisRegister reg, uint16_t *value,
                       int64_t *offset, unsigned scale)
 {
@@ -104,7 +95,7 @@ static bool find_access(const struct plan *plan, const struct guest_insn *insn,
         insn->emit == emit_ret || insn->emit == emit_leave_frame) {
         return find_stack_access(plan, insn, member);
     }
-    const ZydisDecodedOperand *operand = find_operand(insn);
+    const struct operand *operand = insn_memory(insn);
     if (insn->emit != emit_copy || !operand ||
         insn->decoded.address_width != plan->values.width * 8 ||
         operand->mem.segment == ZYDIS_REGISTER_FS ||
@@ -138,7 +129,7 @@ static unsigned count_borrowed(const struct guest_insn *insn)
 {
     unsigned seen = 0;
     for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
-        const ZydisDecodedOperand *operand = &insn->operand[i];
+        const struct operand *operand = &insn->operand[i];
         if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
             guest_is_gpr(operand->reg.value)) {
             unsigned number = guest_number(operand->reg.value);
@@ -176,6 +167,13 @@ static bool keeps_addresses(const struct guest_insn *insn)
     return false;
 }
 
+void group_plan(struct guest_insn *insn)
+{
+    insn->borrowed = (uint8_t)count_borrowed(insn);
+    insn->has_high_byte = has_high_byte(insn);
+    insn->keeps_addresses = keeps_addresses(insn);
+}
+
 /* Can the instruction's code do without r10, which is taken for a group? As emit_copy and
  * others use scratch registers. */
 static bool spares_base(const struct plan *plan, const struct guest_insn *insn,
@@ -190,14 +188,14 @@ static bool spares_base(const struct plan *plan, const struct guest_insn *insn,
     if (insn->emit != emit_copy) {
         return is_member || is_other;
     }
-    const ZydisDecodedOperand *operand = find_operand(insn);
+    const struct operand *operand = insn_memory(insn);
     if (!operand || is_member) {
-        return count_borrowed(insn) <= 2;
+        return insn->borrowed <= 2;
     }
     if (is_other || !(operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
-        return count_borrowed(insn) <= 1;
+        return insn->borrowed <= 1;
     }
-    return count_borrowed(insn) == 0 && !has_high_byte(insn) && !insn->flags_read &&
+    return insn->borrowed == 0 && !insn->has_high_byte && !insn->flags_read &&
            !insn->flags_live;
 }
 
@@ -206,7 +204,7 @@ static bool may_leave(const struct guest_insn *insn)
 {
     ZydisMnemonic mnemonic = insn->decoded.mnemonic;
     bool is_member = insn->access.kind == ACCESS_MEMBER;
-    bool has_operand = find_operand(insn) && insn->emit != emit_lea;
+    bool has_operand = insn_memory(insn) && insn->emit != emit_lea;
     return insn->emit == emit_jcc || insn->emit == emit_ret ||
            mnemonic == ZYDIS_MNEMONIC_DIV || mnemonic == ZYDIS_MNEMONIC_IDIV ||
            mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B || insn->uses_fpu ||
@@ -325,12 +323,20 @@ static void find_slots(struct plan *plan)
     }
 }
 
-static bool can_have_r10(const struct plan *plan, const struct group *group)
+static bool do_spare_base(const struct plan *plan, const struct group *group)
 {
     for (unsigned i = group->first; i <= group->last; i++) {
         if (!spares_base(plan, &plan->insn[i], group)) {
             return false;
         }
+    }
+    return true;
+}
+
+static bool can_have_r10(const struct plan *plan, const struct group *group)
+{
+    if (!group->is_spared) {
+        return false;
     }
     for (unsigned i = 0; i < plan->group_count; i++) {
         const struct group *other = &plan->group[i];
@@ -412,9 +418,9 @@ static void find_members(struct plan *plan, unsigned count, struct member *membe
     for (unsigned i = 0; i < count; i++) {
         struct guest_insn *insn = &plan->insn[i];
         struct group *group = NULL;
-        if (!insn->emit || !keeps_addresses(insn)) {
+        if (!insn->emit || !insn->keeps_addresses) {
             close_groups(plan);
-        } else if (find_access(plan, insn, &members[i]) && count_borrowed(insn) <= 2) {
+        } else if (find_access(plan, insn, &members[i]) && insn->borrowed <= 2) {
             group = join(plan, i, &members[i]);
         }
         insn->access.group = group ? (int8_t)(group - plan->group) : -1;
@@ -429,11 +435,18 @@ static void find_members(struct plan *plan, unsigned count, struct member *membe
 void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
                     const struct block *block)
 {
-    struct plan plan = {.insn = insn, .block = block};
-    values_init(&plan.values, width);
+    struct plan plan;
     struct member members[BLOCK_INSN_MAX];
+    plan.insn = insn;
+    plan.block = block;
+    plan.split_count = plan.group_count = 0;
+    values_init(&plan.values, width);
     find_members(&plan, count, members);
     find_slots(&plan);
+    for (unsigned i = 0; i < plan.group_count; i++) {
+        struct group *group = &plan.group[i];
+        group->is_spared = group->count && do_spare_base(&plan, group);
+    }
     struct group *group;
     while ((group = choose(&plan)) != NULL) {
         group->slot = GROUP_IN_R10;

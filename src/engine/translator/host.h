@@ -41,7 +41,8 @@ enum host_condition {
     HOST_L = 12,
 };
 
-/* Where bytes go. */
+/* Where bytes go. What writes several works on a copy of its own, that lives in a
+ * register: any byte written might be one of *code's, for all that the compiler knows. */
 struct code {
     uint8_t *at;
 };
@@ -131,18 +132,22 @@ static inline unsigned host_base_bit(const struct host_mem *mem)
 static inline void host_op_mem(struct code *code, bool w, unsigned opcode, unsigned reg,
                                const struct host_mem *mem)
 {
-    host_rex(code, w, reg, host_index_bit(mem), host_base_bit(mem), false);
-    code8(code, opcode);
-    host_modrm_mem(code, reg, mem);
+    struct code local = *code;
+    host_rex(&local, w, reg, host_index_bit(mem), host_base_bit(mem), false);
+    code8(&local, opcode);
+    host_modrm_mem(&local, reg, mem);
+    *code = local;
 }
 
 /* One-byte opcode, two registers. */
 static inline void host_op_reg(struct code *code, bool w, unsigned opcode, unsigned reg,
                                unsigned rm)
 {
-    host_rex(code, w, reg, 0, rm, false);
-    code8(code, opcode);
-    code8(code, 0xc0 | (reg & 7) << 3 | (rm & 7));
+    struct code local = *code;
+    host_rex(&local, w, reg, 0, rm, false);
+    code8(&local, opcode);
+    code8(&local, 0xc0 | (reg & 7) << 3 | (rm & 7));
+    *code = local;
 }
 
 #define HOST_MOV_LOAD  0x8b
@@ -163,32 +168,36 @@ static inline void host_lea(struct code *code, unsigned to, unsigned base, int32
 /* A constant in the shortest form; flags stay. */
 static inline void host_constant(struct code *code, unsigned to, uint64_t value)
 {
+    struct code local = *code;
     if (value == (uint32_t)value) {
-        host_rex(code, false, 0, 0, to, false);
-        code8(code, 0xb8 | (to & 7));
-        code32(code, (uint32_t)value);
+        host_rex(&local, false, 0, 0, to, false);
+        code8(&local, 0xb8 | (to & 7));
+        code32(&local, (uint32_t)value);
     } else if (host_fits32(value)) {
-        host_rex(code, true, 0, 0, to, false);
-        code8(code, 0xc7);
-        code8(code, 0xc0 | (to & 7));
-        code32(code, (uint32_t)value);
+        host_rex(&local, true, 0, 0, to, false);
+        code8(&local, 0xc7);
+        code8(&local, 0xc0 | (to & 7));
+        code32(&local, (uint32_t)value);
     } else {
-        host_rex(code, true, 0, 0, to, false);
-        code8(code, 0xb8 | (to & 7));
-        code64(code, value);
+        host_rex(&local, true, 0, 0, to, false);
+        code8(&local, 0xb8 | (to & 7));
+        code64(&local, value);
     }
+    *code = local;
 }
 
 /* Opcode with a field at fs:[offset]. */
 static inline void host_fs(struct code *code, bool w, unsigned opcode, unsigned reg,
                            int32_t offset)
 {
-    code8(code, 0x64);
-    host_rex(code, w, reg, 0, 0, false);
-    code8(code, opcode);
-    code8(code, 0x04 | (reg & 7) << 3);
-    code8(code, 0x25);
-    code32(code, (uint32_t)offset);
+    struct code local = *code;
+    code8(&local, 0x64);
+    host_rex(&local, w, reg, 0, 0, false);
+    code8(&local, opcode);
+    code8(&local, 0x04 | (reg & 7) << 3);
+    code8(&local, 0x25);
+    code32(&local, (uint32_t)offset);
+    *code = local;
 }
 
 /* Opcode with gs:[base + disp]. */
@@ -202,50 +211,60 @@ static inline void host_gs(struct code *code, bool w, unsigned opcode, unsigned 
 /* MOVZX r32, word fs:[offset]. */
 static inline void host_fs_load16(struct code *code, unsigned reg, int32_t offset)
 {
-    code8(code, 0x64);
-    host_rex(code, false, reg, 0, 0, false);
-    CODE(code, "\x0f\xb7");
-    code8(code, 0x04 | (reg & 7) << 3);
-    code8(code, 0x25);
-    code32(code, (uint32_t)offset);
+    struct code local = *code;
+    code8(&local, 0x64);
+    host_rex(&local, false, reg, 0, 0, false);
+    CODE(&local, "\x0f\xb7");
+    code8(&local, 0x04 | (reg & 7) << 3);
+    code8(&local, 0x25);
+    code32(&local, (uint32_t)offset);
+    *code = local;
 }
 
 /* MOV dword fs:[offset], imm32. */
 static inline void host_fs_constant(struct code *code, int32_t offset, uint32_t value)
 {
-    CODE(code, "\x64\xc7\x04\x25");
-    code32(code, (uint32_t)offset);
-    code32(code, value);
+    struct code local = *code;
+    CODE(&local, "\x64\xc7\x04\x25");
+    code32(&local, (uint32_t)offset);
+    code32(&local, value);
+    *code = local;
 }
 
 /* RORX to, from, count: SDM 2B. */
 static inline void host_rorx(struct code *code, unsigned to, unsigned from,
                              unsigned count)
 {
-    code8(code, 0xc4);
-    code8(code, 0x43 | (to < 8 ? 0x80 : 0) | (from < 8 ? 0x20 : 0));
-    code8(code, 0xfb);
-    code8(code, 0xf0);
-    code8(code, 0xc0 | (to & 7) << 3 | (from & 7));
-    code8(code, count);
+    struct code local = *code;
+    code8(&local, 0xc4);
+    code8(&local, 0x43 | (to < 8 ? 0x80 : 0) | (from < 8 ? 0x20 : 0));
+    code8(&local, 0xfb);
+    code8(&local, 0xf0);
+    code8(&local, 0xc0 | (to & 7) << 3 | (from & 7));
+    code8(&local, count);
+    *code = local;
 }
 
 /* AND r32, imm32 (r64 if w: sign-extended). */
 static inline void host_and(struct code *code, bool w, unsigned reg, uint32_t mask)
 {
-    host_rex(code, w, 0, 0, reg, false);
-    code8(code, 0x81);
-    code8(code, 0xe0 | (reg & 7));
-    code32(code, mask);
+    struct code local = *code;
+    host_rex(&local, w, 0, 0, reg, false);
+    code8(&local, 0x81);
+    code8(&local, 0xe0 | (reg & 7));
+    code32(&local, mask);
+    *code = local;
 }
 
 /* CMP r64, imm32. */
 static inline void host_cmp(struct code *code, unsigned reg, int32_t value)
 {
-    host_rex(code, true, 0, 0, reg, false);
-    code8(code, 0x81);
-    code8(code, 0xf8 | (reg & 7));
-    code32(code, (uint32_t)value);
+    struct code local = *code;
+    host_rex(&local, true, 0, 0, reg, false);
+    code8(&local, 0x81);
+    code8(&local, 0xf8 | (reg & 7));
+    code32(&local, (uint32_t)value);
+    *code = local;
 }
 
 /* Jcc and JMP with a 32-bit displacement that is filled in later; its place. */
@@ -272,10 +291,11 @@ static inline void host_jmp_to(struct code *code, const uint8_t *target)
     host_patch(host_jmp(code), target);
 }
 
-/* NOPs of so many bytes. */
+/* NOPs of so many bytes, 7 at most; writes 8, whatever is needed of them. */
 static inline void host_nop(struct code *code, unsigned size)
 {
-    static const char *const nop[] = {
+    /* SDM 2B "NOP": the recommended ones of so many bytes. */
+    static const uint8_t nop[8][8] = {
         "",
         "\x90",
         "\x66\x90",
@@ -285,14 +305,12 @@ static inline void host_nop(struct code *code, unsigned size)
         "\x66\x0f\x1f\x44\x00\x00",
         "\x0f\x1f\x80\x00\x00\x00\x00",
     };
-    while (size > 0) {
-        unsigned part = size < 7 ? size : 7;
-        code_bytes(code, nop[part], part);
-        size -= part;
-    }
+    memcpy(code->at, nop[size], sizeof(nop[size]));
+    code->at += size;
 }
 
-/* NOPs until the next byte but `before` lies at a multiple of align. */
+/* NOPs until the next byte but `before` lies at a multiple of align, which is 8 at most.
+ */
 static inline void host_align(struct code *code, unsigned align, unsigned before)
 {
     host_nop(code, (unsigned)(-(uintptr_t)(code->at + before)) & (align - 1));

@@ -29,14 +29,14 @@ struct origin {
     struct known_value value[2];
 };
 
-static bool is_same_register(const ZydisDecodedOperand *a, const ZydisDecodedOperand *b)
+static bool is_same_register(const struct operand *a, const struct operand *b)
 {
     return a->type == ZYDIS_OPERAND_TYPE_REGISTER &&
            b->type == ZYDIS_OPERAND_TYPE_REGISTER && a->reg.value == b->reg.value;
 }
 
 /* What an operand holds behind the instruction. AH to BH are left out. */
-static bool find_value(const struct values *values, const ZydisDecodedOperand *operand,
+static bool find_value(const struct values *values, const struct operand *operand,
                        struct known_value *value)
 {
     if (operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
@@ -59,7 +59,7 @@ static bool find_value(const struct values *values, const ZydisDecodedOperand *o
 static bool begin(struct origin *origin, const struct values *values,
                   const struct guest_insn *insn)
 {
-    const ZydisDecodedOperand *to = &insn->operand[0], *from = &insn->operand[1];
+    const struct operand *to = &insn->operand[0], *from = &insn->operand[1];
     bool is_same = is_same_register(to, from);
     *origin = (struct origin){.size = (uint8_t)(to->size / 8)};
     if (insn->emit != emit_copy || insn->flags_kill != X86_FLAGS_ARITH ||

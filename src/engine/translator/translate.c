@@ -9,6 +9,7 @@
 
 struct translation {
     struct guest_insn insn[BLOCK_INSN_MAX];
+    struct found found[BLOCK_INSN_MAX];
     unsigned count;
     unsigned end; /* offset behind the last instruction */
     struct emit emit;
@@ -42,26 +43,31 @@ static void decode_block(struct translation *translation, unsigned start)
     struct emit *emit = &translation->emit;
     struct block_source *second = &emit->block->source[1];
     unsigned watched = start & -WATCH_STEP, place = start, branches = 0;
-    translation->count = 0;
+    unsigned count = 0;
+    decode_begin(emit);
     if (second->frame != FRAME_NONE) {
         second->version =
             memory_code_watch(emit->cache->memory, second->frame, 0, INSN_BYTES_MAX);
     }
-    while (translation->count < BLOCK_INSN_MAX && place < FRAME_SIZE) {
-        struct guest_insn *insn = &translation->insn[translation->count];
+    while (count < BLOCK_INSN_MAX && place < FRAME_SIZE) {
+        struct guest_insn *insn = &translation->insn[count];
+        struct found *found = &translation->found[count];
         insn->offset = (uint16_t)place;
         if (!watch(translation, &watched, start, place + INSN_BYTES_MAX) ||
-            !decode_insn(emit, insn)) {
+            !decode_find(emit, insn, found)) {
             break;
         }
-        translation->count++;
-        place += insn->decoded.length;
-        bool is_jcc = insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR;
-        branches += is_jcc;
-        if (insn->ends_block || (is_jcc && branches == JCC_MAX)) {
+        count++;
+        place += found->length;
+        branches += found->is_jcc;
+        if (found->ends_block || (found->is_jcc && branches == JCC_MAX)) {
             break;
         }
     }
+    for (unsigned i = 0; i < count; i++) {
+        decode_take(emit, &translation->insn[i], &translation->found[i]);
+    }
+    translation->count = count;
     translation->end = place;
     emit->watched_end = watched;
 }
@@ -259,16 +265,6 @@ static void find_flags_and_groups(struct translation *translation)
     }
 }
 
-/* Those that are not written out included. */
-static bool has_one_access(const struct guest_insn *insn)
-{
-    unsigned count = 0;
-    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
-        count += insn->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY;
-    }
-    return count == 1;
-}
-
 static bool emit_insn(struct translation *translation, struct guest_insn *insn)
 {
     struct emit *emit = &translation->emit;
@@ -276,18 +272,19 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
     if (!emit_moves_later(insn)) {
         emit_settle_stack(emit);
     }
-    place->offset = insn->offset;
-    place->length = insn->decoded.length;
-    place->mnemonic = (uint16_t)insn->decoded.mnemonic;
-    place->host = (uint32_t)(emit->code.at - emit->cache->write);
-    place->host_flags = emit->flags_in_memory ? 0 : INSN_FLAGS_START | INSN_FLAGS_FAULT;
-    place->group_size = 0;
-    place->recovery = insn->flags_live_before ? 0 : insn->recovery;
+    *place = (struct block_insn){
+        .offset = insn->offset,
+        .length = insn->decoded.length,
+        .mnemonic = insn->decoded.mnemonic,
+        .host = (uint32_t)(emit->code.at - emit->cache->write),
+        .host_flags = emit->flags_in_memory ? 0 : INSN_FLAGS_START | INSN_FLAGS_FAULT,
+        .recovery = insn->flags_live_before ? 0 : insn->recovery,
+    };
     emit->settles = emit->ordinal == translation->count - 1 ? emit->ahead : 0;
     if (insn->needs_base) {
         place->host_flags |= INSN_NEEDS_BASE;
     }
-    if (insn->access.kind == ACCESS_ALONE && has_one_access(insn) && !insn->uses_vector &&
+    if (insn->access.kind == ACCESS_ALONE && insn->accesses == 1 && !insn->uses_vector &&
         !insn->uses_fpu && insn->decoded.mnemonic != ZYDIS_MNEMONIC_CMPXCHG16B) {
         place->host_flags |= INSN_FAULTS;
     }
@@ -367,6 +364,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
     size_t metadata_mark = cache->metadata_used;
     struct block *block =
         code_metadata(cache, sizeof(*block) + BLOCK_INSN_MAX * sizeof(block->insn[0]));
+    memset(block, 0, sizeof(*block));
     block->place = *place;
     block->source[0].frame = place->frame;
     block->source[1].frame = place->next;

@@ -6,8 +6,7 @@ bool values_is_whole(const struct values *values, ZydisRegister reg)
     return reg >= first && reg < first + 16;
 }
 
-static bool is_whole_operand(const struct values *values,
-                             const ZydisDecodedOperand *operand)
+static bool is_whole_operand(const struct values *values, const struct operand *operand)
 {
     return operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
            values_is_whole(values, operand->reg.value);
@@ -43,21 +42,14 @@ static void move(struct values *values, unsigned to, struct symbol from, int64_t
 
 static void forget_written(struct values *values, const struct guest_insn *insn)
 {
-    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
-        const ZydisDecodedOperand *operand = &insn->operand[i];
-        if (operand->type != ZYDIS_OPERAND_TYPE_REGISTER ||
-            !(operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
-            continue;
-        }
-        if (guest_is_gpr(operand->reg.value)) {
-            forget(values, guest_number(operand->reg.value));
-        }
+    for (unsigned left = insn->gpr_written; left; left &= left - 1) {
+        forget(values, (unsigned)__builtin_ctz(left));
     }
 }
 
 void values_follow(struct values *values, const struct guest_insn *insn)
 {
-    const ZydisDecodedOperand *to = &insn->operand[0], *from = &insn->operand[1];
+    const struct operand *to = &insn->operand[0], *from = &insn->operand[1];
     struct symbol before = {NO_VALUE, 0};
     int64_t offset = 0;
     switch (insn->decoded.mnemonic) {

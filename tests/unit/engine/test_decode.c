@@ -80,7 +80,17 @@ static bool decode(struct rig *rig, const uint8_t bytes[INSN_BYTES_MAX], unsigne
     memset(insn, 0x5a, sizeof(*insn)); /* what was there before must not matter */
     memset(&insn->access, 0, sizeof(*insn) - offsetof(struct guest_insn, access));
     insn->offset = (uint16_t)offset;
-    return decode_insn(&rig->emit, insn);
+    struct found found;
+    decode_begin(&rig->emit);
+    bool is_whole = decode_find(&rig->emit, insn, &found);
+    if (is_whole) {
+        decode_take(&rig->emit, insn, &found);
+        assert_int_equal(found.length, insn->decoded.length);
+        assert_int_equal(found.ends_block, insn->ends_block);
+        assert_int_equal(found.is_jcc,
+                         insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR);
+    }
+    return is_whole;
 }
 
 /* A decoder that knows nothing: what is decoded by it was remembered. */
@@ -114,6 +124,12 @@ static void assert_same(const struct guest_insn *a, const struct guest_insn *b)
     assert_int_equal(a->ends_block, b->ends_block);
     assert_int_equal(a->uses_vector, b->uses_vector);
     assert_int_equal(a->uses_fpu, b->uses_fpu);
+    assert_int_equal(a->memory, b->memory);
+    assert_int_equal(a->accesses, b->accesses);
+    assert_int_equal(a->borrowed, b->borrowed);
+    assert_int_equal(a->gpr_written, b->gpr_written);
+    assert_int_equal(a->has_high_byte, b->has_high_byte);
+    assert_int_equal(a->keeps_addresses, b->keeps_addresses);
     assert_int_equal(a->flags_read, b->flags_read);
     assert_int_equal(a->flags_kill, b->flags_kill);
     assert_int_equal(a->shows, b->shows);
@@ -167,7 +183,7 @@ static void test_recalls_what_it_worked_out(void **state)
         make_bytes(&rig, bytes);
         forget(&rig);
         assert_true(decode(&rig, bytes, AT, &first));
-        const ZydisDecodedInstruction *decoded = &first.decoded;
+        const struct decoded *decoded = &first.decoded;
         /* Another displacement, another immediate, other bytes behind. */
         unsigned fixed = decoded->raw.disp.size     ? decoded->raw.disp.offset
                          : decoded->raw.imm[0].size ? decoded->raw.imm[0].offset
@@ -192,6 +208,44 @@ static void test_recalls_what_it_worked_out(void **state)
 }
 
 /* ADD EAX, imm32 as others are known is not a whole instruction where the page ends. */
+/* POP to memory has a head that is not remembered, ADD [RAX], AL one that is zero. */
+static void test_zero_is_a_head(void **state)
+{
+    static struct guest_insn insn;
+    static const uint8_t add[INSN_BYTES_MAX] = {0x00, 0x00},
+                         pop[] = {0x8f, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    struct rig rig;
+    open_rig(&rig);
+    set_mode(&rig, 0);
+    assert_true(decode(&rig, add, AT, &insn));
+    assert_true(recall(&rig, add, AT, &insn));
+    assert_int_equal(insn.decoded.mnemonic, ZYDIS_MNEMONIC_ADD);
+    assert_true(decode(&rig, pop, AT, &insn));
+    assert_int_equal(insn.decoded.mnemonic, ZYDIS_MNEMONIC_POP);
+    close_rig(&rig);
+}
+
+/* More kinds than there is room for: sets overflow, then everything is forgotten. */
+static void test_forgets_and_learns_again(void **state)
+{
+    static struct guest_insn known, fresh;
+    struct rig rig, other;
+    open_rig(&rig);
+    open_rig(&other);
+    for (unsigned i = 0; i < 8 * ROUNDS; i++) {
+        uint8_t bytes[INSN_BYTES_MAX];
+        set_mode(&rig, i % 3 ? MODE_AVX : MODE_32 | MODE_FLAT);
+        set_mode(&other, rig.emit.mode);
+        make_bytes(&rig, bytes);
+        forget(&other);
+        assert_true(decode(&rig, bytes, AT, &known));
+        assert_true(decode(&other, bytes, AT, &fresh));
+        assert_same(&known, &fresh);
+    }
+    close_rig(&other);
+    close_rig(&rig);
+}
+
 static void test_needs_all_bytes(void **state)
 {
     static struct guest_insn insn;
@@ -248,6 +302,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_recalls_what_it_worked_out),
+        cmocka_unit_test(test_zero_is_a_head),
+        cmocka_unit_test(test_forgets_and_learns_again),
         cmocka_unit_test(test_needs_all_bytes),
         cmocka_unit_test(test_modes_are_apart),
         cmocka_unit_test(test_counts_of_shifts),
