@@ -1,4 +1,5 @@
 #include "engine/translator/decode.h"
+#include "engine/translator/values.h"
 
 #include <assert.h>
 #include <string.h>
@@ -99,6 +100,8 @@ static bool work_out(const struct emit *emit, struct guest_insn *insn, unsigned 
     }
     flags_find(insn);
     group_plan(insn);
+    emit_stack_plan(insn);
+    values_plan(insn);
     if (insn->emit == emit_copy) {
         emit_copy_plan(emit, insn);
     }
@@ -137,8 +140,10 @@ struct known {
     uint8_t next;  /* way that is given to another kind when a set is full */
 };
 
+/* Huge pages, so that the index lies in one. */
+#define MEMORY_SIZE (8u << 20)
 #define INDEX_LINES ((unsigned)((sizeof(struct known) + LINE - 1) / LINE))
-#define COPY_LINES  ((8u << 20) / LINE)
+#define COPY_LINES  (MEMORY_SIZE / LINE - INDEX_LINES)
 /* A kind's, at most; those of a block and what is looked at behind it. */
 #define KIND_LINES  ((unsigned)((sizeof(struct guest_insn) + LINE - 1) / LINE))
 #define BLOCK_LINES (2 * BLOCK_INSN_MAX * KIND_LINES)
@@ -150,7 +155,7 @@ static_assert(sizeof(struct kind) * WAYS == LINE, "a set is a line");
 
 size_t decode_size(void)
 {
-    return (size_t)(INDEX_LINES + COPY_LINES) * LINE;
+    return MEMORY_SIZE;
 }
 
 static struct kind *find_set(const struct emit *emit, struct head head)
@@ -207,6 +212,12 @@ static const uint16_t has_modrm_0f[16] = {
     0,      0xffff, 0xf838, 0xffff, 0x00ff, 0xffff, 0xffff, 0xffff,
 };
 
+/* Opcodes of which has_modrm tells all: not 0F, VEX, and those that are odd. */
+static const uint16_t is_simple[16] = {
+    0x7fff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xfffb, 0xffff,
+    0x7fff, 0xffff, 0xfff0, 0xffff, 0xffcf, 0xffff, 0xffff, 0xffff,
+};
+
 static bool is_in(const uint16_t opcodes[16], uint8_t opcode)
 {
     return opcodes[opcode >> 4] >> (opcode & 15) & 1;
@@ -217,6 +228,10 @@ static bool is_in(const uint16_t opcodes[16], uint8_t opcode)
 static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *has_mod)
 {
     uint8_t opcode = bytes[i];
+    if (is_in(is_simple, opcode)) {
+        *has_mod = is_in(has_modrm, opcode);
+        return i + 1;
+    }
     if (opcode == 0x0f) {
         opcode = bytes[i + 1];
         *has_mod = true;
@@ -232,10 +247,9 @@ static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *
         *has_mod = map != 1 || bytes[at] != 0x77; /* VZEROALL, VZEROUPPER */
         return is_64 ? at + 1 : 0;
     }
-    *has_mod = is_in(has_modrm, opcode);
-    /* MOV between the accumulator and an address has a displacement of its own kind. */
-    bool is_odd = opcode == 0x62 || opcode == 0x8f || (opcode & 0xfc) == 0xa0;
-    return is_odd ? 0 : i + 1;
+    /* EVEX, BOUND; XOP, POP; MOV between the accumulator and an address, which has a
+     * displacement of its own kind. */
+    return 0;
 }
 
 static struct head find_head(const struct emit *emit, const uint8_t *bytes, unsigned room)
@@ -253,12 +267,14 @@ static struct head find_head(const struct emit *emit, const uint8_t *bytes, unsi
     }
     bool has_mod = false;
     i = skip_opcode(bytes, i, emit->is_64, &has_mod);
-    if (i && has_mod) {
-        uint8_t modrm = bytes[i++];
-        i += modrm < 0xc0 && (modrm & 7) == 4; /* SIB */
+    if (i == 0) {
+        return none;
     }
+    uint8_t modrm = bytes[i];
+    unsigned has_sib = (unsigned)(modrm < 0xc0) & (unsigned)((modrm & 7) == 4);
+    i += has_mod + (has_mod & has_sib);
     struct head head = {0, i};
-    if (i == 0 || i > sizeof(head.bytes) || i > room) {
+    if (i > sizeof(head.bytes) || i > room) {
         return none;
     }
     memcpy(&head.bytes, bytes, sizeof(head.bytes));
@@ -383,8 +399,18 @@ static const struct kind *find_known(const struct emit *emit, struct head head)
 static int64_t read_signed(const uint8_t *bytes, unsigned size)
 {
     int64_t value = 0;
-    memcpy(&value, bytes, size / 8);
-    return (int64_t)((uint64_t)value << (64 - size)) >> (64 - size);
+    switch (size) {
+    case 8:
+        return (int8_t)bytes[0];
+    case 32: {
+        int32_t value_32;
+        memcpy(&value_32, bytes, 4);
+        return value_32;
+    }
+    default:
+        memcpy(&value, bytes, size / 8);
+        return (int64_t)((uint64_t)value << (64 - size)) >> (64 - size);
+    }
 }
 
 /* The displacement and the immediate that insn's bytes have. kind is read, not what was
@@ -430,10 +456,21 @@ static bool learn(const struct emit *emit, struct guest_insn *insn, struct head 
     return true;
 }
 
+/* By one load and one store mostly, from which parts can be loaded again at once. */
+static unsigned read_bytes(const struct emit *emit, struct guest_insn *insn)
+{
+    const struct code_place *place = &emit->block->place;
+    if (insn->offset > FRAME_SIZE - 16) {
+        return code_read(emit->cache, place, insn->offset, insn->bytes);
+    }
+    memcpy(insn->bytes, memory_host(emit->cache->memory, place->frame) + insn->offset,
+           16);
+    return INSN_BYTES_MAX;
+}
+
 bool decode_find(const struct emit *emit, struct guest_insn *insn, struct found *found)
 {
-    unsigned room =
-        code_read(emit->cache, &emit->block->place, insn->offset, insn->bytes);
+    unsigned room = read_bytes(emit, insn);
     struct head head = find_head(emit, insn->bytes, room);
     const struct kind *kind = find_known(emit, head);
     if (!kind) {

@@ -43,7 +43,7 @@ struct guest_insn {
     struct decoded decoded;
     emit_fn *emit;       /* NULL: the interpreter's */
     uint8_t copied_size; /* not 0: emit_copy copies these bytes, and immediates */
-    uint8_t copied[INSN_BYTES_MAX];
+    uint8_t copied[INSN_BYTES_MAX + 1];
     bool ends_block;
     bool uses_vector, uses_fpu;
     int8_t displaced, immediate; /* the operand that has, or is, such a one; -1: none */
@@ -51,6 +51,8 @@ struct guest_insn {
     uint8_t accesses;            /* operands in memory, those not written out included */
     uint8_t borrowed; /* operands' guest registers that lie in memory, but addresses' */
     uint16_t gpr_written;     /* by number */
+    bool is_unconcerned : 1;  /* by the stack pointer (emit_stack.c) */
+    bool moves_values : 1;    /* from register to register, perhaps (values.c) */
     bool has_high_byte : 1;   /* AH, CH, DH or BH is an operand */
     bool keeps_addresses : 1; /* see group_plan */
     bool stores : 1;          /* its store may be of code, and leave behind it */
@@ -66,8 +68,8 @@ struct guest_insn {
     uint16_t flags_write; /* perhaps written */
     struct operand operand[ZYDIS_MAX_OPERAND_COUNT];
     /* Its own, and its block's. */
-    uint8_t bytes[INSN_BYTES_MAX];
-    uint16_t offset;     /* in the page */
+    uint8_t bytes[INSN_BYTES_MAX + 9]; /* eight may be read from any on */
+    uint16_t offset;                   /* in the page */
     uint8_t recovery;    /* how flags are found where it is left: struct block_insn's */
     uint32_t flags_live; /* must be known behind it, in the host's or in memory */
     uint32_t flags_live_before;
@@ -318,6 +320,8 @@ emit_fn emit_bit_string;
 emit_fn emit_push, emit_pop, emit_leave_frame;
 /* emit_segment.c */
 emit_fn emit_push_segment, emit_read_segment, emit_load_segment;
+/* What emit_stack.c finds out that is the same in every block. */
+void emit_stack_plan(struct guest_insn *insn);
 /* Does it do without guest RSP, which may be moved later? */
 bool emit_moves_later(const struct guest_insn *insn);
 void emit_settle_stack(struct emit *emit);

@@ -334,10 +334,10 @@ static void write_immediates(const struct guest_insn *insn, struct code *code)
 {
     const struct decoded *decoded = &insn->decoded;
     for (unsigned i = 0; i < 2; i++) {
-        unsigned size = decoded->raw.imm[i].size / 8;
-        if (size) {
-            code_bytes(code, insn->bytes + decoded->raw.imm[i].offset, size);
-        }
+        /* Always eight of them, which needs no branch; what comes then is written over.
+         */
+        memcpy(code->at, insn->bytes + decoded->raw.imm[i].offset, 8);
+        code->at += decoded->raw.imm[i].size / 8;
     }
 }
 
@@ -418,7 +418,8 @@ void emit_copy_plan(const struct emit *emit, struct guest_insn *insn)
 static bool copy_planned(struct emit *emit, const struct guest_insn *insn)
 {
     restore_needed_flags(emit, insn);
-    code_bytes(&emit->code, insn->copied, insn->copied_size);
+    memcpy(emit->code.at, insn->copied, sizeof(insn->copied));
+    emit->code.at += insn->copied_size;
     write_immediates(insn, &emit->code);
     if (insn->flags_write) {
         emit_note_flags(emit);

@@ -49,12 +49,20 @@ static bool is_unconcerned(const struct guest_insn *insn)
     return true;
 }
 
+void emit_stack_plan(struct guest_insn *insn)
+{
+    insn->is_unconcerned = is_unconcerned(insn);
+}
+
 bool emit_moves_later(const struct guest_insn *insn)
 {
+    if (insn->is_unconcerned) {
+        return insn->emit != NULL;
+    }
     bool is_stack = insn->emit == emit_push || insn->emit == emit_pop ||
                     insn->emit == emit_call || insn->emit == emit_ret;
-    return is_unconcerned(insn) || (is_stack && insn->access.kind == ACCESS_MEMBER &&
-                                    !names_rsp(&insn->operand[0]));
+    return is_stack && insn->access.kind == ACCESS_MEMBER &&
+           !names_rsp(&insn->operand[0]);
 }
 
 void emit_settle_stack(struct emit *emit)

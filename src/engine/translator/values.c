@@ -47,8 +47,31 @@ static void forget_written(struct values *values, const struct guest_insn *insn)
     }
 }
 
+void values_plan(struct guest_insn *insn)
+{
+    switch (insn->decoded.mnemonic) {
+    case ZYDIS_MNEMONIC_ADD:
+    case ZYDIS_MNEMONIC_SUB:
+    case ZYDIS_MNEMONIC_LEA:
+    case ZYDIS_MNEMONIC_MOV:
+        insn->moves_values = insn->operand[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
+        break;
+    case ZYDIS_MNEMONIC_PUSH:
+    case ZYDIS_MNEMONIC_POP:
+    case ZYDIS_MNEMONIC_LEAVE:
+        insn->moves_values = true;
+        break;
+    default:
+        break;
+    }
+}
+
 void values_follow(struct values *values, const struct guest_insn *insn)
 {
+    if (!insn->moves_values) {
+        forget_written(values, insn);
+        return;
+    }
     const struct operand *to = &insn->operand[0], *from = &insn->operand[1];
     struct symbol before = {NO_VALUE, 0};
     int64_t offset = 0;

@@ -28,6 +28,8 @@ struct values {
 void values_init(struct values *values, unsigned width);
 /* Nothing is known any more; numbers go on. */
 void values_forget(struct values *values);
+/* insn->moves_values: what values_follow finds out that is the same in every block. */
+void values_plan(struct guest_insn *insn);
 /* What an instruction does to them, as far as it is an addition of constants. */
 void values_follow(struct values *values, const struct guest_insn *insn);
 

@@ -129,6 +129,11 @@ static void assert_same(const struct guest_insn *a, const struct guest_insn *b)
     assert_int_equal(a->borrowed, b->borrowed);
     assert_int_equal(a->gpr_written, b->gpr_written);
     assert_int_equal(a->has_high_byte, b->has_high_byte);
+    assert_int_equal(a->is_unconcerned, b->is_unconcerned);
+    assert_int_equal(a->moves_values, b->moves_values);
+    assert_int_equal(a->stores, b->stores);
+    assert_int_equal(a->can_recover, b->can_recover);
+    assert_int_equal(a->shows, b->shows);
     assert_int_equal(a->keeps_addresses, b->keeps_addresses);
     assert_int_equal(a->flags_read, b->flags_read);
     assert_int_equal(a->flags_kill, b->flags_kill);
