@@ -216,6 +216,12 @@ uint64_t insn_address_special(struct cpu *cpu, const struct insn *insn, uint64_t
     } else if (insn->special & INSN_ADDRESS16) {
         offset = (uint16_t)offset;
     }
+    return insn_address_in_segment(cpu, insn, offset, size);
+}
+
+uint64_t insn_address_in_segment(struct cpu *cpu, const struct insn *insn,
+                                 uint64_t offset, unsigned size)
+{
     enum x86_segment_register number = insn->special & INSN_SEGMENT;
     const struct x86_segment *segment = &cpu->state.seg[number];
     if (!(insn->special & INSN_LEGACY)) {

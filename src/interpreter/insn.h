@@ -197,6 +197,9 @@ static inline void reg_write(struct cpu *cpu, uint8_t offset, unsigned size,
  * fault and yields an address on which every access fails. */
 uint64_t insn_address_special(struct cpu *cpu, const struct insn *insn, uint64_t offset,
                               unsigned size);
+/* The same of an offset that does not wrap around at the end of its address size. */
+uint64_t insn_address_in_segment(struct cpu *cpu, const struct insn *insn,
+                                 uint64_t offset, unsigned size);
 /* The offset part alone (LEA). */
 static inline uint64_t insn_offset(struct cpu *cpu, const struct insn *insn)
 {

@@ -37,13 +37,19 @@ static bool is_chosen(const uint8_t *mask, unsigned element, unsigned i)
     return mask[i * element + element - 1] >> 7;
 }
 
-/* Addresses wrap around, and segments end, element by element; but not at the end of 32
- * address bits in 64-bit mode on Intel's processors. */
+/* Addresses wrap around, and segments end, element by element; but not at the end of 16
+ * address bits, nor of 32 in 64-bit mode, on Intel's processors. */
 static uint64_t element_address(struct cpu *cpu, const struct insn *insn,
                                 const struct masked *masked, unsigned i)
 {
-    if (cpu->is_long64 && cpu->cpuid->vendor != CPU_VENDOR_AMD) {
+    bool wraps = cpu->cpuid->vendor == CPU_VENDOR_AMD;
+    if (cpu->is_long64 && !wraps) {
         return insn_address(cpu, insn) + i * masked->element;
+    }
+    if (insn->special & INSN_ADDRESS16 && !wraps) {
+        uint64_t first = insn_truncated_offset(cpu, insn);
+        return insn_address_in_segment(cpu, insn, first + i * masked->element,
+                                       masked->element);
     }
     uint64_t offset = insn_offset(cpu, insn) + i * masked->element;
     return insn_linear(cpu, insn, offset, masked->element);

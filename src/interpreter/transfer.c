@@ -455,7 +455,8 @@ bool transfer_peek(struct cpu *cpu, const struct transfer_stack *stack, uint64_t
 void transfer_set_rsp(struct cpu *cpu, uint64_t rsp, unsigned bits)
 {
     if (bits == 16) {
-        cpu->reg[X86_RSP] = (cpu->reg[X86_RSP] & ~0xffffull) | (rsp & 0xffff);
+        /* Not in 64-bit mode: no register has an upper half there (SDM 1 3.4.1.1). */
+        cpu->reg[X86_RSP] = (cpu->reg[X86_RSP] & 0xffff0000ull) | (rsp & 0xffff);
     } else {
         cpu->reg[X86_RSP] = rsp & stack_mask(bits);
     }

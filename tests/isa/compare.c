@@ -52,6 +52,12 @@ static bool is_image_fault(const struct isa_case *test, const struct isa_result 
            (uint16_t)(native->address - ours->address + 512) < 1024;
 }
 
+/* What lies beyond the segment, or is not canonical. */
+static bool is_limit_fault(const struct isa_result *result)
+{
+    return result->exception == X86_GP || result->exception == X86_SS_FAULT;
+}
+
 /* A page fault of a masked move: SDM 2B "MASKMOVDQU", 2C "VMASKMOV" do not tell which of
  * its bytes' addresses is reported, nor, with a mask of zeros, whether there is a fault.
  */
@@ -61,10 +67,11 @@ static bool is_masked_fault(const struct isa_case *test, const struct isa_result
     if (!compare_has_masked_move(test)) {
         return false;
     }
-    bool is_border = native->exception == X86_GP || ours->exception == X86_GP;
-    return is_border ? native->exception + ours->exception == X86_GP + X86_PF
-                     : native->exception == X86_PF && ours->exception == X86_PF &&
-                           (uint16_t)(native->address - ours->address + 32) < 64;
+    if (is_limit_fault(native) || is_limit_fault(ours)) {
+        return native->exception == X86_PF || ours->exception == X86_PF;
+    }
+    return native->exception == X86_PF && ours->exception == X86_PF &&
+           (uint16_t)(native->address - ours->address + 32) < 64;
 }
 
 /* A far transfer reads or writes several words and checks descriptors: which of several
@@ -90,11 +97,9 @@ static bool has_two_faults(const struct isa_case *test, const struct isa_result 
     bool is_unmapped = (native->exception == X86_PF &&
                         (native->address >= last || native->address < wrapped)) ||
                        (ours->exception == X86_PF && ours->address >= last);
-    bool is_limit = native->exception == X86_GP || ours->exception == X86_GP ||
-                    native->exception == X86_SS_FAULT || ours->exception == X86_SS_FAULT;
-
-    return is_limit && (is_unmapped ||
-                        (native->exception == X86_GP && ours->exception == X86_SS_FAULT));
+    return (is_limit_fault(native) || is_limit_fault(ours)) &&
+           (is_unmapped ||
+            (native->exception == X86_GP && ours->exception == X86_SS_FAULT));
 }
 
 static bool has_equal_fault(const struct isa_case *test, const struct isa_result *native,
@@ -133,13 +138,18 @@ static bool has_equal_segments(const struct isa_result *a, const struct isa_resu
 }
 
 /* The upper halves are undefined after a change from 64-bit mode to compatibility mode
- * (SDM 1 3.4.1.1); that of RSP is the monitor's where IRETQ loads SP alone. */
+ * (SDM 1 3.4.1.1). */
+static uint64_t defined_bits(const struct isa_case *test, const struct isa_result *native)
+{
+    bool has_changed = test->bits == 64 && native->selector[ISA_CS] == ISA_CODE32;
+
+    return has_changed ? UINT32_MAX : UINT64_MAX;
+}
+
 static bool has_equal_registers(const struct isa_case *test, const struct isa_result *a,
                                 const struct isa_result *b)
 {
-    bool has_changed =
-        test->bits == 16 || (test->bits == 64 && a->selector[ISA_CS] == ISA_CODE32);
-    uint64_t mask = has_changed ? UINT32_MAX : UINT64_MAX;
+    uint64_t mask = defined_bits(test, a);
 
     for (unsigned i = 0; i < 16; i++) {
         if ((a->gpr[i] ^ b->gpr[i]) & mask) {
@@ -317,10 +327,11 @@ static void print_registers(FILE *out, const struct isa_case *test,
         print_value(out, "address", native->address, ours->address);
     }
     print_value(out, "rip", native->rip, ours->rip);
+    uint64_t defined = defined_bits(test, native);
     uint64_t compared = ~(uint64_t)undefined_at(test, isa_linear_rip(native));
     print_value(out, "flags", native->flags & compared, ours->flags & compared);
     for (unsigned i = 0; i < 16; i++) {
-        print_value(out, gpr_names[i], native->gpr[i], ours->gpr[i]);
+        print_value(out, gpr_names[i], native->gpr[i] & defined, ours->gpr[i] & defined);
     }
     print_segments(out, native, ours);
 }

@@ -238,20 +238,31 @@ static bool run_batch(struct run *run, struct batch *batch,
     return true;
 }
 
+static bool is_possible(const struct run *run, const struct isa_case *test)
+{
+    return test->bits == 64 || (test->bits == 32 && run->campaign.has_compat) ||
+           (test->bits == 16 && run->campaign.has_16);
+}
+
+/* Those that the host can run. */
 static bool run_fixed(struct run *run, const struct isa_case *tests, unsigned count)
 {
     struct batch *batch = &run->batch[0];
 
+    batch->count = 0;
     for (unsigned i = 0; i < count; i++) {
-        unsigned at = i % ISA_BATCH;
+        unsigned at = batch->count;
 
-        batch->input[at].test = tests[i];
-        batch->made[at] = (struct campaign_case){.form = CAMPAIGN_NO_FORM};
-        batch->count = at + 1;
-        bool is_full = at + 1 == ISA_BATCH || i + 1 == count;
+        if (is_possible(run, &tests[i])) {
+            batch->input[at].test = tests[i];
+            batch->made[at] = (struct campaign_case){.form = CAMPAIGN_NO_FORM};
+            batch->count++;
+        }
+        bool is_full = batch->count == ISA_BATCH || (batch->count && i + 1 == count);
         if (is_full && !run_batch(run, batch, NULL, NULL)) {
             return false;
         }
+        batch->count = is_full ? 0 : batch->count;
     }
     return true;
 }
@@ -261,9 +272,7 @@ static bool run_programs(struct run *run)
     struct isa_case test;
 
     for (unsigned i = 0; programs_make(i, &test); i++) {
-        bool is_possible = test.bits == 64 || run->campaign.has_compat;
-
-        if (is_possible && !run_fixed(run, &test, 1)) {
+        if (!run_fixed(run, &test, 1)) {
             return false;
         }
     }

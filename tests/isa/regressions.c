@@ -282,6 +282,23 @@ const struct isa_case intel_regressions[] = {
      .fcw = 0x37f,
      .ftw = 0xff,
      .image = 3},
+    /* A far call from 16-bit into 64-bit code: pushed by all of ESP, without a base. */
+    {.bits = 16,
+     .code_length = 2,
+     .code = {0xff, 0x19},
+     .gpr = {[3] = 0x2fdb, [4] = ISA_STACK16_HIGH | 0x1820, [7] = 0x23},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff},
+    /* VPMASKMOVD whose elements lie beyond 16 bits of address. */
+    {.bits = 16,
+     .code_length = 8,
+     .code = {0x2e, 0xc4, 0xe2, 0x7d, 0x8c, 0x9d, 0x03, 0x77},
+     .gpr = {[4] = ISA_STACK16_HIGH, [7] = 0xfff88fa},
+     .vector_seed = 0x9c55a332e40666a1,
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff},
 };
 
 const unsigned intel_regression_count =
