@@ -102,6 +102,7 @@ static bool work_out(const struct emit *emit, struct guest_insn *insn, unsigned 
     group_plan(insn);
     emit_stack_plan(insn);
     values_plan(insn);
+    recover_plan(insn);
     if (insn->emit == emit_copy) {
         emit_copy_plan(emit, insn);
     }
@@ -501,7 +502,7 @@ void decode_take(const struct emit *emit, struct guest_insn *insn,
     }
     memcpy(insn, found->copy, found->size);
     fill_in(insn, found->copy);
-    if (flags_depend_on_count(insn)) {
+    if (found->copy->counts_bits) {
         flags_find(insn);
     }
 }

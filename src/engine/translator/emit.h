@@ -56,7 +56,9 @@ struct guest_insn {
     bool has_high_byte : 1;   /* AH, CH, DH or BH is an operand */
     bool keeps_addresses : 1; /* see group_plan */
     bool stores : 1;          /* its store may be of code, and leave behind it */
-    bool can_recover : 1;     /* who leaves at it finds the registers as before it */
+    bool counts_bits : 1; /* what it does to flags depends on its immediate: a shift */
+    bool is_origin : 1;   /* its flags can be computed anew, perhaps (recover.c) */
+    bool can_recover : 1; /* who leaves at it finds the registers as before it */
     /* When translated code may be left at it, which shows all flags. */
     enum shows {
         SHOWS_NOTHING,
@@ -70,8 +72,10 @@ struct guest_insn {
     /* Its own, and its block's. */
     uint8_t bytes[INSN_BYTES_MAX + 9]; /* eight may be read from any on */
     uint16_t offset;                   /* in the page */
-    uint8_t recovery;    /* how flags are found where it is left: struct block_insn's */
-    uint32_t flags_live; /* must be known behind it, in the host's or in memory */
+    uint8_t recovery; /* how flags are found where it is left: struct block_insn's */
+    uint8_t recovery_found; /* how they would be before it; 0: they are not */
+    bool recovery_lasts;    /* and behind it */
+    uint32_t flags_live;    /* must be known behind it, in the host's or in memory */
     uint32_t flags_live_before;
     struct access access;
     bool keeps_base; /* r10 is a group's, behind the first's check */
@@ -183,27 +187,35 @@ static inline void emit_load_gpr(struct emit *emit, unsigned host, unsigned gues
 
 /* flags.c: what an instruction does to flags, its function being known. */
 void flags_find(struct guest_insn *insn);
-/* Is that another thing for another immediate? */
-bool flags_depend_on_count(const struct guest_insn *insn);
 /* Which are live behind a block's last instruction; end: the offset behind it. */
 uint32_t flags_find_end(struct emit *emit, const struct guest_insn *insns, unsigned count,
                         unsigned end);
 /* Which must be known at each of a block's instructions, some being live at its end. */
-void flags_find_live(struct emit *emit, struct guest_insn *insns, unsigned count,
-                     uint32_t live);
+void flags_find_live(struct guest_insn *insns, unsigned count, uint32_t live);
 /* May translated code be left at the instruction, or behind it by its store? Its access's
  * kind is known. */
-bool flags_are_shown(const struct guest_insn *insn);
-bool flags_are_shown_behind(const struct guest_insn *insn);
+static inline bool flags_are_shown(const struct guest_insn *insn)
+{
+    bool is_checked = insn->access.kind != ACCESS_MEMBER;
+    return insn->shows == SHOWS_ALWAYS || (insn->shows == SHOWS_BY_ACCESS && is_checked);
+}
+static inline bool flags_are_shown_behind(const struct guest_insn *insn)
+{
+    return insn->stores && (insn->access.kind == ACCESS_ALONE || insn->access.look_size);
+}
 /* How many of them it takes until all flags have been overwritten. */
 unsigned flags_count_settling(const struct emit *emit, const struct guest_insn *insns,
                               unsigned count);
 /* Has it a check, which overwrites the host's? Its access's kind is known. */
 bool flags_are_spilled(const struct guest_insn *insn);
 
-/* recover.c: where a block's instructions may be left, how to find flags that nobody has
+/* recover.c: what that finds out that is the same in every block. */
+void recover_plan(struct guest_insn *insn);
+/* Where a block's instructions may be left, how to find flags that nobody has
  * kept. */
 void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count);
+/* Whether that is needed, insn's access being known so far: insn->recovery. */
+void recover_choose(struct guest_insn *insn);
 
 struct cold *emit_cold(struct emit *emit, enum cold_kind kind, uint8_t *place);
 void emit_colds(struct emit *emit);

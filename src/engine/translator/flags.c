@@ -78,11 +78,6 @@ static bool has_store(const struct guest_insn *insn)
     return false;
 }
 
-bool flags_depend_on_count(const struct guest_insn *insn)
-{
-    return insn->decoded.raw.imm[0].size && is_shift(insn->decoded.mnemonic);
-}
-
 void flags_find(struct guest_insn *insn)
 {
     insn->stores = insn->can_recover = false;
@@ -94,6 +89,7 @@ void flags_find(struct guest_insn *insn)
         return;
     }
     insn->shows = find_shows(insn);
+    insn->counts_bits = insn->decoded.raw.imm[0].size && is_shift(insn->decoded.mnemonic);
     insn->stores = insn->emit != emit_call && has_store(insn);
     insn->can_recover = insn->emit == emit_copy || insn->emit == emit_push ||
                         insn->emit == emit_pop || insn->emit == emit_leave_frame ||
@@ -248,23 +244,11 @@ static bool is_exit(const struct guest_insn *insn)
     return insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR || insn->ends_block;
 }
 
-bool flags_are_shown(const struct guest_insn *insn)
+void flags_find_live(struct guest_insn *insns, unsigned count, uint32_t live)
 {
-    bool is_checked = insn->access.kind != ACCESS_MEMBER;
-    return insn->shows == SHOWS_ALWAYS || (insn->shows == SHOWS_BY_ACCESS && is_checked);
-}
-
-bool flags_are_shown_behind(const struct guest_insn *insn)
-{
-    return insn->stores && (insn->access.kind == ACCESS_ALONE || insn->access.look_size);
-}
-
-void flags_find_live(struct emit *emit, struct guest_insn *insns, unsigned count,
-                     uint32_t live)
-{
-    recover_find(emit, insns, count);
     for (unsigned i = count; i-- > 0;) {
         struct guest_insn *insn = &insns[i];
+        recover_choose(insn);
         bool is_last = i == count - 1;
         if ((is_exit(insn) && !is_last) ||
             (!insn->recovery && flags_are_shown_behind(insn))) {

@@ -99,6 +99,14 @@ static bool begin(struct origin *origin, const struct values *values,
     }
 }
 
+void recover_plan(struct guest_insn *insn)
+{
+    struct values values;
+    struct origin origin;
+    values_init(&values, 8); /* which ones there are makes no difference */
+    insn->is_origin = begin(&origin, &values, insn);
+}
+
 static bool find_register(const struct values *values, const struct known_value *value,
                           unsigned size, uint8_t *reg, int32_t *add)
 {
@@ -140,18 +148,28 @@ static uint8_t add_recovery(struct emit *emit, const struct recovery *recovery)
     return (uint8_t)emit->recovery_count;
 }
 
-/* What is found where the instruction is left, be it before or behind it. */
-static bool recovers(const struct origin *origin, struct values *values,
-                     const struct guest_insn *insn, struct recovery *recovery)
+/* What is found before the instruction, and whether it is behind it, too: as far as it
+ * may be left at either. */
+static void find_at(struct emit *emit, const struct origin *origin, struct values *values,
+                    struct guest_insn *insn)
 {
-    bool is_behind = flags_are_shown_behind(insn);
-    bool is_wanted = insn->can_recover && (flags_are_shown(insn) || is_behind) &&
-                     !(is_behind && insn->flags_write) &&
-                     find_recovery(origin, values, recovery);
+    struct recovery before, behind;
+    bool is_found = insn->can_recover && (insn->shows != SHOWS_NOTHING || insn->stores) &&
+                    find_recovery(origin, values, &before);
     values_follow(values, insn);
-    struct recovery behind;
-    return is_wanted && (!is_behind || (find_recovery(origin, values, &behind) &&
-                                        memcmp(&behind, recovery, sizeof(behind)) == 0));
+    if (is_found) {
+        insn->recovery_found = add_recovery(emit, &before);
+        insn->recovery_lasts = insn->stores && !insn->flags_write &&
+                               find_recovery(origin, values, &behind) &&
+                               memcmp(&behind, &before, sizeof(behind)) == 0;
+    }
+}
+
+void recover_choose(struct guest_insn *insn)
+{
+    bool is_there =
+        flags_are_shown_behind(insn) ? insn->recovery_lasts : flags_are_shown(insn);
+    insn->recovery = is_there ? insn->recovery_found : 0;
 }
 
 void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count)
@@ -163,19 +181,18 @@ void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count)
     values_init(&values, emit->width);
     for (unsigned i = 0; i < count; i++) {
         struct guest_insn *insn = &insns[i];
-        struct recovery recovery;
-        insn->recovery = 0;
-        if (is_known && recovers(&origin, &values, insn, &recovery)) {
-            insn->recovery = add_recovery(emit, &recovery);
+        insn->recovery_found = 0;
+        if (is_known) {
+            find_at(emit, &origin, &values, insn);
         }
         if (!insn->emit) {
             is_known = false;
         } else if (insn->flags_write) {
-            if (!is_known) {
+            if (insn->is_origin && !is_known) {
                 values_forget(&values);
                 values_follow(&values, insn);
             }
-            is_known = begin(&origin, &values, insn);
+            is_known = insn->is_origin && begin(&origin, &values, insn);
         }
     }
 }

@@ -258,10 +258,11 @@ static void find_flags_and_groups(struct translation *translation)
         translation->insn[i].access = (struct access){.kind = ACCESS_ALONE};
         translation->insn[i].keeps_base = translation->insn[i].needs_base = false;
     }
-    flags_find_live(emit, translation->insn, count, live);
+    recover_find(emit, translation->insn, count);
+    flags_find_live(translation->insn, count, live);
     find_groups(translation);
     if (has_members(translation)) {
-        flags_find_live(emit, translation->insn, count, live);
+        flags_find_live(translation->insn, count, live);
     }
 }
 

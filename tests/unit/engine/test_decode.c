@@ -131,13 +131,12 @@ static void assert_same(const struct guest_insn *a, const struct guest_insn *b)
     assert_int_equal(a->has_high_byte, b->has_high_byte);
     assert_int_equal(a->is_unconcerned, b->is_unconcerned);
     assert_int_equal(a->moves_values, b->moves_values);
-    assert_int_equal(a->stores, b->stores);
-    assert_int_equal(a->can_recover, b->can_recover);
-    assert_int_equal(a->shows, b->shows);
     assert_int_equal(a->keeps_addresses, b->keeps_addresses);
     assert_int_equal(a->flags_read, b->flags_read);
     assert_int_equal(a->flags_kill, b->flags_kill);
     assert_int_equal(a->shows, b->shows);
+    assert_int_equal(a->counts_bits, b->counts_bits);
+    assert_int_equal(a->is_origin, b->is_origin);
     assert_int_equal(a->stores, b->stores);
     assert_int_equal(a->can_recover, b->can_recover);
     assert_int_equal(a->flags_write, b->flags_write);
