@@ -287,7 +287,12 @@ static bool go_on(struct translator_cpu *translator, uint64_t linear, struct ent
 static bool enter_again(struct translator_cpu *translator, const struct block *block,
                         struct entry *entry)
 {
-    if (block->is_dead || wants_look(translator->cpu) || translator->cache->counts ||
+    if (block->is_dead) {
+        /* The next one there is noted for the jump that led here; instructions that
+         * settle flags would lead away from it, and each jump here once more. */
+        return go_on(translator, page_of(block) + block->place.offset, entry);
+    }
+    if (wants_look(translator->cpu) || translator->cache->counts ||
         !find_is_open(translator->cpu, block)) {
         return false;
     }
