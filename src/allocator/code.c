@@ -52,27 +52,57 @@ uint32_t memory_code_watch(struct memory *memory, frame_t frame, unsigned offset
     return FRAME_VERSION(entry);
 }
 
+/* The code lock is held. */
+static void advance_version(struct memory *memory, frame_t frame)
+{
+    uint64_t entry = memory->frame[frame];
+    while (!atomic_compare_exchange_weak(&memory->frame[frame], &entry,
+                                         entry + VERSION_STEP)) {
+    }
+}
+
 /*
- * Everything decoded from the frame ceases to be valid; nothing is watched any more, so
- * that a page of code that became a page of data is stored to at full speed again.
+ * The bit stays until the next store to the frame that finds no line watched, for who
+ * changes an instruction often executes it next, and decoding anew needs no fence of the
+ * other threads while the bit is set.
  */
-static bool code_invalidate(struct memory *memory, frame_t frame, uint64_t hit)
+void memory_code_forget(struct memory *memory, frame_t frame)
 {
     pthread_mutex_lock(code_lock(memory, frame));
-    bool is_hit = memory->code_lines[frame] & hit;
+    memory->code_lines[frame] = 0;
+    advance_version(memory, frame);
+    pthread_mutex_unlock(code_lock(memory, frame));
+}
+
+static bool code_invalidate(struct memory *memory, frame_t frame, unsigned offset,
+                            unsigned size)
+{
+    const struct memory_listener *listener = memory->listener;
+    bool is_heard = listener && listener->code_changed;
+    pthread_mutex_lock(code_lock(memory, frame));
+    bool is_hit = memory->code_lines[frame] & line_mask(offset, size);
     if (is_hit) {
-        memory->code_lines[frame] = 0;
-        uint64_t entry = memory->frame[frame], next;
-        do {
-            next = (entry + VERSION_STEP) & ~FRAME_WATCH_CODE;
-        } while (!atomic_compare_exchange_weak(&memory->frame[frame], &entry, next));
+        advance_version(memory, frame);
+        if (!is_heard) {
+            memory->code_lines[frame] = 0;
+        }
     }
     pthread_mutex_unlock(code_lock(memory, frame));
-    const struct memory_listener *listener = memory->listener;
-    if (is_hit && listener && listener->code_changed) {
-        listener->code_changed(memory->engine_opaque, frame);
+    if (is_hit && is_heard) {
+        listener->code_changed(memory->engine_opaque, frame, offset, size);
     }
     return is_hit;
+}
+
+/* Nothing was decoded since the last store to code: a page of data is stored to at full
+ * speed again. */
+static void code_unwatch(struct memory *memory, frame_t frame)
+{
+    pthread_mutex_lock(code_lock(memory, frame));
+    if (memory->code_lines[frame] == 0) {
+        atomic_fetch_and(&memory->frame[frame], ~FRAME_WATCH_CODE);
+    }
+    pthread_mutex_unlock(code_lock(memory, frame));
 }
 
 /*
@@ -93,6 +123,12 @@ bool memory_written(struct memory *memory, frame_t frame, unsigned offset, unsig
     if (entry & FRAME_WATCH_DIRTY) {
         mark_dirty(memory, frame);
     }
-    return (entry & FRAME_WATCH_CODE) && (memory->code_lines[frame] & hit) &&
-           code_invalidate(memory, frame, hit);
+    if (!(entry & FRAME_WATCH_CODE)) {
+        return false;
+    }
+    uint64_t lines = memory->code_lines[frame];
+    if (lines == 0) {
+        code_unwatch(memory, frame);
+    }
+    return (lines & hit) && code_invalidate(memory, frame, offset, size);
 }

@@ -116,8 +116,11 @@ struct memory_listener {
      * starts or stops; and before it is fetched, to mark what was stored to since. */
     void (*log)(void *opaque, bool is_on);
     void (*collect)(void *opaque);
-    /* A store hit code of this frame, whose version has advanced. On any thread. */
-    void (*code_changed)(void *opaque, frame_t frame);
+    /* A store of these bytes hit code of this frame, whose version has advanced. On any
+     * thread. The lines that are watched are still: whoever takes this decides which of
+     * what was decoded holds, and calls memory_code_forget when nothing does. NULL:
+     * nothing holds. */
+    void (*code_changed)(void *opaque, frame_t frame, unsigned offset, unsigned size);
 };
 
 /* One engine at a time, NULL: none; before guest code runs, or after. */
@@ -203,6 +206,9 @@ bool ram_clear(struct memory *memory, gpa_t gpa, uint64_t size);
  */
 uint32_t memory_code_watch(struct memory *memory, frame_t frame, unsigned offset,
                            unsigned size);
+/* Nothing of the frame is decoded code any more: its version advances, no line is
+ * watched. */
+void memory_code_forget(struct memory *memory, frame_t frame);
 /* offset + size lies within the frame. */
 bool memory_written(struct memory *memory, frame_t frame, unsigned offset, unsigned size);
 

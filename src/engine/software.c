@@ -29,15 +29,16 @@ static void layout_changed(void *opaque)
     }
 }
 
-static void code_changed(void *opaque, frame_t frame)
+static void code_changed(void *opaque, frame_t frame, unsigned offset, unsigned size)
 {
     struct engine *engine = opaque;
-    if (engine->backend->code_changed) {
-        engine->backend->code_changed(engine, frame);
-    }
+    engine->backend->code_changed(engine, frame, offset, size);
 }
 
-static const struct memory_listener listener = {
+static const struct memory_listener listener = {.changed = layout_changed};
+
+/* Of engines that keep code which outlives its frame's version. */
+static const struct memory_listener code_listener = {
     .changed = layout_changed,
     .code_changed = code_changed,
 };
@@ -148,7 +149,8 @@ struct engine *software_open(const struct engine_config *config,
         software_close(engine);
         return NULL;
     }
-    memory_set_engine(config->memory, &listener, engine);
+    memory_set_engine(config->memory, backend->code_changed ? &code_listener : &listener,
+                      engine);
     return engine;
 }
 

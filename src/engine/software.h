@@ -16,7 +16,8 @@
 struct software_backend {
     const char *name;
     /* As struct memory_listener's. */
-    void (*code_changed)(struct engine *engine, frame_t frame);
+    void (*code_changed)(struct engine *engine, frame_t frame, unsigned offset,
+                         unsigned size);
     /* The engine's own part of a VM and of a vCPU: opaque below. */
     int (*open)(struct engine *engine, struct error *err);
     void (*close)(struct engine *engine);

@@ -203,6 +203,38 @@ static void run_patched(void *argument)
     }
 }
 
+/* Few versions in turn, of two kinds: each processor runs the one that is there. */
+static void run_versions(void *argument)
+{
+    struct patch *patch = argument;
+    unsigned index = cpu_self()->index;
+    for (uint32_t round = 1; round <= patch->rounds; round++) {
+        uint64_t value = round % 5;
+        if (index == 0) {
+            /* MOV EAX, value; RET, or PUSH value; POP RAX; RET */
+            *(volatile uint64_t *)code =
+                value % 2 ? 0xc300000000b8 | value << 8 : 0xc3580000000068 | value << 8;
+            patch->version = round;
+        }
+        while (patch->version < round) {
+            pause();
+        }
+        cpuid(0, 0);
+        for (unsigned i = 0; i < 3; i++) {
+            uint64_t got = run(code);
+            if (got != value) {
+                FAIL("processor %u ran version %lu, expected %lu", index, got, value);
+            }
+        }
+        patch->seen[index] = round;
+        for (unsigned i = 0; index == 0 && i < smp_count(); i++) {
+            while (patch->seen[i] < round) {
+                pause();
+            }
+        }
+    }
+}
+
 /* An atomic 8-byte patch under a processor that runs the code all the time: it sees the
  * old or the new one, and the new one before long. */
 static void run_endlessly(void *argument)
@@ -250,6 +282,10 @@ static void try_processors(void)
     case_begin("patched for %u processors", count);
     patch.rounds = 300;
     smp_call_all(run_patched, &patch);
+
+    case_begin("versions in turn for %u processors", count);
+    patch = (struct patch){.rounds = 300};
+    smp_call_all(run_versions, &patch);
 
     case_begin("patched under %u processors that run it", count);
     patch = (struct patch){0};

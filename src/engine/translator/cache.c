@@ -74,6 +74,7 @@ struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_poli
     cache->block = reserve(blocks * sizeof(*cache->block));
     cache->link = reserve(links * sizeof(*cache->link));
     cache->hash = reserve(BLOCK_HASH * sizeof(*cache->hash));
+    cache->kept = reserve(BLOCK_HASH * sizeof(*cache->kept));
     /* Looking a block up, or an instruction's kind, touches them at random. */
     use_huge_pages(cache->hash, BLOCK_HASH * sizeof(*cache->hash));
     use_huge_pages(cache->metadata, code_limit(cache, CODE_TABLES));
@@ -81,7 +82,7 @@ struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_poli
     cache->known = reserve(decode_size());
     use_huge_pages(cache->known, decode_size());
     if (!cache->metadata || !cache->block || !cache->link || !cache->hash ||
-        !cache->by_frame || !cache->known) {
+        !cache->kept || !cache->by_frame || !cache->known) {
         fail(err, ENOMEM, "cannot make a code cache");
         code_cache_free(cache);
         return NULL;
@@ -107,6 +108,7 @@ void code_cache_free(struct code_cache *cache)
     release(cache->block, blocks * sizeof(*cache->block));
     release(cache->link, links * sizeof(*cache->link));
     release(cache->hash, BLOCK_HASH * sizeof(*cache->hash));
+    release(cache->kept, BLOCK_HASH * sizeof(*cache->kept));
     release(cache->by_frame, BLOCK_HASH * sizeof(*cache->by_frame));
     release(cache->known, decode_size());
     pthread_mutex_destroy(&cache->lock);
@@ -115,7 +117,7 @@ void code_cache_free(struct code_cache *cache)
 
 /* A guest may run one page of kernel code at addresses without number. What lies near
  * each other in a page does here, too: code is met in its order, mostly. */
-static unsigned hash_place(const struct code_place *place)
+unsigned code_hash(const struct code_place *place)
 {
     uint64_t key = place->frame;
     if (!(place->mode & MODE_USER)) {
@@ -123,11 +125,6 @@ static unsigned hash_place(const struct code_place *place)
     }
     unsigned page = (unsigned)(key * 0x9e3779b97f4a7c15ull >> 40);
     return (page ^ place->offset / 16u) & (BLOCK_HASH - 1);
-}
-
-static unsigned frame_place(frame_t frame)
-{
-    return frame & (BLOCK_HASH - 1);
 }
 
 unsigned code_read(const struct code_cache *cache, const struct code_place *place,
@@ -158,7 +155,7 @@ bool code_crosses(const struct code_cache *cache, const struct code_place *place
                                          &decoded) == ZYDIS_STATUS_NO_MORE_DATA;
 }
 
-static bool is_same(const struct code_place *a, const struct code_place *b)
+bool code_is_same(const struct code_place *a, const struct code_place *b)
 {
     return a->frame == b->frame && a->offset == b->offset && a->mode == b->mode &&
            a->next == b->next && (a->mode & MODE_USER || a->page == b->page);
@@ -167,8 +164,8 @@ static bool is_same(const struct code_place *a, const struct code_place *b)
 struct block *code_find(struct code_cache *cache, const struct code_place *place)
 {
     struct block *block =
-        atomic_load_explicit(&cache->hash[hash_place(place)], memory_order_acquire);
-    while (block && (block->is_dead || !is_same(&block->place, place))) {
+        atomic_load_explicit(&cache->hash[code_hash(place)], memory_order_acquire);
+    while (block && (block->is_dead || !code_is_same(&block->place, place))) {
         block = atomic_load_explicit(&block->hash_next, memory_order_acquire);
     }
     return block;
@@ -181,17 +178,13 @@ void *code_metadata(struct code_cache *cache, size_t size)
     return memory;
 }
 
-void code_publish(struct code_cache *cache, struct block *block)
+/* Puts it where stores and those who look for it find it. */
+static void insert(struct code_cache *cache, struct block *block)
 {
-    const struct block_insn *last = &block->insn[block->count - 1];
-    cache->counters.blocks++;
-    cache->counters.insns += block->count;
-    cache->counters.guest_bytes += last->offset + last->length - block->place.offset;
-    cache->counters.host_bytes += block->end - block_start(block);
     for (unsigned i = 0; i < array_size(block->source); i++) {
         struct block_source *source = &block->source[i];
         if (source->frame != FRAME_NONE) {
-            struct block_source **same = &cache->by_frame[frame_place(source->frame)];
+            struct block_source **same = code_frame_bucket(cache, source->frame);
             source->block = block;
             source->next = *same;
             source->at = same;
@@ -201,7 +194,7 @@ void code_publish(struct code_cache *cache, struct block *block)
             *same = source;
         }
     }
-    struct block *_Atomic *head = &cache->hash[hash_place(&block->place)];
+    struct block *_Atomic *head = &cache->hash[code_hash(&block->place)];
     struct block *next = *head;
     block->hash_next = next;
     block->hash_at = head;
@@ -209,6 +202,16 @@ void code_publish(struct code_cache *cache, struct block *block)
         next->hash_at = &block->hash_next;
     }
     atomic_store_explicit(head, block, memory_order_release);
+}
+
+void code_publish(struct code_cache *cache, struct block *block)
+{
+    const struct block_insn *last = &block->insn[block->count - 1];
+    cache->counters.blocks++;
+    cache->counters.insns += block->count;
+    cache->counters.guest_bytes += last->offset + last->length - block->place.offset;
+    cache->counters.host_bytes += block->end - block_start(block);
+    insert(cache, block);
     if (cache->look) {
         look_block(cache->look, cache, block);
     }
@@ -253,17 +256,22 @@ static void source_remove(struct block_source *source)
     }
 }
 
+static void patch_head(struct code_cache *cache, struct block *block, uint64_t code)
+{
+    atomic_store_explicit((_Atomic uint64_t *)(cache->write + block->patch), code,
+                          memory_order_release);
+}
+
 static void kill(struct code_cache *cache, struct block *block)
 {
     block->is_dead = true;
-    cache->counters.dead_now++;
-    uint64_t code = 0xe9; /* JMP rel32, and what an instruction as long had behind it */
+    code_region_count_dead(cache, block, 1);
+    memcpy(&block->head, cache->write + block->patch, 8);
     int32_t distance = (int32_t)(block->stale - (block->patch + 5));
-    uint64_t old;
-    memcpy(&old, cache->write + block->patch, 8);
-    code |= (uint64_t)(uint32_t)distance << 8 | (old & 0xffffffull << 40);
-    atomic_store_explicit((_Atomic uint64_t *)(cache->write + block->patch), code,
-                          memory_order_release);
+    /* JMP rel32, and what an instruction as long had behind it */
+    patch_head(cache, block,
+               (uint64_t)(uint32_t)distance << 8 | 0xe9 |
+                   (block->head & 0xffffffull << 40));
     for (struct link *link = block->in; link; link = link->next) {
         link->is_linked = false;
         patch32(cache, link->place, link->stub);
@@ -279,23 +287,24 @@ static void kill(struct code_cache *cache, struct block *block)
     }
 }
 
-void code_invalidate_frame(struct code_cache *cache, frame_t frame, enum code_cause cause)
+void code_undo_kill(struct code_cache *cache, struct block *block)
 {
-    uint32_t version = FRAME_VERSION(cache->memory->frame[frame]);
-    struct block_source **bucket = &cache->by_frame[frame_place(frame)], **at = bucket;
-    while (*at) {
-        struct block_source *source = *at;
-        struct block *block = source->block;
-        if (source->frame != frame || source->version == version) {
-            at = &source->next;
-            continue;
-        }
-        cache->counters.invalidated[cause]++;
-        kill(cache, block);
-        if (block->place.next != FRAME_NONE) {
-            at = bucket; /* its other frame has left a list, too: perhaps this one */
-        }
-    }
+    block->is_dead = false;
+    code_region_count_dead(cache, block, -1);
+    cache->counters.revived++;
+    patch_head(cache, block, block->head);
+    insert(cache, block);
+}
+
+void code_end(struct code_cache *cache, struct block *block, enum code_cause cause)
+{
+    cache->counters.invalidated[cause]++;
+    kill(cache, block);
+}
+
+struct block_source **code_frame_bucket(struct code_cache *cache, frame_t frame)
+{
+    return &cache->by_frame[frame & (BLOCK_HASH - 1)];
 }
 
 static void link_remove(struct link *link)
@@ -310,9 +319,9 @@ static void link_remove(struct link *link)
 void code_retire(struct code_cache *cache, struct block *block, enum code_cause cause)
 {
     if (!block->is_dead) {
-        cache->counters.invalidated[cause]++;
-        kill(cache, block);
+        code_end(cache, block, cause);
     }
+    code_discard(block);
     for (uint32_t i = block->first_link; i < block->last_link; i++) {
         if (cache->link[i].is_linked) {
             link_remove(&cache->link[i]);

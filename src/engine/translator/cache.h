@@ -56,7 +56,9 @@ struct block_insn {
     uint16_t resume;      /* offset in its code: behind the look after its last store */
     uint16_t mnemonic;    /* ZydisMnemonic */
     uint8_t recovery; /* where it is left: 0, flags are kept; else block->recovery[-1] */
-    uint32_t host;    /* offset of its code in the cache */
+    /* Its bytes, so many from there, that its code reads from the guest's memory. */
+    uint8_t soft_at, soft_size;
+    uint32_t host; /* offset of its code in the cache */
 };
 
 /* Are the guest's flags in the host's (else in frame.arith) at the instruction's start,
@@ -119,6 +121,9 @@ struct recovery {
 struct block_source {
     frame_t frame; /* FRAME_NONE: the second one of most blocks */
     uint32_t version;
+    /* Its bytes in the frame, from start to before end, and more of them that told which
+     * flags are live behind the block; start = end: none. */
+    uint16_t start, end, ahead, ahead_end;
     struct block *block;
     struct block_source *next, **at; /* in the same hash bucket of frames */
 };
@@ -135,9 +140,14 @@ struct block {
      * cannot fault, overwrite unread; 0: they are known. */
     uint8_t settles;
     bool is_dead;
+    bool is_kept;          /* dead, and stands by to be revived (change.c) */
+    bool has_kept;         /* behind insn: the bytes of source[0], own ones and ahead */
+    bool is_soft;          /* has instructions with soft operands (soften.h) */
+    uint8_t changes;       /* others that died at its place before; at most 255 */
     uint32_t entry;        /* with the guest's flags in the host's */
     uint32_t entry_memory; /* with the guest's flags in frame.arith */
     uint32_t patch;        /* 8 bytes, aligned, behind both: the look, until it is dead */
+    uint64_t head;         /* what they were, when it is dead */
     uint32_t stale;        /* where the dead one leads */
     uint32_t cold;         /* its code that is rarely run, behind the rest */
     uint32_t end;          /* of its code */
@@ -168,6 +178,7 @@ static inline uint32_t block_start(const struct block *block)
 struct code_counters {
     uint64_t blocks, insns, guest_bytes, host_bytes; /* translated */
     uint64_t invalidated[CODE_CAUSES];
+    uint64_t revived;
     uint64_t dead_now; /* blocks whose memory has not come back */
     uint64_t flushes, stopped_ns, longest_stop_ns;
 };
@@ -206,7 +217,15 @@ struct code_extent {
 struct code_region {
     struct code_extent extent[CODE_RESOURCES];
     uint32_t retired; /* its first blocks, so many, are out of use */
+    uint32_t dead;    /* of its blocks */
 };
+
+/* A frame whose code was stored to, and what has that cost (change.c). */
+struct stored_frame {
+    frame_t frame;
+    uint32_t cost;
+};
+#define STORED_FRAMES     256u
 
 #define CODE_REGIONS_MAX  16u
 #define CODE_SIZE_DEFAULT (64u << 20)
@@ -227,7 +246,9 @@ struct code_cache {
     unsigned regions, filling; /* how many, and which one is filled */
     uint32_t region_size;      /* bytes of code */
     struct block *_Atomic *hash;
+    struct block *_Atomic *kept; /* dead blocks by their places */
     struct block_source **by_frame;
+    struct stored_frame stored[STORED_FRAMES]; /* by the frame's low bits */
     _Atomic uint64_t epoch;
     struct memory *memory;
     ZydisDecoder decoder, decoder_32;
@@ -271,13 +292,35 @@ void *code_metadata(struct code_cache *cache, size_t size);
 void code_publish(struct code_cache *cache, struct block *block);
 /* Leads a direct exit to a block. */
 void code_link(struct code_cache *cache, struct link *link, struct block *to);
-/* The guest's code in this frame changed: blocks of older versions die. */
-void code_invalidate_frame(struct code_cache *cache, frame_t frame,
-                           enum code_cause cause);
 /* Every vCPU has stood still for so long. */
 void code_note_stop(struct code_cache *cache, uint64_t ns);
 /* No longer entered, nor known as the end of a link: as if its code had changed. */
 void code_retire(struct code_cache *cache, struct block *block, enum code_cause cause);
+
+/* A dead block is as it was: its guest code came back, and is watched since before its
+ * source's version. */
+void code_undo_kill(struct code_cache *cache, struct block *block);
+unsigned code_hash(const struct code_place *place);
+bool code_is_same(const struct code_place *a, const struct code_place *b);
+
+/* Those of a frame that have a source in it, among others. */
+struct block_source **code_frame_bucket(struct code_cache *cache, frame_t frame);
+/* A living one dies. */
+void code_end(struct code_cache *cache, struct block *block, enum code_cause cause);
+
+/* change.c. The guest's code in this frame was stored to, and the frame's version has
+ * advanced since. */
+void code_stored(struct code_cache *cache, frame_t frame, unsigned offset, unsigned size,
+                 enum code_cause cause);
+/* A dead block that may come back will not. */
+void code_discard(struct block *block);
+/* The one that died last at a place, of those that may come back; else NULL. What it was
+ * made of, from an offset in its page on. */
+const struct block *code_before(const struct code_cache *cache,
+                                const struct code_place *place);
+const uint8_t *code_before_bytes(const struct block *block, unsigned offset);
+/* The block at a place, if one that was kept is right again; else NULL. */
+struct block *code_revive(struct code_cache *cache, const struct code_place *place);
 
 /* region.c. Room for a block of the longest kind? If not, there will be after
  * code_evict. */
@@ -287,6 +330,9 @@ bool code_make_room(struct code_cache *cache);
 void code_evict(struct code_cache *cache);
 void code_regions_init(struct code_cache *cache);
 void code_region_publish(struct code_cache *cache, struct block *block);
+/* One more dead block, or one less: change is 1 or -1. */
+void code_region_count_dead(struct code_cache *cache, const struct block *block,
+                            int change);
 /* How much there is of a resource, and how much of it is used. */
 uint32_t code_limit(const struct code_cache *cache, enum code_resource resource);
 uint32_t code_usage(const struct code_cache *cache, enum code_resource resource);

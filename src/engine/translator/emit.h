@@ -78,6 +78,9 @@ struct guest_insn {
     uint32_t flags_live;    /* must be known behind it, in the host's or in memory */
     uint32_t flags_live_before;
     struct access access;
+    /* Its bytes, so many from there, that its code is to read from the guest's memory:
+     * a displacement or an immediate (soften.h). 0: none. */
+    uint8_t soft_at, soft_size;
     bool keeps_base; /* r10 is a group's, behind the first's check */
     bool needs_base; /* its code counts on a group's having been checked */
 };
@@ -106,6 +109,9 @@ struct cold {
 
 #define COLD_MAX 512
 
+/* So many instructions behind a block are looked at (flags.c). */
+#define AHEAD_MAX 8
+
 struct emit {
     struct code code;
     struct code_cache *cache;
@@ -116,6 +122,9 @@ struct emit {
     uint8_t width;        /* of addresses, and of what is pushed: 8 or 4 bytes */
     uint64_t page;        /* linear address of the page */
     unsigned watched_end; /* of the page, from the block's beginning on: in whole lines */
+    /* What was looked at behind the block, if it tells that flags are dead there. */
+    uint16_t ahead_at, ahead_size; /* offset in the page */
+    uint8_t ahead_bytes[AHEAD_MAX * INSN_BYTES_MAX];
     unsigned ordinal;
     bool flags_in_memory;  /* the guest's flags are in frame.arith, not in the host's */
     bool flags_are_stored; /* they are in frame.arith, too */

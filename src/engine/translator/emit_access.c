@@ -1,5 +1,5 @@
 /* Registers, flags, memory accesses, and what is put behind a block. */
-#include "engine/translator/emit.h"
+#include "engine/translator/soften.h"
 
 #include <assert.h>
 
@@ -166,23 +166,36 @@ static void add_segment(struct emit *emit, ZydisRegister segment)
     }
 }
 
+/* Clobbers r9. */
+static void add_soft(struct emit *emit, unsigned host, const struct guest_insn *insn,
+                     bool is_wide)
+{
+    if (soften_is_displacement(insn)) {
+        const struct host_mem sum = {(uint8_t)host, HOST_R9, 0, 0};
+        soften_load(emit, HOST_R9, insn);
+        host_op_mem(&emit->code, is_wide, HOST_LEA, host, &sum);
+    }
+}
+
 void emit_address_to(struct emit *emit, unsigned host, const struct guest_insn *insn,
                      const struct operand *operand, int32_t extra)
 {
     bool is_wide = insn->decoded.address_width == 64;
     ZydisRegister base = operand->mem.base;
-    int32_t disp = (int32_t)operand->mem.disp.value + extra;
+    bool is_soft = soften_is_displacement(insn);
+    int32_t disp = extra + (is_soft ? 0 : (int32_t)operand->mem.disp.value);
     if (base == ZYDIS_REGISTER_RIP || base == ZYDIS_REGISTER_EIP) {
         emit_page_address(emit, host,
                           insn->offset + insn->decoded.length + (int64_t)disp);
         if (!is_wide) {
             host_op_reg(&emit->code, false, HOST_MOV_LOAD, host, host);
         }
+        add_soft(emit, host, insn, is_wide);
         return;
     }
     if (has_no_base(&insn->decoded)) {
         base = ZYDIS_REGISTER_NONE;
-        disp = (int32_t)insn->decoded.raw.disp.value + extra;
+        disp = extra + (is_soft ? 0 : (int32_t)insn->decoded.raw.disp.value);
     }
     struct host_mem mem = {
         .base = (uint8_t)address_part(emit, base, HOST_R8),
@@ -197,6 +210,7 @@ void emit_address_to(struct emit *emit, unsigned host, const struct guest_insn *
     } else {
         host_op_mem(&emit->code, is_wide, HOST_LEA, host, &mem);
     }
+    add_soft(emit, host, insn, is_wide);
 }
 
 void emit_address(struct emit *emit, const struct guest_insn *insn,

@@ -6,7 +6,7 @@
  * r8, and the site goes on if that is its own. A site of user code finds its own address
  * on the return stack, behind the host's; one of kernel code knows it.
  */
-#include "engine/translator/emit.h"
+#include "engine/translator/soften.h"
 
 static bool is_near(const struct guest_insn *insn)
 {
@@ -29,9 +29,10 @@ static int64_t relative_target(const struct guest_insn *insn)
     return next_offset(insn) + insn->operand[0].imm.value.s;
 }
 
-static bool is_relative(const struct guest_insn *insn)
+/* Has it a target that is known now? */
+static bool is_fixed(const struct guest_insn *insn)
 {
-    return insn->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+    return insn->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && !insn->soft_size;
 }
 
 static void go_on(struct emit *emit, const uint8_t opcode)
@@ -49,10 +50,17 @@ static void note_branch(struct emit *emit)
                      EXIT_INFO(emit->block->number, emit->ordinal));
 }
 
-/* Host r8 = target of an indirect branch. */
+/* Host r8 = target of a branch that is not fixed. */
 static void load_target(struct emit *emit, const struct guest_insn *insn)
 {
     const struct operand *from = &insn->operand[0];
+    if (soften_is_immediate(insn)) {
+        const struct host_mem sum = {HOST_R8, HOST_R9, 0, 0};
+        emit_page_address(emit, HOST_R8, next_offset(insn));
+        soften_load(emit, HOST_R9, insn);
+        host_op_mem(&emit->code, emit->is_64, HOST_LEA, HOST_R8, &sum);
+        return;
+    }
     if (from->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         struct host_mem operand = emit_operand(emit, insn, from, emit->width, false);
         host_op_mem(&emit->code, emit->is_64, HOST_MOV_LOAD, HOST_R8, &operand);
@@ -117,7 +125,7 @@ bool emit_call(struct emit *emit, const struct guest_insn *insn)
     }
     emit_spill_flags(emit, insn->flags_live_before);
     emit->flags_in_memory = true;
-    bool is_direct = is_relative(insn);
+    bool is_direct = is_fixed(insn);
     if (!is_direct) {
         load_target(emit, insn);
         host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(scratch));
@@ -179,7 +187,7 @@ bool emit_jmp(struct emit *emit, const struct guest_insn *insn)
         return false;
     }
     emit->ended = true;
-    if (is_relative(insn)) {
+    if (is_fixed(insn)) {
         emit_goto(emit, -1, relative_target(insn), insn->flags_live);
         return true;
     }

@@ -6,7 +6,7 @@
 #include <assert.h>
 #include <string.h>
 
-#include "engine/translator/emit.h"
+#include "engine/translator/soften.h"
 #include "interpreter/native.h"
 
 /* The encoding of one instruction, taken apart. */
@@ -35,6 +35,7 @@ struct copy {
     bool memory_written;
     uint8_t scratch[3];
     unsigned scratch_count;
+    uint8_t soft;          /* the one that holds a soft immediate */
     struct host_mem place; /* of the memory operand */
 };
 
@@ -229,6 +230,25 @@ static void find_scratch(struct copy *copy)
     copy->scratch_count = count;
 }
 
+/* A scratch register takes the immediate's place. */
+static bool soften(struct copy *copy)
+{
+    struct form *form = &copy->form;
+    enum soften_where where;
+    int opcode = soften_opcode(&copy->insn->decoded, &where);
+    if (copy->borrowed_count == copy->scratch_count) {
+        return false;
+    }
+    form->reg = copy->soft = copy->scratch[copy->borrowed_count];
+    form->opcode = (uint8_t)opcode;
+    if (where != SOFTEN_MODRM) {
+        form->rm = where == SOFTEN_OPCODE ? form->opcode_reg : HOST_RAX;
+        form->has_modrm = true;
+        form->has_opcode_reg = false;
+    }
+    return opcode >= 0;
+}
+
 static bool plan(struct copy *copy)
 {
     const struct decoded *decoded = &copy->insn->decoded;
@@ -249,6 +269,9 @@ static bool plan(struct copy *copy)
         }
     }
     change_encoding(copy);
+    if (soften_is_immediate(copy->insn) && !soften(copy)) {
+        return false;
+    }
     form->lends_rdi = form->forbids_rex && form->has_memory && copy->scratch_count > 0;
     bool has_rex = (form->has_memory && !form->lends_rdi) || form->needs_rex ||
                    form->reg >= 8 || form->rm >= 8 || form->opcode_reg >= 8;
@@ -429,7 +452,7 @@ static bool copy_planned(struct emit *emit, const struct guest_insn *insn)
 
 bool emit_copy(struct emit *emit, const struct guest_insn *insn)
 {
-    if (insn->copied_size) {
+    if (insn->copied_size && !insn->soft_size) {
         return copy_planned(emit, insn);
     }
     ZydisMnemonic mnemonic = insn->decoded.mnemonic;
@@ -462,8 +485,13 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
         host_mov(code, HOST_RDI, copy.place.base);
         copy.place.base = HOST_RDI;
     }
-    write_bytes(&copy, code);
-    write_immediates(insn, code);
+    if (soften_is_immediate(insn)) {
+        soften_load(emit, copy.soft, insn);
+        write_bytes(&copy, code);
+    } else {
+        write_bytes(&copy, code);
+        write_immediates(insn, code);
+    }
     if (copy.form.lends_rdi) {
         host_mov(code, HOST_RDI, copy.scratch[0]);
     }

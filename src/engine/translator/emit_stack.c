@@ -1,7 +1,7 @@
 /* PUSH, POP, LEAVE with operands as wide as addresses; the stack pointer moves when
  * nothing can fault any more, once for several whose accesses have been checked together
  * and that have nothing between them but work on other registers. */
-#include "engine/translator/emit.h"
+#include "engine/translator/soften.h"
 
 static bool is_register(const struct operand *operand)
 {
@@ -88,8 +88,13 @@ bool emit_push(struct emit *emit, const struct guest_insn *insn)
     }
     struct host_mem top = emit_stack(emit, insn, HOST_GUEST_RSP, -width, true);
     if (from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        host_op_mem(code, emit->is_64, 0xc7, 0, &top);
-        code32(code, (uint32_t)from->imm.value.u);
+        if (soften_is_immediate(insn)) {
+            soften_load(emit, value, insn);
+            host_op_mem(code, emit->is_64, HOST_MOV_STORE, value, &top);
+        } else {
+            host_op_mem(code, emit->is_64, 0xc7, 0, &top);
+            code32(code, (uint32_t)from->imm.value.u);
+        }
     } else {
         if (is_register(from) && guest_in_memory(guest_of(from))) {
             emit_load_gpr(emit, value, guest_of(from));

@@ -13,6 +13,9 @@ static struct block *make_block(struct translator_cpu *translator,
     pthread_mutex_lock(&cache->lock);
     struct block *block = code_find(cache, place);
     if (!block) {
+        block = code_revive(cache, place);
+    }
+    if (!block) {
         block = translate(cache, translator->cpu, place, NULL, is_full);
         counter_add(&translator->stats.blocks_made, block != NULL);
     }

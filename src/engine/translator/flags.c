@@ -8,6 +8,8 @@
  * Where the flags are not kept nothing may fault until they are overwritten: who is
  * interrupted there goes on so far first (struct block's settles).
  */
+#include <string.h>
+
 #include "engine/translator/decode.h"
 
 /* Shifts and rotates by zero leave the flags; rotates most of them (SDM 2B "SAL", "RCL").
@@ -108,9 +110,6 @@ bool flags_are_spilled(const struct guest_insn *insn)
 /* ---- behind the block ---------------------------------------------------------------
  */
 
-/* So many instructions are looked at. */
-#define AHEAD_MAX 8
-
 /* The flags that an instruction overwrites whatever it is given, so that nobody sees what
  * they were before, as flags_find has it. Less is safe. */
 static uint32_t find_kill(const struct decoded *decoded)
@@ -190,6 +189,7 @@ static unsigned read_ahead(struct emit *emit, unsigned offset,
 static uint32_t find_live_ahead(struct emit *emit, int64_t offset)
 {
     uint32_t live = X86_FLAGS_ARITH;
+    int64_t start = offset;
     for (unsigned i = 0; i < AHEAD_MAX && live; i++) {
         uint8_t bytes[INSN_BYTES_MAX] = {0};
         if (!emit_can_link(emit, offset)) {
@@ -201,11 +201,17 @@ static uint32_t find_live_ahead(struct emit *emit, int64_t offset)
             break;
         }
         live &= ~find_kill(decoded);
+        memcpy(emit->ahead_bytes + (offset - start), bytes, decoded->length);
         offset += decoded->length;
         emit->ahead++;
     }
-    emit->ahead = live ? 0 : emit->ahead;
-    return live ? X86_FLAGS_ARITH : 0;
+    if (live) {
+        emit->ahead = 0;
+        return X86_FLAGS_ARITH;
+    }
+    emit->ahead_at = (uint16_t)start;
+    emit->ahead_size = (uint16_t)(offset - start);
+    return 0;
 }
 
 /* Would it save anything, if the flags were not live at the block's end? */
@@ -227,8 +233,10 @@ uint32_t flags_find_end(struct emit *emit, const struct guest_insn *insn, unsign
 {
     const struct guest_insn *last = &insn[count - 1];
     bool is_relative = (last->emit == emit_jmp || last->emit == emit_call) &&
-                       last->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+                       last->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+                       !last->soft_size;
     emit->ahead = 0;
+    emit->ahead_at = emit->ahead_size = 0;
     if (emit->cache->counts || (last->ends_block && !is_relative) || !last->emit ||
         last->decoded.meta.category == ZYDIS_CATEGORY_COND_BR ||
         !is_worth_it(insn, count)) {

@@ -91,6 +91,9 @@ static bool find_part(const struct plan *plan, ZydisRegister reg, uint16_t *valu
 static bool find_access(const struct plan *plan, const struct guest_insn *insn,
                         struct member *member)
 {
+    if (insn->soft_size) {
+        return false;
+    }
     if (insn->emit == emit_push || insn->emit == emit_pop || insn->emit == emit_call ||
         insn->emit == emit_ret || insn->emit == emit_leave_frame) {
         return find_stack_access(plan, insn, member);
@@ -182,6 +185,9 @@ static bool spares_base(const struct plan *plan, const struct guest_insn *insn,
     bool is_member = insn->access.group == group - plan->group;
     bool is_other = !is_member && insn->access.group >= 0 &&
                     plan->group[insn->access.group].count >= 2;
+    if (insn->soft_size) {
+        return false;
+    }
     if (insn->emit == emit_jcc || insn->emit == emit_nothing || insn->emit == emit_lea) {
         return true;
     }

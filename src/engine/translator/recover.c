@@ -62,7 +62,8 @@ static bool begin(struct origin *origin, const struct values *values,
     const struct operand *to = &insn->operand[0], *from = &insn->operand[1];
     bool is_same = is_same_register(to, from);
     *origin = (struct origin){.size = (uint8_t)(to->size / 8)};
-    if (insn->emit != emit_copy || insn->flags_kill != X86_FLAGS_ARITH ||
+    if (insn->soft_size || insn->emit != emit_copy ||
+        insn->flags_kill != X86_FLAGS_ARITH ||
         !find_value(values, to, &origin->value[0])) {
         return false;
     }

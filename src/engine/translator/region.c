@@ -1,7 +1,9 @@
 /*
  * Room for blocks. The cache is a circle of regions, each with its share of all that
  * blocks are made of. One is filled at a time; when it is full the next one is filled
- * anew, whose blocks are the oldest.
+ * anew, whose blocks are the oldest. But if there is one whose blocks are nearly all
+ * dead, as guest code that changes all the time makes them, that is filled, be it the
+ * same again: its memory is at hand, and blocks that are in use stay.
  *
  * These blocks are taken out of use one by one beforehand, some with each block that is
  * made, as if their code had been stored to: vCPUs go on meanwhile. Only to make sure
@@ -37,6 +39,29 @@ static uint32_t *cursor(struct code_cache *cache, unsigned resource)
 static struct code_region *next_region(struct code_cache *cache)
 {
     return &cache->region[(cache->filling + 1) % cache->regions];
+}
+
+/* Dead blocks of eight, from which on a region's living ones are not worth its memory. */
+#define NEARLY_ALL 7
+
+static bool is_nearly_dead(const struct code_region *region)
+{
+    const struct code_extent *blocks = &region->extent[CODE_BLOCKS];
+    uint32_t count = blocks->used - blocks->start;
+    return count > 0 && region->dead >= count / 8 * NEARLY_ALL + count % 8;
+}
+
+/* The one to be filled when the present one is full. */
+static struct code_region *find_victim(struct code_cache *cache)
+{
+    for (unsigned i = 0; i < cache->regions; i++) {
+        struct code_region *region =
+            &cache->region[(cache->filling + i) % cache->regions];
+        if (is_nearly_dead(region)) {
+            return region;
+        }
+    }
+    return next_region(cache);
 }
 
 static bool is_empty(const struct code_region *region)
@@ -79,11 +104,10 @@ static bool has_room(struct code_cache *cache)
     return true;
 }
 
-static void fill_next(struct code_cache *cache)
+static void fill(struct code_cache *cache, struct code_region *region)
 {
-    struct code_region *region = next_region(cache);
     cache->filling = (unsigned)(region - cache->region);
-    region->retired = 0;
+    region->retired = region->dead = 0;
     for (unsigned i = 0; i < CODE_RESOURCES; i++) {
         region->extent[i].used = region->extent[i].start;
         *cursor(cache, i) = region->extent[i].start;
@@ -95,10 +119,11 @@ bool code_make_room(struct code_cache *cache)
     if (has_room(cache)) {
         return true;
     }
-    if (!is_empty(next_region(cache))) {
+    struct code_region *region = find_victim(cache);
+    if (!is_empty(region)) {
         return false;
     }
-    fill_next(cache);
+    fill(cache, region);
     return true;
 }
 
@@ -114,13 +139,13 @@ static void retire(struct code_cache *cache, struct code_region *region, uint32_
 
 void code_evict(struct code_cache *cache)
 {
-    struct code_region *region = next_region(cache);
+    struct code_region *region = find_victim(cache);
     const struct code_extent *blocks = &region->extent[CODE_BLOCKS];
     uint32_t count = blocks->used - blocks->start;
     retire(cache, region, count);
     cache->counters.dead_now -= count;
     cache->counters.flushes++;
-    fill_next(cache);
+    fill(cache, region);
     atomic_fetch_add(&cache->epoch, 1);
     if (cache->look) {
         look_evicted(cache->look);
@@ -149,14 +174,27 @@ void code_region_publish(struct code_cache *cache, struct block *block)
     for (unsigned i = 0; i < CODE_RESOURCES; i++) {
         region->extent[i].used = *cursor(cache, i);
     }
-    /* From the half on, so that all are out of use when the region is full. */
-    struct code_region *next = next_region(cache);
-    const struct code_extent *blocks = &next->extent[CODE_BLOCKS];
     uint64_t full = fullness(region);
-    if (full > 500 && blocks->used != blocks->start) {
-        uint64_t count = blocks->used - blocks->start;
-        retire(cache, next, (uint32_t)(count * (full - 500) / 500));
+    if (full <= 500) {
+        return;
     }
+    /* From the half on, so that all are out of use when the region is full. */
+    struct code_region *victim = find_victim(cache);
+    const struct code_extent *blocks = &victim->extent[CODE_BLOCKS];
+    if (victim != region) {
+        uint64_t count = blocks->used - blocks->start;
+        retire(cache, victim, (uint32_t)(count * (full - 500) / 500));
+    }
+}
+
+void code_region_count_dead(struct code_cache *cache, const struct block *block,
+                            int change)
+{
+    const struct code_extent *blocks = &cache->region[0].extent[CODE_BLOCKS];
+    struct code_region *region =
+        &cache->region[block->number / (blocks->end - blocks->start)];
+    region->dead += (uint32_t)change;
+    cache->counters.dead_now += (uint64_t)(int64_t)change;
 }
 
 uint32_t code_usage(const struct code_cache *cache, enum code_resource resource)

@@ -239,7 +239,7 @@ static bool watched(struct translator_cpu *translator, const struct block *block
     unsigned size = insn->stored == STORED_TO_END ? FRAME_SIZE - in_page : insn->stored;
     bool hits_code =
         memory_written(cpu->memory, (frame_t)(offset >> FRAME_SHIFT), in_page, size);
-    if (hits_code && !(insn->host_flags & INSN_BRANCHES)) {
+    if (hits_code && block->is_dead && !(insn->host_flags & INSN_BRANCHES)) {
         exchange_out(translator);
         /* A REP goes on, perhaps with nothing left to do. */
         unsigned done = insn->stored == STORED_TO_END ? 0 : insn->length;

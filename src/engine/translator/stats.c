@@ -111,6 +111,8 @@ void code_stats_tell(struct code_cache *cache, engine_stat_fn *each, void *opaqu
         {"by_overflow", counters.invalidated[BY_OVERFLOW]},
         {"by_variant", counters.invalidated[BY_VARIANT]},
     };
+    const struct row revived[] = {{"blocks", counters.revived}};
+    tell_rows("revived", revived, array_size(revived), each, opaque);
     tell_rows("invalidated_blocks", invalidated, array_size(invalidated), each, opaque);
     const struct row evictions[] = {
         {"count", counters.flushes},

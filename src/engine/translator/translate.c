@@ -3,6 +3,7 @@
 
 #include "base/scope.h"
 #include "engine/translator/decode.h"
+#include "engine/translator/soften.h"
 
 #define WATCH_STEP 64u
 #define JCC_MAX    4 /* conditional branches that a block goes on behind */
@@ -66,6 +67,7 @@ static void decode_block(struct translation *translation, unsigned start)
     }
     for (unsigned i = 0; i < count; i++) {
         decode_take(emit, &translation->insn[i], &translation->found[i]);
+        translation->insn[i].soft_at = translation->insn[i].soft_size = 0;
     }
     translation->count = count;
     translation->end = place;
@@ -280,7 +282,10 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
         .host = (uint32_t)(emit->code.at - emit->cache->write),
         .host_flags = emit->flags_in_memory ? 0 : INSN_FLAGS_START | INSN_FLAGS_FAULT,
         .recovery = insn->flags_live_before ? 0 : insn->recovery,
+        .soft_at = insn->soft_at,
+        .soft_size = insn->soft_size,
     };
+    emit->block->is_soft |= insn->soft_size != 0;
     emit->settles = emit->ordinal == translation->count - 1 ? emit->ahead : 0;
     if (insn->needs_base) {
         place->host_flags |= INSN_NEEDS_BASE;
@@ -300,7 +305,11 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
         emit_count(emit);
     }
     if (insn->emit && !insn->emit(emit, insn)) {
-        insn->emit = NULL;
+        if (insn->soft_size) {
+            insn->soft_size = 0; /* no register was left for it */
+        } else {
+            insn->emit = NULL;
+        }
         return false;
     }
     if (!insn->emit) {
@@ -352,6 +361,54 @@ static bool is_current(const struct emit *emit)
     return true;
 }
 
+/* Behind the block's instructions: what it was made of (change.c). */
+static void keep_bytes(struct translation *translation)
+{
+    const struct emit *emit = &translation->emit;
+    struct block *block = emit->block;
+    struct block_source *source = block->source;
+    uint8_t *at = (uint8_t *)&block->insn[block->count];
+    unsigned last = translation->insn[translation->count - 1].decoded.length;
+    unsigned end = translation->end + (last ? 0 : INSN_BYTES_MAX);
+    source[0].start = block->place.offset;
+    source[0].end = (uint16_t)(end > FRAME_SIZE ? FRAME_SIZE : end);
+    source[1].end = INSN_BYTES_MAX;
+    source[0].ahead = emit->ahead_at;
+    source[0].ahead_end = emit->ahead_at + emit->ahead_size;
+    /* Which bytes make no instruction is not told, and what crosses a page's end is two
+     * frames', and rare. */
+    if (!last || source[1].frame != FRAME_NONE) {
+        return;
+    }
+    block->has_kept = true;
+    for (unsigned i = 0; i < translation->count; i++) {
+        const struct guest_insn *insn = &translation->insn[i];
+        memcpy(at, insn->bytes, insn->decoded.length);
+        at += insn->decoded.length;
+    }
+    memcpy(at, emit->ahead_bytes, emit->ahead_size);
+}
+
+static size_t size_of(const struct block *block)
+{
+    const struct block_source *source = &block->source[0];
+    size_t size = sizeof(*block) + block->count * sizeof(block->insn[0]);
+    if (block->has_kept) {
+        size += source->end - source->start + source->ahead_end - source->ahead;
+    }
+    return (size + 15) & ~(size_t)15;
+}
+
+static void find_soft(struct translation *translation)
+{
+    struct block *block = translation->emit.block;
+    const struct block *before = code_before(translation->emit.cache, &block->place);
+    if (before) {
+        block->changes = before->changes + (before->changes < UINT8_MAX);
+    }
+    soften_find(translation->insn, translation->count, before);
+}
+
 struct block *translate(struct code_cache *cache, struct cpu *cpu,
                         const struct code_place *place, const struct block *former,
                         bool *is_full)
@@ -363,8 +420,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
         return NULL;
     }
     size_t metadata_mark = cache->metadata_used;
-    struct block *block =
-        code_metadata(cache, sizeof(*block) + BLOCK_INSN_MAX * sizeof(block->insn[0]));
+    struct block *block = code_metadata(cache, sizeof(*block));
     memset(block, 0, sizeof(*block));
     block->place = *place;
     block->source[0].frame = place->frame;
@@ -388,6 +444,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
         return NULL;
     }
     block->count = (uint8_t)translation->count;
+    find_soft(translation);
     do {
         find_flags_and_groups(translation); /* anew, if one was the interpreter's */
         emit->code.at = cache->write + cache->used;
@@ -396,9 +453,8 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
         emit->ended = emit->flags_in_memory = emit->keeps_base = false;
         cache->link_count = link_mark;
     } while (!emit_block(translation));
-    cache->metadata_used =
-        metadata_mark +
-        ((sizeof(*block) + block->count * sizeof(block->insn[0]) + 15) & ~15ul);
+    keep_bytes(translation);
+    cache->metadata_used = metadata_mark + size_of(block);
     size_t recovery_size = emit->recovery_count * sizeof(emit->recovery[0]);
     block->recovery =
         memcpy(code_metadata(cache, recovery_size), emit->recovery, recovery_size);

@@ -19,11 +19,12 @@ static enum code_cause cause_of_store(void)
     return is_vcpu ? BY_STORE : BY_DEVICE;
 }
 
-static void code_changed(struct engine *engine, frame_t frame)
+static void code_changed(struct engine *engine, frame_t frame, unsigned offset,
+                         unsigned size)
 {
     struct code_cache *cache = engine->opaque;
     pthread_mutex_lock(&cache->lock);
-    code_invalidate_frame(cache, frame, cause_of_store());
+    code_stored(cache, frame, offset, size, cause_of_store());
     pthread_mutex_unlock(&cache->lock);
 }
 

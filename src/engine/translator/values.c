@@ -75,6 +75,10 @@ void values_follow(struct values *values, const struct guest_insn *insn)
     const struct operand *to = &insn->operand[0], *from = &insn->operand[1];
     struct symbol before = {NO_VALUE, 0};
     int64_t offset = 0;
+    if (insn->soft_size && insn->decoded.mnemonic != ZYDIS_MNEMONIC_PUSH) {
+        forget_written(values, insn);
+        return;
+    }
     switch (insn->decoded.mnemonic) {
     case ZYDIS_MNEMONIC_ADD:
     case ZYDIS_MNEMONIC_SUB:

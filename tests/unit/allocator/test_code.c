@@ -29,9 +29,10 @@ static void test_only_stores_to_decoded_lines_invalidate(void **unused)
     assert_int_equal(version_of(2), version);
     assert_true(memory_written(memory, 2, 127, 1));
     assert_int_equal(version_of(2), version + 1);
-    /* What became data is data again. */
-    assert_false(memory->frame[2] & FRAME_WATCH_ANY);
+    /* What became data is data again when it is stored to once more. */
     assert_false(memory_written(memory, 2, 0, 64));
+    assert_false(memory->frame[2] & FRAME_WATCH_ANY);
+    assert_int_equal(version_of(2), version + 1);
     assert_int_equal(memory_code_watch(memory, 2, 0, FRAME_SIZE), version + 1);
     assert_true(memory_written(memory, 2, 4032, 64));
     assert_int_equal(version_of(2), version + 2);
@@ -53,7 +54,11 @@ static void test_the_version_leaves_other_bits_alone(void **unused)
     memory_code_watch(memory, 4, 0, 8);
     assert_true(memory_written(memory, 4, 0, 8));
     assert_int_equal(version_of(4), 0);
+    assert_int_equal(memory->frame[4] & 0xffffffff, FRAME_RESIDENT | FRAME_WATCH_CODE);
+    memory_dirty_stop(memory);
+    memory_written(memory, 4, 0, 8);
     assert_int_equal(memory->frame[4] & 0xffffffff, FRAME_RESIDENT);
+    assert_int_equal(version_of(4), 0);
 }
 
 /*
