@@ -164,6 +164,53 @@ static uint64_t low(const char *label)
     return LOW_CODE + (uint64_t)(label - code_32);
 }
 
+/* What it is given is called, then its own: RSI and RAX are where these think they are,
+ * RBX and RDX where this one does, the latter by what CALL pushed. */
+extern char code_placed[], code_placed_leaf[], code_placed_own[];
+__asm__(".section .user, \"ax\"\n"
+        "code_placed: call *%rdi\n"
+        "mov %rax, %rsi\n"
+        "lea code_placed(%rip), %rbx\n"
+        "call code_placed_leaf\n"
+        "code_placed_own: int $0x80\n"
+        "code_placed_leaf: lea code_placed_leaf(%rip), %rax\n"
+        "mov (%rsp), %rdx\n"
+        "ret\n"
+        ".previous\n");
+
+#define HIGH_CODE (USER_CODE + 0x10000)
+
+/* One page of code at addresses that fit into instructions, and at one that does not. */
+static void try_places(uint64_t physical)
+{
+    static const uint64_t place[] = {LOW_CODE, LOW_CODE + 0x3000, HIGH_CODE};
+    const struct cpu *cpu = cpu_self();
+    uint64_t leaf = (uint64_t)(code_placed_leaf - code_placed);
+    uint64_t own = (uint64_t)(code_placed_own - code_placed);
+
+    case_begin("code of one page at three addresses");
+    page_map(place[1], physical, PTE_P | PTE_U, 1);
+    page_map(place[2], physical, PTE_P | PTE_U, 1);
+    for (unsigned i = 0; i < 900; i++) {
+        /* each with each, several times behind each other */
+        uint64_t from = place[i / 5 % 3], to = place[i / 15 % 3];
+        struct user_start start = {
+            .rip = from,
+            .rdi = to + leaf,
+            .rsp = LOW_STACK + 0x1000,
+            .rflags = RFLAGS_FIXED,
+            .cs = USER_CS64,
+            .ss = USER_DS,
+        };
+        user_run(&start);
+        ASSERT_EQ(cpu->trap.vector, VECTOR_USER);
+        ASSERT_EQ(cpu->trap.rsi, to + leaf);
+        ASSERT_EQ(cpu->trap.rbx, from);
+        ASSERT_EQ(cpu->trap.rax, from + leaf);
+        ASSERT_EQ(cpu->trap.rdx, from + own);
+    }
+}
+
 static void run_32(const char *label, uint64_t argument)
 {
     struct user_start start = {
@@ -246,6 +293,9 @@ static void try_32(void)
     struct sysret sysret = {low(code_32_int), RFLAGS_FIXED, 1};
     trap_try(do_sysret, (uint64_t)&sysret);
     ASSERT_EQ(cpu->trap.cs, USER_CS32);
+
+    memcpy(copy, code_placed, 64);
+    try_places((uint64_t)copy);
 
     *entry = old_entry;
     *directory &= ~PTE_U;

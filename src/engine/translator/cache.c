@@ -120,7 +120,7 @@ void code_cache_free(struct code_cache *cache)
 unsigned code_hash(const struct code_place *place)
 {
     uint64_t key = place->frame;
-    if (!(place->mode & MODE_USER)) {
+    if (code_is_fixed(place->mode)) {
         key ^= place->page * 0xd6e8feb86659fd93ull;
     }
     unsigned page = (unsigned)(key * 0x9e3779b97f4a7c15ull >> 40);
@@ -158,7 +158,7 @@ bool code_crosses(const struct code_cache *cache, const struct code_place *place
 bool code_is_same(const struct code_place *a, const struct code_place *b)
 {
     return a->frame == b->frame && a->offset == b->offset && a->mode == b->mode &&
-           a->next == b->next && (a->mode & MODE_USER || a->page == b->page);
+           a->next == b->next && (!code_is_fixed(a->mode) || a->page == b->page);
 }
 
 struct block *code_find(struct code_cache *cache, const struct code_place *place)

@@ -1,8 +1,9 @@
 #pragma once
 /*
  * The code cache of a VM: translated blocks, found by where their guest code lies (frame,
- * offset, mode, for kernel code the address, too), so that processes share them. One
- * memory mapped twice: what is written is never executable through the same mapping.
+ * offset, mode, for most code but position-independent programs the address, too), so
+ * that processes share them. One memory mapped twice: what is written is never executable
+ * through the same mapping.
  *
  * Blocks are made one after another until the memory is full; then the oldest are
  * dropped, with every vCPU at rest, and the epoch advances: whoever kept a place in the
@@ -32,16 +33,35 @@ struct code_place {
     frame_t next; /* the page behind's, if an instruction crosses into it; FRAME_NONE */
     uint16_t offset; /* in its page */
     uint8_t mode;    /* MODE_* */
-    uint64_t page;   /* linear address of its page; counts for kernel code */
+    uint64_t page;   /* linear address of its page; counts for code_is_fixed */
 };
 
 /* What code depends on besides its bytes. */
-#define MODE_USER 1u /* CPL 3; position-independent */
+#define MODE_USER 1u /* CPL 3 */
 #define MODE_AVX  2u /* the guest has switched AVX on */
 #define MODE_32   4u /* 32-bit code on a 32-bit stack, CS being 4 GiB; else 64-bit mode */
 #define MODE_FLAT 8u /* MODE_32: bases of CS, DS, ES and SS are 0, and none is odd */
 /* A variant of the code: a check for each access (group.c). */
 #define MODE_PLAIN 16u
+/* MODE_USER: at this address only. All other code of users is position-independent. */
+#define MODE_FIXED 32u
+
+/* What a block's mode has besides a vCPU's. */
+#define MODE_OF_BLOCK (MODE_PLAIN | MODE_FIXED)
+
+static inline bool code_is_fixed(unsigned mode)
+{
+    return !(mode & MODE_USER) || mode & MODE_FIXED;
+}
+
+/* Of user code at a linear address. 64-bit programs that are linked to addresses below
+ * 2 GiB are there in each process, and such an address fits into an instruction. What
+ * the loader places, and 32-bit code, is elsewhere each time. */
+static inline unsigned code_fixed_mode(unsigned mode, uint64_t linear)
+{
+    bool is_fixed = mode & MODE_USER && !(mode & MODE_32) && linear < 1ull << 31;
+    return is_fixed ? MODE_FIXED : 0;
+}
 
 /* An instruction of a block. */
 struct block_insn {
@@ -146,6 +166,7 @@ struct block {
     uint8_t changes;       /* others that died at its place before; at most 255 */
     uint32_t entry;        /* with the guest's flags in the host's */
     uint32_t entry_memory; /* with the guest's flags in frame.arith */
+    uint32_t entry_jump;   /* the same, by a jump to linear address r8 */
     uint32_t patch;        /* 8 bytes, aligned, behind both: the look, until it is dead */
     uint64_t head;         /* what they were, when it is dead */
     uint32_t stale;        /* where the dead one leads */
@@ -171,7 +192,9 @@ enum code_cause {
 /* Where its code begins. */
 static inline uint32_t block_start(const struct block *block)
 {
-    return block->entry < block->entry_memory ? block->entry : block->entry_memory;
+    uint32_t start =
+        block->entry < block->entry_memory ? block->entry : block->entry_memory;
+    return start < block->entry_jump ? start : block->entry_jump;
 }
 
 /* For people. */

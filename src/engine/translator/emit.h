@@ -119,6 +119,7 @@ struct emit {
     struct block *block;
     unsigned mode;
     bool is_64;           /* else 32-bit code */
+    bool is_fixed;        /* page is known now */
     uint8_t width;        /* of addresses, and of what is pushed: 8 or 4 bytes */
     uint64_t page;        /* linear address of the page */
     unsigned watched_end; /* of the page, from the block's beginning on: in whole lines */
@@ -292,6 +293,9 @@ void emit_watch(struct emit *emit, const struct guest_insn *insn, unsigned size,
 void emit_stack_address(struct emit *emit, unsigned base, int32_t disp);
 /* Host register = linear address of an offset relative to the page; flags stay. */
 void emit_page_address(struct emit *emit, unsigned host, int64_t offset);
+/* The page that position-independent code runs in is that of linear address r8;
+ * overwrites both. */
+void emit_code_base(struct emit *emit);
 /* The same as the guest sees it; overwrites flags. */
 void emit_code_address(struct emit *emit, unsigned host, int64_t offset);
 

@@ -64,12 +64,18 @@ static int32_t segment_base(unsigned segment)
 /* SDM 3A 3.4: 32-bit linear addresses wrap around. */
 static void emit_page_address_32(struct emit *emit, unsigned host, int64_t offset)
 {
-    if (emit->mode & MODE_USER) {
+    if (emit->is_fixed) {
+        host_constant(&emit->code, host, (uint32_t)(emit->page + (uint64_t)offset));
+    } else {
         host_fs(&emit->code, false, HOST_MOV_LOAD, host, FRAME(code_base));
         emit_lea_base(emit, host, host, (int32_t)offset);
-    } else {
-        host_constant(&emit->code, host, (uint32_t)(emit->page + (uint64_t)offset));
     }
+}
+
+void emit_code_base(struct emit *emit)
+{
+    host_and(&emit->code, true, HOST_R8, -FRAME_SIZE);
+    host_fs(&emit->code, true, HOST_MOV_STORE, HOST_R8, FRAME(code_base));
 }
 
 void emit_code_address(struct emit *emit, unsigned host, int64_t offset)
@@ -91,7 +97,9 @@ void emit_page_address(struct emit *emit, unsigned host, int64_t offset)
 {
     if (!emit->is_64) {
         emit_page_address_32(emit, host, offset);
-    } else if (emit->mode & MODE_USER) {
+    } else if (emit->is_fixed) {
+        host_constant(&emit->code, host, emit->page + (uint64_t)offset);
+    } else {
         host_fs(&emit->code, true, HOST_MOV_LOAD, host, FRAME(code_base));
         /* An offset in the page and a 32-bit displacement may need one bit more. */
         int64_t first = offset > INT32_MAX ? INT32_MAX : offset;
@@ -99,8 +107,6 @@ void emit_page_address(struct emit *emit, unsigned host, int64_t offset)
         if (first != offset) {
             host_lea(&emit->code, host, host, (int32_t)(offset - first));
         }
-    } else {
-        host_constant(&emit->code, host, emit->page + (uint64_t)offset);
     }
 }
 

@@ -3,8 +3,8 @@
  *
  * CALL and RET are the host's, so that the host predicts them: CALL leaves the address of
  * its return site on the return stack, RET goes there with the guest's return address in
- * r8, and the site goes on if that is its own. A site of user code finds its own address
- * on the return stack, behind the host's; one of kernel code knows it.
+ * r8, and the site goes on if that is its own. A site of position-independent code finds
+ * its own address on the return stack, behind the host's; others know it.
  */
 #include "engine/translator/soften.h"
 
@@ -77,7 +77,7 @@ static void load_target(struct emit *emit, const struct guest_insn *insn)
 static void return_site(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
-    if (emit->mode & MODE_USER) {
+    if (!emit->is_fixed) {
         CODE(code, "\x41\x59"); /* POP r9 */
         host_op_reg(code, true, 0x3b, HOST_R8, HOST_R9);
     } else if (!emit->is_64) {
@@ -99,9 +99,8 @@ static void return_site(struct emit *emit, const struct guest_insn *insn)
         go_on(emit, 0xe9); /* the next page's */
         return;
     }
-    if (emit->mode & MODE_USER) {
-        host_and(code, true, HOST_R8, -FRAME_SIZE);
-        host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(code_base));
+    if (!emit->is_fixed) {
+        emit_code_base(emit);
     }
     emit_goto(emit, -1, next_offset(insn), 0);
 }
@@ -133,11 +132,17 @@ bool emit_call(struct emit *emit, const struct guest_insn *insn)
     int32_t width = emit->width;
     struct host_mem top = emit_stack(emit, insn, HOST_GUEST_RSP, -width, true);
     unsigned value = emit_value_register(&insn->access);
-    emit_code_address(emit, value, next_offset(insn));
-    host_op_mem(code, emit->is_64, HOST_MOV_STORE, value, &top);
+    uint64_t known = emit->page + (uint64_t)next_offset(insn);
+    if (emit->is_64 && emit->is_fixed && host_fits32(known)) {
+        host_op_mem(code, true, 0xc7, 0, &top); /* MOV, imm32 */
+        code32(code, (uint32_t)known);
+    } else {
+        emit_code_address(emit, value, next_offset(insn));
+        host_op_mem(code, emit->is_64, HOST_MOV_STORE, value, &top);
+    }
     emit->stack_moves -= width;
     emit_settle_stack(emit);
-    if (emit->mode & MODE_USER) {
+    if (!emit->is_fixed) {
         push_site(emit, value, next_offset(insn));
     }
     emit_watch(emit, insn, emit->width, 0);

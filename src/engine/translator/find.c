@@ -41,7 +41,7 @@ static struct block *find_block(struct translator_cpu *translator, uint64_t line
         .frame = fetch_frame(cpu, linear),
         .next = FRAME_NONE,
         .offset = linear % FRAME_SIZE,
-        .mode = (uint8_t)translator->mode,
+        .mode = (uint8_t)(translator->mode | code_fixed_mode(translator->mode, linear)),
         .page = linear & -(uint64_t)FRAME_SIZE,
     };
     if (place.frame == FRAME_NONE) {
@@ -100,7 +100,7 @@ static void note_jump(struct translator_cpu *translator, uint64_t linear,
         counter_add(&translator->stats.jumps_noted, 1);
         cpu_note_jump((struct tlb_area *)cpu->tlb, jump_index(kind, linear),
                       jump_tag(kind, linear),
-                      code_address(translator->cache, block->entry_memory), lasts);
+                      code_address(translator->cache, block->entry_jump), lasts);
     }
 }
 

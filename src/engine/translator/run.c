@@ -203,7 +203,8 @@ static struct block *left_block(const struct translator_cpu *translator)
 
 static uint64_t page_of(const struct block *block)
 {
-    return block->place.mode & MODE_USER ? translator_frame.code_base : block->place.page;
+    return code_is_fixed(block->place.mode) ? block->place.page
+                                            : translator_frame.code_base;
 }
 
 /* Goes on behind an instruction that was interpreted, in the same block if it can. */
@@ -217,7 +218,8 @@ static bool resume_behind(struct translator_cpu *translator, const struct block 
         next >= block->count || block->is_dead ||
         run_linear_rip(cpu) != entry->page + block->insn[next].offset ||
         cpu_wants_look(cpu) || cpu->state.activity != X86_RUNNING ||
-        !can_translate(cpu) || current_mode(cpu) != (block->place.mode & ~MODE_PLAIN) ||
+        !can_translate(cpu) ||
+        current_mode(cpu) != (block->place.mode & ~MODE_OF_BLOCK) ||
         block->insn[next].host_flags & INSN_NEEDS_BASE || !find_is_open(cpu, block) ||
         !find_fits_limit(cpu, block, next)) {
         return false;

@@ -93,7 +93,8 @@ static void write_enter(struct code *code)
     host_fs(code, true, HOST_MOV_LOAD, HOST_GUEST_RSP, gpr(HOST_RSP));
     host_fs(code, true, HOST_MOV_LOAD, HOST_R10, FRAME(group_base[GROUP_IN_R10]));
     host_fs(code, true, HOST_MOV_LOAD, HOST_RSP, FRAME(host_rsp));
-    host_fs(code, false, 0xff, 4, FRAME(target)); /* JMP */
+    host_fs(code, true, HOST_MOV_LOAD, HOST_R8, FRAME(code_base)); /* entry_jump's */
+    host_fs(code, false, 0xff, 4, FRAME(target));                  /* JMP */
 }
 
 /* RAX is saved, the flags are. */
@@ -199,10 +200,6 @@ static uint32_t write_jump(struct code_cache *cache, struct code *code, unsigned
     host_gs(code, true, 0x39, wanted, &tag); /* CMP */
     uint8_t *other = host_jcc(code, HOST_NE);
     const uint8_t *found = code->at;
-    if (kind & JUMP_USER) {
-        host_and(code, true, HOST_R8, -FRAME_SIZE);
-        host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(code_base));
-    }
     host_gs(code, false, 0xff, 4, &target); /* JMP */
     host_patch(other, code->at);
     xor_r9(code, AREA_JUMP_OTHER << JUMP_SHIFT);

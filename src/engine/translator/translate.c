@@ -163,8 +163,9 @@ static enum head_flags find_head_flags(const struct translation *translation)
  * jump or a return (struct block's settles).
  *
  * The head has two ways in, entry_memory and entry, of which one brings the flags to
- * where the block wants them and falls into the other; there the look at frame.status,
- * whose first instruction becomes a jump when the block dies.
+ * where the block wants them and falls into the other; before them, if the code is
+ * position-independent, that of jumps, which brought their target in r8; there the look
+ * at frame.status, whose first instruction becomes a jump when the block dies.
  */
 static void emit_head(struct translation *translation)
 {
@@ -181,6 +182,12 @@ static void emit_head(struct translation *translation)
     block->status[0] = gate.value & 1 && gate.first == STATUS_FPU;
     block->status[1] =
         gate.size > 1 && (gate.first == STATUS_ATTENTION || gate.size == 4);
+    uint8_t *jump = NULL;
+    block->entry_jump = (uint32_t)(code->at - base);
+    if (!emit->is_fixed) {
+        emit_code_base(emit);
+        jump = wanted == HEAD_MEMORY ? host_jmp(code) : NULL;
+    }
     host_align(code, 8, 0);
     block->entry = block->entry_memory = (uint32_t)(code->at - base);
     emit->flags_in_memory = wanted == HEAD_HOST;
@@ -194,6 +201,11 @@ static void emit_head(struct translation *translation)
         emit_spill_flags(emit, X86_FLAGS_ARITH);
         host_align(code, 8, 0);
         block->entry_memory = (uint32_t)(code->at - base);
+    }
+    if (emit->is_fixed) {
+        block->entry_jump = block->entry_memory;
+    } else if (jump) {
+        host_patch(jump, code->at);
     }
     block->patch = (uint32_t)(code->at - base);
     uint8_t *place;
@@ -435,6 +447,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
     emit->block = block;
     emit->mode = place->mode;
     emit->is_64 = !(place->mode & MODE_32);
+    emit->is_fixed = code_is_fixed(place->mode);
     emit->width = emit->is_64 ? 8 : 4;
     emit->page = place->page;
     uint32_t link_mark = cache->link_count;
