@@ -90,13 +90,14 @@ static uint64_t bits(uint64_t address)
 }
 
 /* The page that the run comes to after `done` accesses refuses: it is not there, or not
- * writable. Each time thrice: an engine may behave otherwise when it has seen it. */
-static void try_edge(const struct run *run, unsigned done, bool is_present)
+ * writable. Several times: an engine may behave otherwise when it has seen it. */
+static void try_edge(const struct run *run, unsigned done, bool is_present,
+                     unsigned times)
 {
     struct cpu *cpu = cpu_self();
     uint64_t good = PTE_P | PTE_W, bad = is_present ? PTE_P : 0;
     uint64_t start = run->is_down ? EDGE + 8 * done : EDGE - 8 * done;
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < times; i++) {
         map(run->is_down ? bad : good, run->is_down ? good : bad);
         memset(first, 0x11, PAGE_SIZE);
         memset(second, 0x11, PAGE_SIZE);
@@ -152,15 +153,11 @@ static void try_split(const struct run *run)
 {
     for (unsigned done = 1; done < run->count; done++) {
         map(PTE_P | PTE_W, PTE_P | PTE_W);
-        for (unsigned i = 0; i < 200; i++) {
+        for (unsigned i = 0; i < 80; i++) {
             ASSERT(!trap_try(run->function, EDGE + (run->is_down ? 8 : -8) * (int)done));
         }
-        for (unsigned refused = 0; refused < run->count; refused++) {
-            try_edge(run, refused, false);
-            if (run->writes) {
-                try_edge(run, refused, true);
-            }
-        }
+        try_edge(run, done - 1, false, 1);
+        try_edge(run, done, run->writes, 1);
     }
 }
 
@@ -319,6 +316,51 @@ static void try_sum(uint64_t start, unsigned seed)
     ASSERT_EQ(result, carry);
 }
 
+/* RDI: two words, 512 bytes apart, to be added to those 4096 bytes behind; the sum again
+ * behind. Each access is alone while its carry waits. Returns that, and what became of
+ * RCX, a base. */
+ASM_FUNCTION(sum_alone, "lea 4096(%rdi), %rcx; lea 4096(%rcx), %rdx; clc\n"
+                        "mov (%rdi), %r8\n"
+                        "adc (%rcx), %r8\n"
+                        "mov %r8, (%rdx)\n"
+                        "mov 512(%rdi), %r9\n"
+                        "push %r9\n"
+                        "mov 512(%rcx), %rax\n"
+                        "pop %r9\n"
+                        "adc %r9, %rax\n"
+                        "mov %rax, 512(%rdx)\n"
+                        "pushq 1024(%rcx)\n"
+                        "pop 1024(%rdx)\n"
+                        "setc %al\n"
+                        "sub %rdi, %rcx\n"
+                        "movzx %al, %eax; lea -4096(%rcx,%rax), %rax\n");
+
+static void try_alone(void)
+{
+    case_begin(
+        "a carry past accesses of their own, whose pages are new to the processor");
+    volatile uint64_t *a = (uint64_t *)BASE, *b = a + 512, *sum = b + 512;
+    for (unsigned i = 0; i < 64; i++) {
+        map(PTE_P | PTE_W, PTE_P | PTE_W);
+        page_map(EDGE + PAGE_SIZE, (uint64_t)(first + PAGE_SIZE), PTE_P | PTE_W, 1);
+        a[0] = i & 1 ? UINT64_MAX : i;
+        a[64] = i & 2 ? UINT64_MAX : i;
+        b[0] = i & 4 ? 1 : 0;
+        b[64] = i & 8 ? 2 : 0;
+        b[128] = i;
+        if (i & 16) {
+            map(PTE_P | PTE_W, PTE_P | PTE_W); /* anew */
+            page_map(EDGE + PAGE_SIZE, (uint64_t)(first + PAGE_SIZE), PTE_P | PTE_W, 1);
+        }
+        unsigned carry = (i & 5) == 5;
+        uint64_t result = sum_alone(BASE);
+        ASSERT_EQ(sum[0], a[0] + b[0]);
+        ASSERT_EQ(sum[64], a[64] + b[64] + carry);
+        ASSERT_EQ(sum[128], i);
+        ASSERT_EQ(result, (i & 2) && (i & 8 || carry));
+    }
+}
+
 static void try_sums(void)
 {
     case_begin("a carry over three bases");
@@ -330,6 +372,9 @@ static void try_sums(void)
     }
     case_begin("the same across pages");
     for (unsigned i = 0; i < 512; i++) {
+        if (i % 16 == 0) {
+            map(PTE_P | PTE_W, PTE_P | PTE_W); /* the processor knows nothing of them */
+        }
         try_sum(EDGE - 8 * (i / 128) - 4, i);
     }
     case_begin("the sum's page refuses");
@@ -414,9 +459,9 @@ void guest_test(void)
         /* The stack of the handler is elsewhere: RSP is the base of some. */
         trap_set_gate(VECTOR_PF, 0x8e, 1);
         for (unsigned done = 0; done < run->count; done++) {
-            try_edge(run, done, false);
+            try_edge(run, done, false, 3);
             if (run->writes) {
-                try_edge(run, done, true);
+                try_edge(run, done, true, 3);
             }
         }
         case_begin("%s that often cross a page's end, and then may not", run->name);
@@ -429,5 +474,6 @@ void guest_test(void)
     try_change();
     try_flags();
     try_sums();
+    try_alone();
     try_live_flags();
 }

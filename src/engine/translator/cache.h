@@ -281,8 +281,8 @@ struct code_cache {
     /* Trampolines, offsets. leave[reason][h]: h, the guest's flags are in the host's. */
     uint32_t enter;
     uint32_t leave[LEAVE_COUNT][2];
-    uint32_t miss[2];  /* r8 less the tag at r9 is not in the TLB: for reading, writing */
-    uint32_t watch[2]; /* a store to host address r8; [h] as above */
+    uint32_t miss[2][2]; /* [is_write][h]: r8 less the tag at r9 is not in the TLB */
+    uint32_t watch[2];   /* [h]: a store to host address r8 */
     /* By code_jump_kind. */
     uint32_t jump[JUMP_KINDS];        /* goes on at guest address r8 */
     uint32_t return_miss[JUMP_KINDS]; /* lies at the bottom of return stacks */

@@ -77,6 +77,7 @@ struct guest_insn {
     bool recovery_lasts;    /* and behind it */
     uint32_t flags_live;    /* must be known behind it, in the host's or in memory */
     uint32_t flags_live_before;
+    bool flags_awaited; /* it or one behind it in the block reads those before it */
     struct access access;
     /* Its bytes, so many from there, that its code is to read from the guest's memory:
      * a displacement or an immediate (soften.h). 0: none. */
@@ -216,8 +217,12 @@ static inline bool flags_are_shown_behind(const struct guest_insn *insn)
 /* How many of them it takes until all flags have been overwritten. */
 unsigned flags_count_settling(const struct emit *emit, const struct guest_insn *insns,
                               unsigned count);
+/* Does it read some, or leave some that are live? */
+bool flags_are_read(const struct guest_insn *insn);
 /* Has it a check, which overwrites the host's? Its access's kind is known. */
 bool flags_are_spilled(const struct guest_insn *insn);
+/* Would its check rather leave them alone, for somebody in the block reads them soon? */
+bool flags_are_kept(const struct guest_insn *insn);
 
 /* recover.c: what that finds out that is the same in every block. */
 void recover_plan(struct guest_insn *insn);
@@ -282,6 +287,8 @@ void emit_check(struct emit *emit, unsigned size, bool is_write);
 void emit_check_offset(struct emit *emit, unsigned size, bool is_write);
 /* What is missing then: r8 += the page's host address. */
 void emit_add_page(struct emit *emit);
+/* Host r8 = the host address of a group's bytes that were checked; flags stay. */
+void emit_load_base(struct emit *emit, unsigned slot);
 /* To the interpreter, on a condition; the flags have been spilled. */
 void emit_leave_if(struct emit *emit, unsigned condition);
 /* Behind an instruction's store of size bytes (to r8, with r9 as emit_check left it,
@@ -291,6 +298,8 @@ void emit_watch(struct emit *emit, const struct guest_insn *insn, unsigned size,
 /* Host r8 = linear address of the stack disp behind where base points; overwrites flags.
  */
 void emit_stack_address(struct emit *emit, unsigned base, int32_t disp);
+/* The same for another host register than r8, in 64-bit code or a flat stack. */
+void emit_stack_address_to(struct emit *emit, unsigned host, unsigned base, int32_t disp);
 /* Host register = linear address of an offset relative to the page; flags stay. */
 void emit_page_address(struct emit *emit, unsigned host, int64_t offset);
 /* The page that position-independent code runs in is that of linear address r8;

@@ -144,7 +144,7 @@ static void add_segment_32(struct emit *emit, unsigned segment)
     host_fs(&emit->code, false, 0x03, HOST_R8, segment_base(segment)); /* ADD */
 }
 
-static void stack_address(struct emit *emit, unsigned host, unsigned base, int32_t disp)
+void emit_stack_address_to(struct emit *emit, unsigned host, unsigned base, int32_t disp)
 {
     if (disp != 0) {
         emit_lea_base(emit, host, base, disp);
@@ -158,7 +158,7 @@ static void stack_address(struct emit *emit, unsigned host, unsigned base, int32
 
 void emit_stack_address(struct emit *emit, unsigned base, int32_t disp)
 {
-    stack_address(emit, HOST_R8, base, disp);
+    emit_stack_address_to(emit, HOST_R8, base, disp);
 }
 
 static void add_segment(struct emit *emit, ZydisRegister segment)
@@ -228,48 +228,7 @@ void emit_address(struct emit *emit, const struct guest_insn *insn,
     }
 }
 
-/* ---- checks ----------------------------------------------------------------------- */
-
-#define ENTRY_SHIFT 5
-_Static_assert(sizeof(struct tlb_entry) == 1u << ENTRY_SHIFT, "index by one rotate");
-
-/* The linear address is in a host register, where its offset in the page is left. */
-static void check_offset(struct emit *emit, unsigned host, unsigned size, bool is_write)
-{
-    struct code *code = &emit->code;
-    size_t tag =
-        is_write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
-    struct host_mem tag_mem = {HOST_R9, HOST_NONE, 0, (int32_t)tag};
-    host_rorx(code, HOST_R9, host, FRAME_SHIFT - ENTRY_SHIFT);
-    host_and(code, false, HOST_R9, (TLB_SIZE - 1) << ENTRY_SHIFT);
-    host_gs(code, true, 0x2b, host, &tag_mem); /* SUB */
-    host_cmp(code, host, (int32_t)(FRAME_SIZE - size));
-    struct cold *cold = emit_cold(emit, COLD_MISS, host_jcc(code, HOST_A));
-    cold->is_write = is_write;
-    cold->host = (uint8_t)host;
-}
-
-void emit_check_offset(struct emit *emit, unsigned size, bool is_write)
-{
-    check_offset(emit, HOST_R8, size, is_write);
-}
-
-static void add_page(struct emit *emit, unsigned host)
-{
-    struct host_mem page = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
-    host_gs(&emit->code, true, 0x03, host, &page); /* ADD */
-}
-
-void emit_add_page(struct emit *emit)
-{
-    add_page(emit, HOST_R8);
-}
-
-void emit_check(struct emit *emit, unsigned size, bool is_write)
-{
-    emit_check_offset(emit, size, is_write);
-    emit_add_page(emit);
-}
+/* ---- control ---------------------------------------------------------------------- */
 
 void emit_leave_if(struct emit *emit, unsigned condition)
 {
@@ -277,162 +236,6 @@ void emit_leave_if(struct emit *emit, unsigned condition)
     cold->reason = LEAVE_INTERPRET;
     cold->from_host = false;
 }
-
-/* ---- watched frames, groups ------------------------------------------------------- */
-
-/* Is the byte at [r9 + 1] not 0? Its jump; live: without flags, scratch being rcx's. */
-static uint8_t *jump_if_watched(struct code *code, bool live, unsigned scratch)
-{
-    if (!live) {
-        CODE(code, "\x41\x80\x79\x01\x00"); /* CMP byte [r9 + 1], 0 */
-        return host_jcc(code, HOST_NE);
-    }
-    host_mov(code, scratch, HOST_RCX);
-    CODE(code, "\x41\x0f\xb6\x49\x01"); /* MOVZX ecx, byte [r9 + 1] */
-    CODE(code, "\xe3\x08");             /* JRCXZ */
-    host_mov(code, HOST_RCX, scratch);
-    uint8_t *place = host_jmp(code);
-    host_mov(code, HOST_RCX, scratch);
-    return place;
-}
-
-/* Host r9 = the frame's entry that the TLB entry at r9 leads to. */
-static void load_frame(struct code *code)
-{
-    struct host_mem frame = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, frame)};
-    host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &frame);
-}
-
-static int32_t group_base(unsigned slot)
-{
-    return frame_offset(offsetof(struct frame, group_base) + slot * 8u);
-}
-
-static int32_t group_frame(unsigned slot)
-{
-    return frame_offset(offsetof(struct frame, group_frame) + slot * 8u);
-}
-
-/* Where the address of an access that has to be checked goes, and stays then. */
-static unsigned address_register(const struct access *access)
-{
-    bool is_kept = access->kind == ACCESS_FIRST && access->slot == GROUP_IN_R10;
-    return is_kept ? HOST_R10 : HOST_R8;
-}
-
-/* The check of a group's first access. */
-static void begin_group(struct emit *emit, const struct access *access)
-{
-    struct code *code = &emit->code;
-    struct block_insn *insn = &emit->block->insn[emit->ordinal];
-    unsigned host = address_register(access);
-    check_offset(emit, host, access->group_size, access->group_stores);
-    add_page(emit, host);
-    insn->group_size = access->group_size;
-    insn->group_offset = access->offset;
-    if (access->stores || !access->group_stores) {
-        insn->host_flags |= INSN_FILLS;
-    }
-    if (access->slot != GROUP_IN_R10) {
-        host_fs(code, true, HOST_MOV_STORE, HOST_R8, group_base(access->slot));
-    }
-    if (access->group_stores) {
-        load_frame(code);
-        host_fs(code, true, HOST_MOV_STORE, HOST_R9, group_frame(access->slot));
-    }
-    if (access->looks_first) {
-        struct cold *cold =
-            emit_cold(emit, COLD_LEAVE, jump_if_watched(code, false, HOST_NONE));
-        cold->reason = LEAVE_PLAIN;
-        cold->from_host = false;
-    }
-}
-
-/* Host r8 = what begin_group kept. */
-static void load_base(struct emit *emit, unsigned slot)
-{
-    if (slot == GROUP_IN_R10) {
-        host_mov(&emit->code, HOST_R8, HOST_R10);
-    } else {
-        host_fs(&emit->code, true, HOST_MOV_LOAD, HOST_R8, group_base(slot));
-    }
-}
-
-/* The address is where address_register says, if the access is not one of a group that
- * has been checked. */
-static struct host_mem check(struct emit *emit, const struct access *access,
-                             unsigned size, bool is_write)
-{
-    bool in_r10 = access->slot == GROUP_IN_R10;
-    switch (access->kind) {
-    case ACCESS_FIRST:
-        begin_group(emit, access);
-        break;
-    case ACCESS_MEMBER:
-        if (!in_r10) {
-            load_base(emit, access->slot);
-        }
-        break;
-    default:
-        emit_check(emit, size, is_write);
-        return (struct host_mem){HOST_R8, HOST_NONE, 0, 0};
-    }
-    return (struct host_mem){in_r10 ? HOST_R10 : HOST_R8, HOST_NONE, 0, access->offset};
-}
-
-struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
-                             const struct operand *operand, unsigned size, bool is_write)
-{
-    const struct access *access = &insn->access;
-    if (access->kind != ACCESS_MEMBER) {
-        emit_spill_flags(emit, insn->flags_live_before);
-        if (address_register(access) == HOST_R8) {
-            emit_address(emit, insn, operand, true, -(int32_t)access->offset);
-        } else { /* a group's segment has no base */
-            emit_address_to(emit, HOST_R10, insn, operand, -(int32_t)access->offset);
-        }
-    }
-    return check(emit, access, size, is_write);
-}
-
-struct host_mem emit_stack(struct emit *emit, const struct guest_insn *insn,
-                           unsigned base, int32_t disp, bool is_write)
-{
-    const struct access *access = &insn->access;
-    if (access->kind != ACCESS_MEMBER) {
-        emit_spill_flags(emit, insn->flags_live_before);
-        stack_address(emit, address_register(access), base, disp - access->offset);
-    }
-    return check(emit, access, emit->width, is_write);
-}
-
-void emit_watch(struct emit *emit, const struct guest_insn *insn, unsigned size,
-                uint32_t live)
-{
-    struct code *code = &emit->code;
-    const struct access *access = &insn->access;
-    bool is_alone = access->kind == ACCESS_ALONE;
-    if (!is_alone && !access->look_size) {
-        return; /* a later store's look is for this one, too */
-    }
-    if (is_alone) {
-        load_frame(code);
-    } else {
-        host_fs(code, true, HOST_MOV_LOAD, HOST_R9, group_frame(access->slot));
-    }
-    bool in_host = live && !emit->flags_in_memory;
-    uint8_t *place = jump_if_watched(code, in_host, is_alone ? HOST_R10 : HOST_R8);
-    struct cold *cold = emit_cold(emit, COLD_WATCHED, place);
-    cold->from_host = in_host;
-    cold->by_base = !is_alone;
-    cold->slot = access->slot;
-    cold->target = access->look_from;
-    struct block_insn *done = &emit->block->insn[emit->ordinal];
-    done->stored = (uint8_t)(is_alone ? size : access->look_size);
-    done->resume = (uint16_t)(code->at - (emit->cache->write + done->host));
-}
-
-/* ---- control ---------------------------------------------------------------------- */
 
 void emit_leave(struct emit *emit, unsigned reason)
 {
@@ -543,11 +346,11 @@ void emit_colds(struct emit *emit)
             if (cold->host != HOST_R8) {
                 host_mov(&emit->code, HOST_R8, cold->host);
             }
-            leave_by(emit, cold, cache->miss[cold->is_write]);
+            leave_by(emit, cold, cache->miss[cold->is_write][cold->from_host]);
             break;
         case COLD_WATCHED:
             if (cold->by_base) {
-                load_base(emit, cold->slot);
+                emit_load_base(emit, cold->slot);
                 host_lea(&emit->code, HOST_R8, HOST_R8, (int32_t)cold->target);
             }
             leave_by(emit, cold, cache->watch[cold->from_host]);

@@ -413,8 +413,7 @@ static void write_bytes(const struct copy *copy, struct code *code)
 
 static void restore_needed_flags(struct emit *emit, const struct guest_insn *insn)
 {
-    bool keeps_some = insn->flags_write && insn->flags_live & ~insn->flags_kill;
-    if (insn->flags_read || keeps_some) {
+    if (flags_are_read(insn)) {
         emit_restore_flags(emit);
     }
     mark_fault(emit);

@@ -101,10 +101,38 @@ void flags_find(struct guest_insn *insn)
     insn->flags_kill = may_shift_by_zero(insn) ? 0 : insn->flags_write;
 }
 
-bool flags_are_spilled(const struct guest_insn *insn)
+bool flags_are_read(const struct guest_insn *insn)
+{
+    return insn->flags_read ||
+           (insn->flags_write && insn->flags_live & ~insn->flags_kill);
+}
+
+bool flags_are_kept(const struct guest_insn *insn)
+{
+    bool is_fit = insn->emit == emit_copy || insn->emit == emit_push ||
+                  insn->emit == emit_pop || insn->emit == emit_leave_frame;
+    if (!is_fit || !insn->flags_awaited) {
+        return false;
+    }
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        ZydisRegister segment = insn->operand[i].mem.segment;
+        if (insn->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+            (segment == ZYDIS_REGISTER_FS || segment == ZYDIS_REGISTER_GS)) {
+            return false; /* whose base is added */
+        }
+    }
+    return true;
+}
+
+static bool has_check(const struct guest_insn *insn)
 {
     return has_memory(insn) && insn->access.kind != ACCESS_MEMBER &&
            insn->emit != emit_lea && insn->emit != emit_nothing;
+}
+
+bool flags_are_spilled(const struct guest_insn *insn)
+{
+    return has_check(insn) && !flags_are_kept(insn);
 }
 
 /* ---- behind the block ---------------------------------------------------------------
@@ -218,7 +246,7 @@ static uint32_t find_live_ahead(struct emit *emit, int64_t offset)
 static bool is_worth_it(const struct guest_insn *insn, unsigned count)
 {
     for (unsigned i = count; i-- > 0;) {
-        if (flags_are_spilled(&insn[i])) {
+        if (has_check(&insn[i])) {
             return true;
         }
         if (insn[i].flags_kill == X86_FLAGS_ARITH || insn[i].flags_read) {
@@ -254,6 +282,7 @@ static bool is_exit(const struct guest_insn *insn)
 
 void flags_find_live(struct guest_insn *insns, unsigned count, uint32_t live)
 {
+    bool is_awaited = false;
     for (unsigned i = count; i-- > 0;) {
         struct guest_insn *insn = &insns[i];
         recover_choose(insn);
@@ -268,6 +297,9 @@ void flags_find_live(struct guest_insn *insns, unsigned count, uint32_t live)
             live = X86_FLAGS_ARITH;
         }
         insn->flags_live_before = live;
+        is_awaited = insn->emit && (flags_are_read(insn) ||
+                                    (is_awaited && insn->flags_kill != X86_FLAGS_ARITH));
+        insn->flags_awaited = is_awaited;
     }
 }
 

@@ -58,6 +58,9 @@ struct frame {
     uint64_t target; /* where to enter */
     uint64_t exit_value;
     uint64_t scratch, spill[3];
+    uint64_t rcx;        /* while a check without flags is made */
+    uint32_t index_mask; /* of an address, the bits that index the TLB */
+    uint64_t page_mask;  /* those of its page */
     /* Of groups of accesses (group.c): host address of their bytes, the last being r10's,
      * while other code runs; and what struct tlb_entry's frame is for them. */
 #define GROUP_IN_R10 7

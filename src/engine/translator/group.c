@@ -201,8 +201,7 @@ static bool spares_base(const struct plan *plan, const struct guest_insn *insn,
     if (is_other || !(operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
         return insn->borrowed <= 1;
     }
-    return insn->borrowed == 0 && !insn->has_high_byte && !insn->flags_read &&
-           !insn->flags_live;
+    return insn->borrowed == 0 && !insn->has_high_byte && !flags_are_read(insn);
 }
 
 /* May translated code be left at the instruction? */

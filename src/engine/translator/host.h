@@ -245,6 +245,28 @@ static inline void host_rorx(struct code *code, unsigned to, unsigned from,
     *code = local;
 }
 
+/* RORX to, from, count of 32 bits, among r8 to r15. */
+static inline void host_rorx_32(struct code *code, unsigned to, unsigned from,
+                                unsigned count)
+{
+    CODE(code, "\xc4\x43\x7b\xf0");
+    code8(code, 0xc0 | (to & 7) << 3 | (from & 7));
+    code8(code, count);
+}
+
+/* PEXT to, from, fs:[offset]: SDM 2B. */
+static inline void host_pext_fs(struct code *code, bool w, unsigned to, unsigned from,
+                                int32_t offset)
+{
+    CODE(code, "\x64\xc4");
+    code8(code, 0x62 | (to < 8 ? 0x80 : 0));
+    code8(code, (unsigned)w << 7 | (~from & 15) << 3 | 2);
+    code8(code, 0xf5);
+    code8(code, 0x04 | (to & 7) << 3);
+    code8(code, 0x25);
+    code32(code, (uint32_t)offset);
+}
+
 /* AND r32, imm32 (r64 if w: sign-extended). */
 static inline void host_and(struct code *code, bool w, unsigned reg, uint32_t mask)
 {

@@ -109,7 +109,7 @@ static const char *target_note(const struct code_cache *cache, uint64_t target)
         }
     }
     for (unsigned i = 0; i < 2; i++) {
-        if (target == cache->miss[i]) {
+        if (target == cache->miss[i][0] || target == cache->miss[i][1]) {
             return reasons[i ? LEAVE_WRITE : LEAVE_READ];
         }
         if (target == cache->watch[i]) {

@@ -104,6 +104,8 @@ void thread_attach(struct translator_cpu *translator)
         memset(frame, 0, sizeof(*frame));
         frame->cpu = translator->cpu;
         frame->host_mxcsr = MXCSR_INIT;
+        frame->index_mask = (TLB_SIZE - 1) << FRAME_SHIFT;
+        frame->page_mask = -(uint64_t)FRAME_SIZE;
         for (unsigned i = 0; i < 2; i++) {
             frame->level_base[i] = thread_stack_bottom(translator, i);
         }

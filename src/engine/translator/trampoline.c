@@ -148,16 +148,19 @@ static void write_reason(struct code_cache *cache, struct code *code, unsigned r
 }
 
 /* What all places in blocks that leave for one reason would do themselves. */
-static void write_miss(struct code_cache *cache, struct code *code, bool is_write)
+static void write_miss(struct code_cache *cache, struct code *code, bool is_write,
+                       bool from_host)
 {
     size_t tag =
         is_write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
     struct host_mem tag_mem = {HOST_R9, HOST_NONE, 0, (int32_t)tag};
-    cache->miss[is_write] = (uint32_t)(code->at - cache->write);
-    host_gs(code, true, 0x03, HOST_R8, &tag_mem); /* ADD */
+    struct host_mem sum = {HOST_R8, HOST_R9, 0, 0};
+    cache->miss[is_write][from_host] = (uint32_t)(code->at - cache->write);
+    host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &tag_mem);
+    host_op_mem(code, true, HOST_LEA, HOST_R8, &sum);
     host_fs(code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_value));
-    host_jmp_to(code,
-                cache->write + cache->leave[is_write ? LEAVE_WRITE : LEAVE_READ][0]);
+    unsigned reason = is_write ? LEAVE_WRITE : LEAVE_READ;
+    host_jmp_to(code, cache->write + cache->leave[reason][from_host]);
 }
 
 static void write_watch(struct code_cache *cache, struct code *code, bool from_host)
@@ -220,7 +223,8 @@ void trampoline_write(struct code_cache *cache)
         write_reason(cache, &code, reason, leave);
     }
     for (unsigned i = 0; i < 2; i++) {
-        write_miss(cache, &code, i);
+        write_miss(cache, &code, i, false);
+        write_miss(cache, &code, i, true);
         write_watch(cache, &code, i);
     }
     cache->jump_miss = (uint32_t)(code.at - cache->write);

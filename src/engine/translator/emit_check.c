@@ -1,0 +1,309 @@
+/* Checks of memory accesses against the software TLB, alone or for a group, and the looks
+ * at the watch bits of frames that have been stored to. */
+#include "engine/translator/emit.h"
+
+/* ---- without flags ----------------------------------------------------------------
+ *
+ * JRCXZ is the one branch that asks no flag: RCX is lent to it, and kept in a scratch
+ * register meanwhile, or in the frame (HOST_NONE) where a group has that.
+ */
+
+static void lend_rcx(struct code *code, unsigned keeper)
+{
+    if (keeper == HOST_NONE) {
+        host_fs(code, true, HOST_MOV_STORE, HOST_RCX, FRAME(rcx));
+    } else {
+        host_mov(code, keeper, HOST_RCX);
+    }
+}
+
+static void return_rcx(struct code *code, unsigned keeper)
+{
+    if (keeper == HOST_NONE) {
+        host_fs(code, true, HOST_MOV_LOAD, HOST_RCX, FRAME(rcx));
+    } else {
+        host_mov(code, HOST_RCX, keeper);
+    }
+}
+
+/* The jump that is taken if RCX, which is lent, is not 0; it returns it. */
+static uint8_t *jump_if_rcx(struct code *code, unsigned keeper)
+{
+    code8(code, 0xe3); /* JRCXZ */
+    code8(code, 0);
+    uint8_t *behind = code->at;
+    return_rcx(code, keeper);
+    uint8_t *place = host_jmp(code);
+    behind[-1] = (uint8_t)(code->at - behind);
+    return place;
+}
+
+/* Does the check of an instruction's access leave the flags where they are, in the
+ * host's? It takes a few instructions more, but fewer than bringing them away and back.
+ */
+static bool keeps_flags(const struct emit *emit, const struct guest_insn *insn)
+{
+    return !emit->flags_in_memory && flags_are_kept(insn) &&
+           (emit->is_64 || emit->mode & MODE_FLAT);
+}
+
+/* ---- checks ----------------------------------------------------------------------- */
+
+#define ENTRY_SHIFT 5
+_Static_assert(sizeof(struct tlb_entry) == 1u << ENTRY_SHIFT, "index by one rotate");
+
+static struct host_mem tag_at_r9(bool is_write)
+{
+    size_t tag =
+        is_write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
+    return (struct host_mem){HOST_R9, HOST_NONE, 0, (int32_t)tag};
+}
+
+static void miss(struct emit *emit, uint8_t *place, unsigned host, bool is_write,
+                 bool from_host)
+{
+    struct cold *cold = emit_cold(emit, COLD_MISS, place);
+    cold->is_write = is_write;
+    cold->host = (uint8_t)host;
+    cold->from_host = from_host;
+}
+
+/* The linear address is in a host register, where its offset in the page is left. */
+static void check_offset(struct emit *emit, unsigned host, unsigned size, bool is_write)
+{
+    struct code *code = &emit->code;
+    struct host_mem tag = tag_at_r9(is_write);
+    host_rorx(code, HOST_R9, host, FRAME_SHIFT - ENTRY_SHIFT);
+    host_and(code, false, HOST_R9, (TLB_SIZE - 1) << ENTRY_SHIFT);
+    host_gs(code, true, 0x2b, host, &tag); /* SUB */
+    host_cmp(code, host, (int32_t)(FRAME_SIZE - size));
+    miss(emit, host_jcc(code, HOST_A), host, is_write, false);
+}
+
+void emit_check_offset(struct emit *emit, unsigned size, bool is_write)
+{
+    check_offset(emit, HOST_R8, size, is_write);
+}
+
+static void add_page(struct emit *emit, unsigned host)
+{
+    struct host_mem page = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
+    host_gs(&emit->code, true, 0x03, host, &page); /* ADD */
+}
+
+void emit_add_page(struct emit *emit)
+{
+    add_page(emit, HOST_R8);
+}
+
+void emit_check(struct emit *emit, unsigned size, bool is_write)
+{
+    emit_check_offset(emit, size, is_write);
+    emit_add_page(emit);
+}
+
+/* The same without flags, in any host register. */
+static void check_without_flags(struct emit *emit, unsigned host, unsigned size,
+                                bool is_write, unsigned keeper)
+{
+    struct code *code = &emit->code;
+    struct host_mem tag = tag_at_r9(is_write);
+    struct host_mem page = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
+    struct host_mem difference = {(uint8_t)host, HOST_RCX, 0, 1};
+    struct host_mem sum = {(uint8_t)host, HOST_RCX, 0, 0};
+    host_pext_fs(code, false, HOST_R9, host, FRAME(index_mask));
+    host_rorx_32(code, HOST_R9, HOST_R9, 32 - ENTRY_SHIFT);
+    lend_rcx(code, keeper);
+    host_gs(code, true, HOST_MOV_LOAD, HOST_RCX, &tag);
+    CODE(code, "\x48\xf7\xd1"); /* NOT rcx */
+    host_op_mem(code, true, HOST_LEA, host, &difference);
+    host_lea(code, HOST_RCX, host, (int32_t)size - 1);
+    host_pext_fs(code, true, HOST_RCX, HOST_RCX, FRAME(page_mask));
+    miss(emit, jump_if_rcx(code, keeper), host, is_write, true);
+    host_gs(code, true, HOST_MOV_LOAD, HOST_RCX, &page);
+    host_op_mem(code, true, HOST_LEA, host, &sum);
+    return_rcx(code, keeper);
+}
+
+/* ---- watched frames, groups ------------------------------------------------------- */
+
+/* Is the byte at [r9 + 1] not 0? Its jump; live: without flags. */
+static uint8_t *jump_if_watched(struct code *code, bool live, unsigned keeper)
+{
+    if (!live) {
+        CODE(code, "\x41\x80\x79\x01\x00"); /* CMP byte [r9 + 1], 0 */
+        return host_jcc(code, HOST_NE);
+    }
+    lend_rcx(code, keeper);
+    CODE(code, "\x41\x0f\xb6\x49\x01"); /* MOVZX ecx, byte [r9 + 1] */
+    uint8_t *place = jump_if_rcx(code, keeper);
+    return_rcx(code, keeper);
+    return place;
+}
+
+/* Host r9 = the frame's entry that the TLB entry at r9 leads to. */
+static void load_frame(struct code *code)
+{
+    struct host_mem frame = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, frame)};
+    host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &frame);
+}
+
+static int32_t group_base(unsigned slot)
+{
+    return frame_offset(offsetof(struct frame, group_base) + slot * 8u);
+}
+
+static int32_t group_frame(unsigned slot)
+{
+    return frame_offset(offsetof(struct frame, group_frame) + slot * 8u);
+}
+
+/* What is to be checked, and how. */
+struct wanted {
+    unsigned size;
+    bool is_write;
+    bool keeps; /* the flags */
+    bool has_r10;
+};
+
+/* Where the address of an access that has to be checked goes, and stays then. */
+static unsigned address_register(const struct access *access)
+{
+    bool is_kept = access->kind == ACCESS_FIRST && access->slot == GROUP_IN_R10;
+    return is_kept ? HOST_R10 : HOST_R8;
+}
+
+static void check_bytes(struct emit *emit, const struct access *access,
+                        const struct wanted *wanted, unsigned size, bool is_write)
+{
+    unsigned host = address_register(access);
+    if (wanted->keeps) {
+        bool has_r10 = wanted->has_r10 && !emit->keeps_base;
+        unsigned keeper = host == HOST_R10 ? HOST_R8 : has_r10 ? HOST_R10 : HOST_NONE;
+        check_without_flags(emit, host, size, is_write, keeper);
+    } else {
+        check_offset(emit, host, size, is_write);
+        add_page(emit, host);
+    }
+}
+
+/* The check of a group's first access. */
+static void begin_group(struct emit *emit, const struct access *access,
+                        const struct wanted *wanted)
+{
+    struct code *code = &emit->code;
+    struct block_insn *insn = &emit->block->insn[emit->ordinal];
+    check_bytes(emit, access, wanted, access->group_size, access->group_stores);
+    insn->group_size = access->group_size;
+    insn->group_offset = access->offset;
+    if (access->stores || !access->group_stores) {
+        insn->host_flags |= INSN_FILLS;
+    }
+    if (access->slot != GROUP_IN_R10) {
+        host_fs(code, true, HOST_MOV_STORE, HOST_R8, group_base(access->slot));
+    }
+    if (access->group_stores) {
+        load_frame(code);
+        host_fs(code, true, HOST_MOV_STORE, HOST_R9, group_frame(access->slot));
+    }
+    if (access->looks_first) {
+        struct cold *cold =
+            emit_cold(emit, COLD_LEAVE, jump_if_watched(code, wanted->keeps, HOST_NONE));
+        cold->reason = LEAVE_PLAIN;
+        cold->from_host = wanted->keeps;
+    }
+}
+
+void emit_load_base(struct emit *emit, unsigned slot)
+{
+    if (slot == GROUP_IN_R10) {
+        host_mov(&emit->code, HOST_R8, HOST_R10);
+    } else {
+        host_fs(&emit->code, true, HOST_MOV_LOAD, HOST_R8, group_base(slot));
+    }
+}
+
+/* The address is where address_register says, if the access is not one of a group that
+ * has been checked. */
+static struct host_mem check(struct emit *emit, const struct access *access,
+                             const struct wanted *wanted)
+{
+    bool in_r10 = access->slot == GROUP_IN_R10;
+    switch (access->kind) {
+    case ACCESS_FIRST:
+        begin_group(emit, access, wanted);
+        break;
+    case ACCESS_MEMBER:
+        if (!in_r10) {
+            emit_load_base(emit, access->slot);
+        }
+        break;
+    default:
+        check_bytes(emit, access, wanted, wanted->size, wanted->is_write);
+        return (struct host_mem){HOST_R8, HOST_NONE, 0, 0};
+    }
+    return (struct host_mem){in_r10 ? HOST_R10 : HOST_R8, HOST_NONE, 0, access->offset};
+}
+
+struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
+                             const struct operand *operand, unsigned size, bool is_write)
+{
+    const struct access *access = &insn->access;
+    const struct wanted wanted = {size, is_write, keeps_flags(emit, insn), true};
+    if (access->kind != ACCESS_MEMBER) {
+        if (!wanted.keeps) {
+            emit_spill_flags(emit, insn->flags_live_before);
+        }
+        if (address_register(access) == HOST_R8) {
+            emit_address(emit, insn, operand, true, -(int32_t)access->offset);
+        } else { /* a group's segment has no base */
+            emit_address_to(emit, HOST_R10, insn, operand, -(int32_t)access->offset);
+        }
+    }
+    return check(emit, access, &wanted);
+}
+
+struct host_mem emit_stack(struct emit *emit, const struct guest_insn *insn,
+                           unsigned base, int32_t disp, bool is_write)
+{
+    const struct access *access = &insn->access;
+    /* What is pushed from memory is in r10. */
+    bool has_r10 = insn->operand[0].type != ZYDIS_OPERAND_TYPE_MEMORY;
+    const struct wanted wanted = {emit->width, is_write, keeps_flags(emit, insn),
+                                  has_r10};
+    if (access->kind != ACCESS_MEMBER) {
+        if (!wanted.keeps) {
+            emit_spill_flags(emit, insn->flags_live_before);
+        }
+        emit_stack_address_to(emit, address_register(access), base,
+                              disp - access->offset);
+    }
+    return check(emit, access, &wanted);
+}
+
+void emit_watch(struct emit *emit, const struct guest_insn *insn, unsigned size,
+                uint32_t live)
+{
+    struct code *code = &emit->code;
+    const struct access *access = &insn->access;
+    bool is_alone = access->kind == ACCESS_ALONE;
+    if (!is_alone && !access->look_size) {
+        return; /* a later store's look is for this one, too */
+    }
+    if (is_alone) {
+        load_frame(code);
+    } else {
+        host_fs(code, true, HOST_MOV_LOAD, HOST_R9, group_frame(access->slot));
+    }
+    bool in_host = live && !emit->flags_in_memory;
+    unsigned keeper = !is_alone ? HOST_R8 : emit->keeps_base ? HOST_NONE : HOST_R10;
+    uint8_t *place = jump_if_watched(code, in_host, keeper);
+    struct cold *cold = emit_cold(emit, COLD_WATCHED, place);
+    cold->from_host = in_host;
+    cold->by_base = !is_alone;
+    cold->slot = access->slot;
+    cold->target = access->look_from;
+    struct block_insn *done = &emit->block->insn[emit->ordinal];
+    done->stored = (uint8_t)(is_alone ? size : access->look_size);
+    done->resume = (uint16_t)(code->at - (emit->cache->write + done->host));
+}
