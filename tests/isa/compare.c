@@ -94,6 +94,12 @@ static bool has_two_faults(const struct isa_case *test, const struct isa_result 
 {
     const uint64_t last = 0xffffff00;
     uint64_t wrapped = compare_has_image(test) ? 512 : 0; /* the bytes behind the end */
+    /* Of an image in several accesses one may find no page, and another the limit. */
+    if (test->bits == 16 && compare_has_image(test) &&
+        (is_limit_fault(native) || is_limit_fault(ours)) &&
+        (native->exception == X86_PF || ours->exception == X86_PF)) {
+        return true;
+    }
     bool is_unmapped = (native->exception == X86_PF &&
                         (native->address >= last || native->address < wrapped)) ||
                        (ours->exception == X86_PF && ours->address >= last);
