@@ -22,13 +22,14 @@
  * longest block may need. */
 static const struct resource {
     size_t cursor;   /* field of struct code_cache: what is next */
-    uint32_t shares; /* bytes of code for each */
+    uint32_t shares; /* for so many bytes of code there are */
+    uint32_t parts;  /* so many of it */
     uint32_t room;
 } resources[CODE_RESOURCES] = {
-    [CODE_BYTES] = {offsetof(struct code_cache, used), 1, 48u << 10},
-    [CODE_TABLES] = {offsetof(struct code_cache, metadata_used), 1, 48u << 10},
-    [CODE_BLOCKS] = {offsetof(struct code_cache, block_count), 256, 1},
-    [CODE_LINKS] = {offsetof(struct code_cache, link_count), 128, 2 * BLOCK_INSN_MAX},
+    [CODE_BYTES] = {offsetof(struct code_cache, used), 1, 1, 48u << 10},
+    [CODE_TABLES] = {offsetof(struct code_cache, metadata_used), 2, 3, 48u << 10},
+    [CODE_BLOCKS] = {offsetof(struct code_cache, block_count), 256, 1, 1},
+    [CODE_LINKS] = {offsetof(struct code_cache, link_count), 128, 1, 2 * BLOCK_INSN_MAX},
 };
 
 static uint32_t *cursor(struct code_cache *cache, unsigned resource)
@@ -72,7 +73,7 @@ static bool is_empty(const struct code_region *region)
 
 uint32_t code_limit(const struct code_cache *cache, enum code_resource resource)
 {
-    return cache->size / resources[resource].shares;
+    return cache->size / resources[resource].shares * resources[resource].parts;
 }
 
 void code_regions_init(struct code_cache *cache)
