@@ -194,6 +194,7 @@ static bool is_plain(const struct decoded *decoded)
     return decoded->mnemonic != ZYDIS_MNEMONIC_DIV &&
            decoded->mnemonic != ZYDIS_MNEMONIC_IDIV &&
            decoded->meta.exception_class == ZYDIS_EXCEPTION_CLASS_NONE &&
+           decoded->meta.isa_ext != ZYDIS_ISA_EXT_MMX &&
            !(decoded->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) && !may_access(decoded) &&
            !names_segment(decoded);
 }

@@ -326,6 +326,10 @@ static bool interpret_within(struct translator_cpu *translator, const struct blo
  */
 static void settle(struct translator_cpu *translator, unsigned count)
 {
+    if (count) {
+        /* Where it goes on is not where a link would have led. */
+        translator_frame.exit_reason = LEAVE_HEAD;
+    }
     for (unsigned i = 0; i < count && translator->cpu->state.activity == X86_RUNNING;
          i++) {
         interpret_one(translator);
