@@ -219,7 +219,7 @@ static bool end_blocks(struct code_cache *cache, frame_t frame, const struct sto
  */
 #define PATIENCE   256
 #define COST_CODE  1
-#define COST_WASTE 32
+#define COST_WASTE 64
 
 static bool is_out_of_patience(struct code_cache *cache, frame_t frame, bool is_code)
 {

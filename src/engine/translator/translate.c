@@ -395,7 +395,7 @@ static void keep_bytes(struct translation *translation)
     block->has_kept = true;
     for (unsigned i = 0; i < translation->count; i++) {
         const struct guest_insn *insn = &translation->insn[i];
-        memcpy(at, insn->bytes, insn->decoded.length);
+        memcpy(at, insn->bytes, 16); /* too many are fast, and overwritten */
         at += insn->decoded.length;
     }
     memcpy(at, emit->ahead_bytes, emit->ahead_size);
