@@ -177,14 +177,19 @@ static bool is_ended(const struct code_cache *cache, const struct block_source *
            !(block->has_kept && has_bytes(cache, block));
 }
 
-/* Ends the frame's blocks; store: only those made before and ended by it. Do the lines
- * that it hit hold code still, or did? */
-static bool end_blocks(struct code_cache *cache, frame_t frame, const struct store *store,
-                       enum code_cause cause)
+/* What there was to end. */
+struct outcome {
+    bool is_code;  /* the lines that were hit hold code, or did */
+    bool is_alive; /* the frame has blocks still */
+};
+
+/* Ends the frame's blocks; store: only those made before and ended by it. */
+static struct outcome end_blocks(struct code_cache *cache, frame_t frame,
+                                 const struct store *store, enum code_cause cause)
 {
     uint32_t version = FRAME_VERSION(cache->memory->frame[frame]);
     struct block_source **bucket = code_frame_bucket(cache, frame), **at = bucket;
-    bool is_code = false;
+    struct outcome outcome = {false, false};
     while (*at) {
         struct block_source *source = *at;
         struct block *block = source->block;
@@ -194,9 +199,10 @@ static bool end_blocks(struct code_cache *cache, frame_t frame, const struct sto
         }
         if (store) {
             bool is_close = is_stored_to(store, source, LINE);
-            is_code |= is_close;
+            outcome.is_code |= is_close;
             if (!is_close || source->version == version ||
                 !is_ended(cache, source, store)) {
+                outcome.is_alive = true;
                 at = &source->next;
                 continue;
             }
@@ -207,7 +213,7 @@ static bool end_blocks(struct code_cache *cache, frame_t frame, const struct sto
             at = bucket; /* its other frame has left a list, too: perhaps this one */
         }
     }
-    return is_code;
+    return outcome;
 }
 
 /*
@@ -239,8 +245,10 @@ void code_stored(struct code_cache *cache, frame_t frame, unsigned offset, unsig
                  enum code_cause cause)
 {
     const struct store store = {frame, offset, offset + size};
-    bool is_code = end_blocks(cache, frame, &store, cause);
-    if (is_out_of_patience(cache, frame, is_code)) {
+    struct outcome outcome = end_blocks(cache, frame, &store, cause);
+    if (!outcome.is_alive) {
+        memory_code_forget(cache->memory, frame);
+    } else if (is_out_of_patience(cache, frame, outcome.is_code)) {
         end_blocks(cache, frame, NULL, cause);
         memory_code_forget(cache->memory, frame);
     }
