@@ -142,7 +142,7 @@ static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
         cpu_clear_entry(entry, index); /* each access is to be seen */
         return;
     }
-    uint64_t never = (uint64_t)(index ^ 1) << FRAME_SHIFT;
+    uint64_t never = cpu_never(index);
     uint8_t *host = memory_host(cpu->memory, frame);
     bool lasts = is_lasting(cpu, gva, translation);
     if (unlikely(lasts && entry->read == page && entry->host != host)) {

@@ -18,10 +18,9 @@ static const _Atomic uint64_t watched_always = FRAME_WATCH_ANY;
 /* A TLB in which nothing is ever found. */
 static struct tlb_entry tlb_never[TLB_SIZE];
 
-/* Tags that no address indexing the entry can match: they carry another index. */
 void cpu_clear_entry(struct tlb_entry *entry, unsigned index)
 {
-    entry->read = entry->write = (uint64_t)(index ^ 1) << FRAME_SHIFT;
+    entry->read = entry->write = cpu_never(index);
     entry->frame = &watched_always;
 }
 

@@ -372,6 +372,12 @@ static inline bool cpu_resumes(const struct cpu *cpu)
  * interrupts when IF becomes set, single-steps when TF is, changes the view with AC. */
 void cpu_set_rflags(struct cpu *cpu, uint64_t rflags);
 
+/* The tag that nothing matches at an index: of a page that belongs to another, and does
+ * not lie behind one of this, where an access may begin that ends there. */
+static inline uint64_t cpu_never(unsigned index)
+{
+    return (uint64_t)(index ^ 2) << FRAME_SHIFT;
+}
 /* Empties an entry: nothing matches it, and stores that found their place otherwise look
  * further. */
 void cpu_clear_entry(struct tlb_entry *entry, unsigned index);
