@@ -8,28 +8,14 @@
 #include "cpu.h"
 #include "guest.h"
 #include "page.h"
+#include "program.h"
 #include "trap.h"
 
 #define BASE  0x10000000000ull
 #define ALIAS 0x10000100000ull
 
-typedef uint64_t code_function(uint64_t argument, uint64_t second);
-
 static uint8_t *pages[2]; /* as the identity map sees them */
 static uint8_t *const code = (uint8_t *)BASE;
-
-/* MOV EAX, value; RET at an address. */
-static void put_program(uint8_t *at, uint32_t value)
-{
-    at[0] = 0xb8;
-    memcpy(at + 1, &value, 4);
-    at[5] = 0xc3;
-}
-
-static uint64_t run(const uint8_t *at)
-{
-    return ((code_function *)(uintptr_t)at)(0, 0);
-}
 
 static void try_rewrite(void)
 {

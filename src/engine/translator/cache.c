@@ -178,6 +178,26 @@ void *code_metadata(struct code_cache *cache, size_t size)
     return memory;
 }
 
+void code_chain(struct block *_Atomic *head, struct block *block)
+{
+    struct block *next = *head;
+    block->hash_next = next;
+    block->hash_at = head;
+    if (next) {
+        next->hash_at = &block->hash_next;
+    }
+    atomic_store_explicit(head, block, memory_order_release);
+}
+
+void code_unchain(struct block *block)
+{
+    struct block *next = block->hash_next;
+    if (next) {
+        next->hash_at = block->hash_at;
+    }
+    atomic_store_explicit(block->hash_at, next, memory_order_release);
+}
+
 /* Puts it where stores and those who look for it find it. */
 static void insert(struct code_cache *cache, struct block *block)
 {
@@ -194,14 +214,7 @@ static void insert(struct code_cache *cache, struct block *block)
             *same = source;
         }
     }
-    struct block *_Atomic *head = &cache->hash[code_hash(&block->place)];
-    struct block *next = *head;
-    block->hash_next = next;
-    block->hash_at = head;
-    if (next) {
-        next->hash_at = &block->hash_next;
-    }
-    atomic_store_explicit(head, block, memory_order_release);
+    code_chain(&cache->hash[code_hash(&block->place)], block);
 }
 
 void code_publish(struct code_cache *cache, struct block *block)
@@ -277,11 +290,7 @@ static void kill(struct code_cache *cache, struct block *block)
         patch32(cache, link->place, link->stub);
     }
     block->in = NULL;
-    struct block *next = block->hash_next;
-    if (next) {
-        next->hash_at = block->hash_at;
-    }
-    atomic_store_explicit(block->hash_at, next, memory_order_release);
+    code_unchain(block);
     for (unsigned i = 0; i < array_size(block->source); i++) {
         source_remove(&block->source[i]);
     }

@@ -324,6 +324,9 @@ void code_retire(struct code_cache *cache, struct block *block, enum code_cause 
  * source's version. */
 void code_undo_kill(struct code_cache *cache, struct block *block);
 unsigned code_hash(const struct code_place *place);
+/* Into a bucket of a hash of blocks, in front of the others; out of it. */
+void code_chain(struct block *_Atomic *head, struct block *block);
+void code_unchain(struct block *block);
 bool code_is_same(const struct code_place *a, const struct code_place *b);
 
 /* Those of a frame that have a source in it, among others. */

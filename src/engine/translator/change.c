@@ -64,11 +64,7 @@ static bool has_bytes(const struct code_cache *cache, const struct block *block)
 
 static void discard(struct block *block)
 {
-    struct block *next = block->hash_next;
-    if (next) {
-        next->hash_at = block->hash_at;
-    }
-    *block->hash_at = next;
+    code_unchain(block);
     block->is_kept = false;
 }
 
@@ -84,15 +80,9 @@ static void keep(struct code_cache *cache, struct block *block)
     if (!block->has_kept) {
         return;
     }
-    struct block *_Atomic *head = &cache->kept[code_hash(&block->place)];
-    struct block *next = *head;
-    block->hash_next = next;
-    block->hash_at = head;
-    if (next) {
-        next->hash_at = &block->hash_next;
-    }
-    *head = block;
+    code_chain(&cache->kept[code_hash(&block->place)], block);
     block->is_kept = true;
+    struct block *next = block->hash_next;
     for (unsigned i = 1; next; i++) {
         struct block *behind = next->hash_next;
         if (i >= KEPT_MAX) {
