@@ -125,6 +125,7 @@ void cpu_sync_in(struct cpu *cpu, const struct x86_state *state)
     cpu->reg[REG_ZERO] = 0;
     cpu->rip = state->rip;
     cpu->arith = arith_from_flags(state->rflags);
+    cpu->state.rflags &= ~(uint64_t)X86_FLAGS_ARITH;
     cpu->shadow_rip = state->rip;
     cpu->has_fault = false;
     cpu->wants_window = false;

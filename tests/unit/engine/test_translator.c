@@ -54,22 +54,34 @@ static void open_rig(struct engine_rig *rig, uint64_t code_cache)
     put_code(rig);
 }
 
+/* Of flat 32-bit code at CODE_AT. */
+static void set_up(struct x86_state *state)
+{
+    x86_state_reset(state, true);
+    state->cr0 |= X86_CR0_PE;
+    for (unsigned i = 0; i < X86_SEGMENT_COUNT; i++) {
+        state->seg[i] = x86_segment_flat_data(16, 0);
+    }
+    state->seg[X86_CS] = x86_segment_flat_code(8, false, 0);
+    state->rip = CODE_AT;
+}
+
+/* From there to its HLT. */
+static void run_from(struct engine_rig *rig, struct x86_state *state)
+{
+    engine_translator.set_state(rig->vcpu, state);
+    assert_int_equal(engine_translator.run(rig->vcpu), RUN_HALTED);
+    engine_translator.get_state(rig->vcpu, state);
+}
+
 /* From the beginning of the code to its HLT; the result in EAX. */
 static uint32_t run(struct engine_rig *rig)
 {
     struct x86_state state;
-    x86_state_reset(&state, true);
-    state.cr0 |= X86_CR0_PE;
-    for (unsigned i = 0; i < X86_SEGMENT_COUNT; i++) {
-        state.seg[i] = x86_segment_flat_data(16, 0);
-    }
-    state.seg[X86_CS] = x86_segment_flat_code(8, false, 0);
-    state.rip = CODE_AT;
+    set_up(&state);
     state.gpr[X86_RAX] = 0;
     state.gpr[X86_RCX] = ROUNDS;
-    engine_translator.set_state(rig->vcpu, &state);
-    assert_int_equal(engine_translator.run(rig->vcpu), RUN_HALTED);
-    engine_translator.get_state(rig->vcpu, &state);
+    run_from(rig, &state);
     return (uint32_t)state.gpr[X86_RAX];
 }
 
@@ -266,6 +278,30 @@ static void test_nearly_dead_memory_is_used_again(void **state)
     engine_rig_close(&rig);
 }
 
+/* Flags that a machine was set up with are gone when an instruction has overwritten them:
+ * in what PUSHF shows, too. */
+static void test_flags_of_before_are_overwritten(void **state)
+{
+    static const uint8_t code[] = {
+        0x83, 0xf9, 0x00, /* cmp $0, %ecx */
+        0x9c,             /* pushf */
+        0x58,             /* pop %eax */
+        0xf4,             /* hlt */
+    };
+    struct engine_rig rig;
+    open_rig(&rig, 0);
+    assert_true(ram_write(rig.memory, CODE_AT, code, sizeof(code)));
+    struct x86_state cpu;
+    set_up(&cpu);
+    cpu.rflags |= X86_FLAGS_ARITH;
+    cpu.gpr[X86_RCX] = 1;
+    cpu.gpr[X86_RSP] = CODE_AT;
+    run_from(&rig, &cpu);
+    assert_int_equal(cpu.gpr[X86_RAX], X86_FLAG_1);
+    assert_int_equal(cpu.rflags, X86_FLAG_1);
+    engine_rig_close(&rig);
+}
+
 int main(void)
 {
     struct error err;
@@ -281,6 +317,7 @@ int main(void)
         cmocka_unit_test(test_what_was_there_before_comes_back),
         cmocka_unit_test(test_operands_become_soft),
         cmocka_unit_test(test_nearly_dead_memory_is_used_again),
+        cmocka_unit_test(test_flags_of_before_are_overwritten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
