@@ -66,6 +66,23 @@ enum found {
     FOUND_CLOSED,  /* a block whose units may not hold the guest's state */
 };
 
+/* prepare.c: does translated code stand for the processor's mode? */
+bool prepare_can_translate(const struct cpu *cpu);
+/* Which code: MODE_... of a block's place. */
+unsigned prepare_mode(const struct cpu *cpu);
+/* Return stacks, jump entries and gs are made to fit what happened since translated code
+ * last ran. */
+void prepare_code(struct translator_cpu *translator);
+
+/* leave.c: handles why code left. True: go on at *entry with the guest's state in the
+ * frame. False: it is in struct cpu, at an instruction boundary. */
+bool leave_handle(struct translator_cpu *translator, struct entry *entry);
+
+/* One instruction at cpu->rip; whatever it does is done. */
+void run_interpret_one(struct translator_cpu *translator);
+/* Has the vCPU's loop something to look at before more guest code? */
+bool run_wants_look(const struct cpu *cpu);
+
 /* find.c: the entry for guest code at a linear address, translated if need be. left: why
  * translated code left; its link, or jumps to there, know the way from now on. */
 enum found find_entry(struct translator_cpu *translator, uint64_t linear, unsigned left,
