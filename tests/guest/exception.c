@@ -406,6 +406,35 @@ static void try_iret(void)
     }
 }
 
+/* CR2 into a register, which is read from there and left as it was. */
+#define READ_INTO(reg, value)                                               \
+    __asm__ volatile("push %%" reg "\n\tmov %%cr2, %%" reg "\n\tmov %%" reg \
+                     ", %0\n\tpop %%" reg                                   \
+                     : "=m"(value)::"memory")
+
+static void try_control_registers(void)
+{
+    static uint64_t value;
+    case_begin("control registers are read as they are");
+    uint64_t cr0 = cr0_read(), cr3 = cr3_read(), cr4 = cr4_read();
+    for (uint64_t i = 1; i < 1000; i++) {
+        cr2_write(i << 40 | i);
+        READ_INTO("rax", value);
+        ASSERT_EQ(value, i << 40 | i);
+        READ_INTO("rdi", value);
+        ASSERT_EQ(value, i << 40 | i);
+        READ_INTO("r9", value);
+        ASSERT_EQ(value, i << 40 | i);
+        READ_INTO("r15", value);
+        ASSERT_EQ(value, i << 40 | i);
+        cr0_write(cr0 ^ (i % 2 ? CR0_TS : 0));
+        ASSERT_EQ(cr0_read(), cr0 ^ (i % 2 ? CR0_TS : 0));
+        ASSERT_EQ(cr3_read(), cr3);
+        ASSERT_EQ(cr4_read(), cr4);
+        cr0_write(cr0);
+    }
+}
+
 void guest_test(void)
 {
     /* The last canonical page below the hole is there, so that crossing its end is #GP
@@ -421,4 +450,5 @@ void guest_test(void)
     try_stacks();
     try_nested();
     try_iret();
+    try_control_registers();
 }

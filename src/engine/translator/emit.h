@@ -338,7 +338,8 @@ void emit_copy_plan(const struct emit *emit, struct guest_insn *insn);
 /* emit_string.c */
 emit_fn emit_stos, emit_movs, emit_lods, emit_scas, emit_cmps;
 /* emit_system.c */
-emit_fn emit_cli, emit_sti, emit_cld, emit_swapgs, emit_pushf, emit_popf, emit_rdpkru;
+emit_fn emit_cli, emit_sti, emit_cld, emit_swapgs, emit_pushf, emit_popf, emit_rdpkru,
+    emit_read_control;
 /* emit_level.c */
 emit_fn emit_syscall, emit_sysret, emit_ac;
 /* Leaves to quick.c, and goes on behind. */

@@ -4,6 +4,7 @@
  * routine. Whatever may fault, or lets an interrupt in, is left to that routine before
  * anything has happened. Only code of CPL 0 comes here (SDM 3A 6.8.1, SDM 2B).
  */
+#include "base/scope.h"
 #include "engine/translator/emit_state.h"
 
 void state_leave_if_wanted(struct emit *emit)
@@ -119,6 +120,34 @@ bool emit_rdpkru(struct emit *emit, const struct guest_insn *insn)
     emit_leave_if(emit, HOST_NE);
     host_op_mem(code, false, HOST_MOV_LOAD, HOST_RAX, &pkru);
     CODE(code, "\x31\xd2"); /* XOR edx, edx */
+    return true;
+}
+
+/* MOV from CR0, CR2, CR3 or CR4: page faults and switches of tasks read them. Counting
+ * runs leave it to the interpreter, which counts. */
+bool emit_read_control(struct emit *emit, const struct guest_insn *insn)
+{
+    static const int32_t registers[] = {
+        [0] = CPU(state.cr0),
+        [2] = CPU(state.cr2),
+        [3] = CPU(state.cr3),
+        [4] = CPU(state.cr4),
+    };
+    struct code *code = &emit->code;
+    unsigned control = (unsigned)ZydisRegisterGetId(insn->operand[1].reg.value);
+    unsigned guest = (unsigned)ZydisRegisterGetId(insn->operand[0].reg.value);
+    if (emit->mode & MODE_USER || emit->cache->counts ||
+        insn->decoded.attributes & ZYDIS_ATTRIB_HAS_LOCK ||
+        control >= array_size(registers) || !registers[control]) {
+        return false;
+    }
+    unsigned host = guest_in_memory(guest) ? HOST_R8 : guest_host(guest);
+    struct host_mem value = state_at_r8(registers[control]);
+    state_load_cpu(emit);
+    host_op_mem(code, emit->is_64, HOST_MOV_LOAD, host, &value);
+    if (guest_in_memory(guest)) {
+        host_fs(code, true, HOST_MOV_STORE, host, frame_gpr(guest));
+    }
     return true;
 }
 

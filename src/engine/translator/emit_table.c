@@ -178,10 +178,15 @@ static void find_units(struct guest_insn *insn)
     insn->uses_vector |= is_vector_insn(insn);
 }
 
-static bool is_segment(const struct operand *operand)
+static bool is_of_class(const struct operand *operand, ZydisRegisterClass class)
 {
     return operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-           ZydisRegisterGetClass(operand->reg.value) == ZYDIS_REGCLASS_SEGMENT;
+           ZydisRegisterGetClass(operand->reg.value) == class;
+}
+
+static bool is_segment(const struct operand *operand)
+{
+    return is_of_class(operand, ZYDIS_REGCLASS_SEGMENT);
 }
 
 static bool has_special_register(const struct guest_insn *insn)
@@ -213,12 +218,13 @@ static bool is_bit_string(const struct guest_insn *insn)
            insn->operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
 }
 
-/* Of a mnemonic's rows the sensitive ones (MOV to a segment register, a far JMP) are not
- * what the table's function is for, unless that is not a copy. */
+/* Of a mnemonic's rows the sensitive ones (MOV to a control register, a far JMP) are not
+ * what the table's function is for, unless that is not a copy, or emit_find knows them.
+ */
 enum engine_way emit_way(const struct insn_row *row)
 {
     pthread_once(&once, index_rows);
-    if (row->form && strstr(row->form, "Sreg")) {
+    if (row->form && (strstr(row->form, "Sreg") || strcmp(row->form, "r, CR") == 0)) {
         return WAY_TRANSLATED;
     }
     emit_fn *emit = by_mnemonic[row->mnemonic];
@@ -282,7 +288,9 @@ emit_fn *emit_find(struct guest_insn *insn)
         return has_odd_address(insn) ? NULL : segment;
     }
     if (has_special_register(insn)) {
-        return NULL;
+        bool is_read = decoded->mnemonic == ZYDIS_MNEMONIC_MOV &&
+                       is_of_class(&insn->operand[1], ZYDIS_REGCLASS_CONTROL);
+        return is_read ? emit_read_control : NULL;
     }
     bool is_string = decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
                      decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&

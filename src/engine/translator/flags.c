@@ -98,6 +98,9 @@ void flags_find(struct guest_insn *insn)
                         insn->emit == emit_call;
     insn->flags_read = insn->decoded.flags_tested & X86_FLAGS_ARITH;
     insn->flags_write = insn->decoded.flags_written & X86_FLAGS_ARITH;
+    if (insn->emit == emit_read_control) {
+        insn->flags_write = 0; /* they are undefined, and stay */
+    }
     insn->flags_kill = may_shift_by_zero(insn) ? 0 : insn->flags_write;
 }
 
