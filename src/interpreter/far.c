@@ -2,6 +2,7 @@
  * "CALL", "JMP", SDM 2B "RET". */
 
 #include "interpreter/operation.h"
+#include "interpreter/part.h"
 #include "interpreter/task.h"
 #include "interpreter/transfer.h"
 
@@ -216,9 +217,8 @@ static bool read_pointer(struct cpu *cpu, const struct insn *insn, bool is_memor
         target->selector = (uint16_t)(insn->imm >> 32);
         return true;
     }
-    uint64_t ea = insn_address(cpu, insn);
-    if (!access_check_alignment(cpu, ea, target->size) ||
-        !access_read(cpu, ea, pointer, target->size + 2)) {
+    const struct parts parts = {.alignment = insn->aux, .count = 2, {insn->aux, 2}};
+    if (!part_read(cpu, insn, &parts, pointer)) {
         return false;
     }
     target->offset = access_host_load(pointer, target->size);
@@ -377,7 +377,8 @@ bool transfer_check_return_stack(struct cpu *cpu, uint16_t selector, uint64_t rs
 }
 
 /* Frames of values pop from the stack as they lie: RIP, CS and, outwards, RSP, SS behind
- * the released parameters. */
+ * the released parameters. The stack pointer moves in the new mode: with all its bits
+ * into 64-bit code, where SDM 2B "RET" adds to RSP. */
 OPERATION(far_return)
 {
     unsigned size = insn->size;
@@ -404,8 +405,8 @@ OPERATION(far_return)
     }
     unsigned rpl = X86_SELECTOR_RPL(selector);
     if (rpl == cpu->cpl) {
-        transfer_set_rsp(cpu, stack.rsp, stack.bits);
         transfer_set_cs(cpu, &code, rpl);
+        transfer_set_rsp(cpu, stack.rsp, cpu->stack_bits);
     } else {
         struct transfer_stack outer = stack;
         if (!transfer_peek(cpu, &stack, pointer, 2, size) ||

@@ -2,6 +2,7 @@
 
 #include "interpreter/event.h"
 #include "interpreter/operation.h"
+#include "interpreter/part.h"
 #include "interpreter/task.h"
 #include "interpreter/transfer.h"
 
@@ -135,11 +136,25 @@ static const struct insn *exec_into(struct cpu *cpu, const struct insn *insn)
     return cpu->arith & ARITH_OF ? exec_int(cpu, insn) : insn_leave(cpu, insn);
 }
 
-static bool load_bound(struct cpu *cpu, uint64_t address, unsigned size, int64_t *bound)
+static int64_t sign_extended(uint64_t value, unsigned size)
 {
-    struct loaded loaded = access_load(cpu, address, size);
-    *bound = (int64_t)(loaded.value << (64 - size * 8)) >> (64 - size * 8);
+    return (int64_t)(value << (64 - size * 8)) >> (64 - size * 8);
+}
+
+static bool load_bound(struct cpu *cpu, const struct insn *insn, unsigned offset,
+                       int64_t *bound)
+{
+    unsigned size = insn->aux;
+    struct loaded loaded = access_load(cpu, part_address(cpu, insn, offset, size), size);
+    *bound = sign_extended(loaded.value, size);
     return loaded.ok;
+}
+
+/* Both bounds? */
+static bool is_within_limit(struct cpu *cpu, const struct insn *insn)
+{
+    insn_address(cpu, insn);
+    return !cpu->has_fault;
 }
 
 /* Signed bounds, the lower first. Intel's processors do not look at the upper one if the
@@ -147,18 +162,16 @@ static bool load_bound(struct cpu *cpu, uint64_t address, unsigned size, int64_t
 OPERATION(bound)
 {
     unsigned size = insn->aux;
-    uint64_t address = insn_address(cpu, insn);
-    unsigned shift = 64 - size * 8;
-    int64_t index = (int64_t)(reg_read(cpu, insn->dst, size) << shift) >> shift;
+    int64_t index = sign_extended(reg_read(cpu, insn->dst, size), size);
     int64_t lower, upper;
-    if (!access_check_alignment(cpu, address, size) ||
-        !load_bound(cpu, address, size, &lower)) {
+    bool is_amd = cpu->cpuid->vendor == CPU_VENDOR_AMD;
+    if ((is_amd && !is_within_limit(cpu, insn)) || !load_bound(cpu, insn, 0, &lower)) {
         return false;
     }
-    if (index < lower && cpu->cpuid->vendor != CPU_VENDOR_AMD) {
+    if (index < lower && !is_amd) {
         return cpu_raise(cpu, X86_BR, 0);
     }
-    return load_bound(cpu, address + size, size, &upper) &&
+    return load_bound(cpu, insn, size, &upper) &&
            ((index >= lower && index <= upper) || cpu_raise(cpu, X86_BR, 0));
 }
 
@@ -308,10 +321,12 @@ static bool return_protected(struct cpu *cpu, const struct insn *insn)
             return false;
         }
         transfer_set_stack(cpu, &outer);
+        transfer_set_cs(cpu, &code, rpl);
     } else {
-        transfer_set_rsp(cpu, stack.rsp + 3u * size, stack.bits);
+        /* The stack pointer moves in the new mode, as that of a far RET. */
+        transfer_set_cs(cpu, &code, rpl);
+        transfer_set_rsp(cpu, stack.rsp + 3u * size, cpu->stack_bits);
     }
-    transfer_set_cs(cpu, &code, rpl);
     load_flags(cpu, flags, writable);
     if (is_outer) {
         transfer_drop_data_segments(cpu);

@@ -1,5 +1,6 @@
 /* Segment registers and the registers of descriptor tables: SDM 3A chapters 2.4, 3, 5. */
 
+#include "interpreter/part.h"
 #include "interpreter/selector.h"
 #include "interpreter/transfer.h"
 #include "x86/paging.h"
@@ -49,10 +50,9 @@ OPERATION(pop_segment)
 OPERATION(load_far_pointer)
 {
     uint8_t pointer[10];
-    uint64_t ea = insn_address(cpu, insn);
     unsigned size = insn->aux;
-    if (!access_check_alignment(cpu, ea, size) ||
-        !access_read(cpu, ea, pointer, size + 2) ||
+    const struct parts parts = {.alignment = insn->aux, .count = 2, {insn->aux, 2}};
+    if (!part_read(cpu, insn, &parts, pointer) ||
         !transfer_load_segment(cpu, insn->src, *(const u16_any *)(pointer + size))) {
         return false;
     }

@@ -4,6 +4,7 @@
 
 #include "interpreter/native_area.h"
 #include "interpreter/native_stub.h"
+#include "interpreter/part.h"
 
 /* In insn->aux of arithmetic. */
 #define RUN_LOADS    1u
@@ -66,53 +67,39 @@ static void image_to(const uint8_t *image, struct x86_fpu *fpu)
     memcpy(fpu->st, image + 32, sizeof(fpu->st));
 }
 
-/* SDM 3A table 6-7: extended precision counts as 8 bytes; so does BCD. */
-static unsigned alignment_of(const struct insn *insn)
+/* 80 bits: the significand, then the rest. SDM 3A table 6-7: extended precision counts as
+ * 8 bytes; so does BCD. */
+static const struct parts wide = {.alignment = 8, .count = 2, .size = {8, 2}};
+
+static bool is_wide(const struct insn *insn)
 {
-    return insn->size > 8 ? 8 : insn->size;
+    return insn->size > 8;
 }
 
-static bool run_load(struct cpu *cpu, const struct insn *insn, uint64_t ea)
+static bool run_load(struct cpu *cpu, const struct insn *insn)
 {
-    if (insn->size > 8) {
-        return access_check_alignment(cpu, ea, alignment_of(insn)) &&
-               access_read(cpu, ea, cpu->operand, insn->size);
+    if (is_wide(insn)) {
+        return part_read(cpu, insn, &wide, cpu->operand);
     }
-    struct loaded loaded = access_load(cpu, ea, insn->size);
+    struct loaded loaded = access_load(cpu, insn_address(cpu, insn), insn->size);
     memcpy(cpu->operand, &loaded.value, sizeof(loaded.value));
     return loaded.ok;
 }
 
-/* 80 bits. Intel's processors store the significand first, and leave it stored if the
- * rest faults. */
-static bool run_store_wide(struct cpu *cpu, uint64_t ea, uint64_t significand)
-{
-    if (cpu->cpuid->vendor == CPU_VENDOR_AMD) {
-        return access_write(cpu, ea, cpu->operand, 10);
-    }
-    uint16_t rest;
-    memcpy(&rest, (const uint8_t *)cpu->operand + 8, sizeof(rest));
-    return access_store(cpu, ea, 8, significand) && access_store(cpu, ea + 8, 2, rest);
-}
-
-static bool run_store(struct cpu *cpu, const struct insn *insn, uint64_t ea)
+static bool run_store(struct cpu *cpu, const struct insn *insn)
 {
     const struct x86_fpu *fpu = &cpu->state.fpu;
     /* Unmasked exceptions but precision suppress the store (SDM 1 8.5), and whether it
      * would have faulted. */
     if (fpu->fsw & ~fpu->fcw & X87_FSW_FLAGS & ~X87_FSW_PE) {
-        cpu->has_fault = false;
         return true;
     }
-    if (!access_check_alignment(cpu, ea, alignment_of(insn))) {
-        return false;
+    if (is_wide(insn)) {
+        return part_write(cpu, insn, &wide, cpu->operand);
     }
     uint64_t value;
     memcpy(&value, cpu->operand, sizeof(value));
-    if (insn->size > 8) {
-        return run_store_wide(cpu, ea, value);
-    }
-    return access_store(cpu, ea, insn->size, value);
+    return access_store(cpu, insn_address(cpu, insn), insn->size, value);
 }
 
 /* The last instruction's pointers (SDM 1 8.1.8, 8.1.9): the data's is an offset in its
@@ -137,26 +124,20 @@ static void set_pointers(struct cpu *cpu, const struct insn *insn)
 
 /* Which comes first, an unmasked exception or a fault of the store that it suppresses:
  * AMD's processors look at the memory first. */
-static bool store_is_possible(struct cpu *cpu, const struct insn *insn, uint64_t ea)
+static bool store_is_possible(struct cpu *cpu, const struct insn *insn)
 {
-    return cpu->cpuid->vendor != CPU_VENDOR_AMD ||
-           (access_check_alignment(cpu, ea, alignment_of(insn)) &&
-            access_probe(cpu, ea, insn->size, true));
+    if (cpu->cpuid->vendor != CPU_VENDOR_AMD) {
+        return true;
+    }
+    uint64_t ea = insn_address(cpu, insn);
+    return access_check_alignment(cpu, ea, is_wide(insn) ? wide.alignment : insn->size) &&
+           access_probe(cpu, ea, insn->size, true);
 }
 
 static const struct insn *x87_run(struct cpu *cpu, const struct insn *insn)
 {
-    uint64_t ea = 0;
-    if (!x87_check(cpu, true)) {
-        return insn_fault(cpu, insn);
-    }
-    if (insn->aux & (RUN_LOADS | RUN_STORES)) {
-        ea = insn_address(cpu, insn);
-    }
-    if (insn->aux & RUN_LOADS && !run_load(cpu, insn, ea)) {
-        return insn_fault(cpu, insn);
-    }
-    if (insn->aux & RUN_STORES && !store_is_possible(cpu, insn, ea)) {
+    if (!x87_check(cpu, true) || (insn->aux & RUN_LOADS && !run_load(cpu, insn)) ||
+        (insn->aux & RUN_STORES && !store_is_possible(cpu, insn))) {
         return insn_fault(cpu, insn);
     }
     uint8_t *image = cpu->native->image;
@@ -164,7 +145,7 @@ static const struct insn *x87_run(struct cpu *cpu, const struct insn *insn)
     image_from(image, &cpu->state.fpu);
     ((native_stub *)(uintptr_t)insn->extra)(cpu, insn, cpu->operand, image);
     image_to(image, &cpu->state.fpu);
-    if (insn->aux & RUN_STORES && !run_store(cpu, insn, ea)) {
+    if (insn->aux & RUN_STORES && !run_store(cpu, insn)) {
         cpu->state.fpu = before;
         return insn_fault(cpu, insn);
     }

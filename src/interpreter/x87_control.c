@@ -1,6 +1,7 @@
 /* The x87 instructions that only move control state: environment, status, control. They
  * need no floating-point unit. */
 #include "interpreter/native.h"
+#include "interpreter/part.h"
 #include "interpreter/x87.h"
 
 #include <string.h>
@@ -95,7 +96,6 @@ const struct insn *x87_emms(struct cpu *cpu, const struct insn *insn)
 
 /* ---- environment: SDM 1 8.1.10, figures 8-9 to 8-12 ------------------------------- */
 
-#define ENVIRONMENT_16 14u
 #define ENVIRONMENT_32 28u
 #define STACK_BYTES    80u
 
@@ -218,6 +218,18 @@ static unsigned environment_unpack(struct environment *env, bool is_16,
     return 7 * width;
 }
 
+/* In memory: by is_16. */
+#define FIELDS(size) size, size, size, size, size, size, size
+#define REGISTERS    8, 2, 8, 2, 8, 2, 8, 2, 8, 2, 8, 2, 8, 2, 8, 2
+static const struct parts environment_parts[] = {
+    {.alignment = 4, .has_end_first = true, .count = 7, .size = {FIELDS(4)}},
+    {.alignment = 2, .has_end_first = true, .count = 7, .size = {FIELDS(2)}},
+};
+static const struct parts state_parts[] = {
+    {.alignment = 4, .has_end_first = true, .count = 23, .size = {FIELDS(4), REGISTERS}},
+    {.alignment = 2, .has_end_first = true, .count = 23, .size = {FIELDS(2), REGISTERS}},
+};
+
 const struct insn *x87_fnstenv(struct cpu *cpu, const struct insn *insn)
 {
     uint8_t bytes[ENVIRONMENT_32];
@@ -226,10 +238,8 @@ const struct insn *x87_fnstenv(struct cpu *cpu, const struct insn *insn)
         return insn_fault(cpu, insn);
     }
     struct environment env = environment_from(cpu, is_16);
-    unsigned size = environment_pack(&env, is_16, bytes);
-    uint64_t ea = insn_address(cpu, insn);
-    if (!access_check_alignment(cpu, ea, is_16 ? 2 : 4) ||
-        !access_write(cpu, ea, bytes, size)) {
+    environment_pack(&env, is_16, bytes);
+    if (!part_write(cpu, insn, &environment_parts[is_16], bytes)) {
         return insn_fault(cpu, insn);
     }
     cpu->state.fpu.fcw |= X87_FCW_MASKS;
@@ -242,13 +252,8 @@ const struct insn *x87_fldenv(struct cpu *cpu, const struct insn *insn)
     uint8_t bytes[ENVIRONMENT_32];
     struct environment env;
     bool is_16 = insn->aux & X87_16;
-    unsigned size = is_16 ? ENVIRONMENT_16 : ENVIRONMENT_32;
-    if (!x87_check(cpu, true)) {
-        return insn_fault(cpu, insn);
-    }
-    uint64_t ea = insn_address(cpu, insn);
-    if (!access_check_alignment(cpu, ea, is_16 ? 2 : 4) ||
-        !access_read(cpu, ea, bytes, size)) {
+    if (!x87_check(cpu, true) ||
+        !part_read(cpu, insn, &environment_parts[is_16], bytes)) {
         return insn_fault(cpu, insn);
     }
     environment_unpack(&env, is_16, bytes);
@@ -268,9 +273,7 @@ const struct insn *x87_fnsave(struct cpu *cpu, const struct insn *insn)
     for (unsigned i = 0; i < 8; i++) {
         memcpy(bytes + size + i * 10, cpu->state.fpu.st[i], 10);
     }
-    uint64_t ea = insn_address(cpu, insn);
-    if (!access_check_alignment(cpu, ea, is_16 ? 2 : 4) ||
-        !access_write(cpu, ea, bytes, size + STACK_BYTES)) {
+    if (!part_write(cpu, insn, &state_parts[is_16], bytes)) {
         return insn_fault(cpu, insn);
     }
     x87_init(&cpu->state.fpu);
@@ -282,16 +285,10 @@ const struct insn *x87_frstor(struct cpu *cpu, const struct insn *insn)
     uint8_t bytes[ENVIRONMENT_32 + STACK_BYTES];
     struct environment env;
     bool is_16 = insn->aux & X87_16;
-    unsigned size = is_16 ? ENVIRONMENT_16 : ENVIRONMENT_32;
-    if (!x87_check(cpu, true)) {
+    if (!x87_check(cpu, true) || !part_read(cpu, insn, &state_parts[is_16], bytes)) {
         return insn_fault(cpu, insn);
     }
-    uint64_t ea = insn_address(cpu, insn);
-    if (!access_check_alignment(cpu, ea, is_16 ? 2 : 4) ||
-        !access_read(cpu, ea, bytes, size + STACK_BYTES)) {
-        return insn_fault(cpu, insn);
-    }
-    environment_unpack(&env, is_16, bytes);
+    unsigned size = environment_unpack(&env, is_16, bytes);
     environment_to(cpu, &env, is_16);
     for (unsigned i = 0; i < 8; i++) {
         memset(cpu->state.fpu.st[i], 0, 16);

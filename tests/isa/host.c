@@ -17,7 +17,7 @@
 #include "bare.h"
 
 #define HUNG_NS         60000000l /* processor time that no case needs */
-#define ASLEEP_TICKS    250       /* 5 s in which the program has only slept */
+#define ASLEEP_TICKS    250       /* of 20 ms at whose ends the program slept */
 #define HWCAP2_FSGSBASE (1u << 1)
 
 struct host {
@@ -182,7 +182,7 @@ bool host_finish(struct host *host)
     uint32_t batch = atomic_load(&shared->posted);
     uint32_t seen = UINT32_MAX;
     int64_t since = 0;
-    unsigned asleep = 0; /* ticks */
+    unsigned asleep = 0;
 
     while (!host->is_over) {
         uint32_t finished = atomic_load(&shared->finished);
@@ -202,15 +202,16 @@ bool host_finish(struct host *host)
             seen = current;
             since = used(host);
             asleep = 0;
-        } else if (used(host) - since > HUNG_NS) {
-            replace(host, ISA_HUNG);
-            seen = UINT32_MAX;
-        } else {
-            asleep = is_asleep(host) ? asleep + 1 : 0;
-            if (asleep > ASLEEP_TICKS) {
+        } else if (is_asleep(host)) {
+            /* Not in the case's code: its processor time is the kernel's. */
+            since = used(host);
+            if (++asleep > ASLEEP_TICKS) {
                 replace(host, ISA_DIED);
                 seen = UINT32_MAX;
             }
+        } else if (used(host) - since > HUNG_NS) {
+            replace(host, ISA_HUNG);
+            seen = UINT32_MAX;
         }
     }
     return false;

@@ -314,6 +314,52 @@ const struct isa_case intel_regressions[] = {
      .mxcsr = 0x1f80,
      .fcw = 0x37f,
      .ftw = 0xff},
+    /* Operands of several parts: the first has no page, a later one lies beyond the
+     * segment's limit, or is not canonical. */
+    {.bits = 16,
+     .code_length = 3,
+     .code = {0x2e, 0xdf, 0x20}, /* FBLD */
+     .gpr = {[3] = 0xffcc, [4] = ISA_STACK16_HIGH, [6] = 0x2b},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff},
+    {.bits = 16,
+     .code_length = 5,
+     .code = {0xf3, 0x62, 0x84, 0xff, 0xff}, /* BOUND */
+     .gpr = {[4] = ISA_STACK16_HIGH, [6] = 0xffff},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff},
+    {.bits = 16,
+     .code_length = 4,
+     .code = {0x66, 0x0f, 0xb2, 0x1f}, /* LSS */
+     .gpr = {[3] = 0xfffb, [4] = ISA_STACK16_HIGH},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff},
+    {.bits = 64,
+     .code_length = 2,
+     .code = {0xdb, 0x2b}, /* FLD */
+     .gpr = {[3] = 0x7ffffffffff8, [4] = ISA_STACK + 0x800},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff},
+    {.bits = 64,
+     .code_length = 2,
+     .code = {0xd9, 0x23}, /* FLDENV */
+     .gpr = {[3] = 0x7ffffffffff8, [4] = ISA_STACK + 0x800},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff},
+    /* Far returns from 16-bit into 64-bit code: all of RSP moves. */
+    {.bits = 16,
+     .code_length = 3,
+     .code = {0xca, 0x0b, 0xff},
+     .gpr = {[4] = ISA_STACK16_HIGH | 0x1ff6},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff,
+     .image = 2},
 };
 
 const unsigned intel_regression_count =
