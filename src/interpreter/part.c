@@ -26,9 +26,8 @@ static bool begin(struct cpu *cpu, const struct insn *insn, const struct parts *
     if (!parts->has_end_first) {
         return true;
     }
-    unsigned size = parts->size[parts->count - 1];
     return access_probe(cpu, first, parts->size[0], is_write) &&
-           access_probe(cpu, part_address(cpu, insn, total_of(parts) - size, size), size,
+           access_probe(cpu, part_address(cpu, insn, total_of(parts) - 1, 1), 1,
                         is_write);
 }
 

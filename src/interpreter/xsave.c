@@ -1,6 +1,7 @@
 /* FXSAVE, XSAVE and their kind; MXCSR. SDM 1 10.5 and 13; 2A "FXSAVE"; 2D "XRSTOR". */
 #include "interpreter/key.h"
 #include "interpreter/native.h"
+#include "interpreter/part.h"
 #include "interpreter/x87.h"
 
 #include <string.h>
@@ -193,17 +194,47 @@ static bool check_fxsave(struct cpu *cpu, uint64_t ea)
            (!(ea & 15) || cpu_raise(cpu, X86_GP, 0));
 }
 
+/* The area of FXSAVE and FXRSTOR. Intel's processors look at its last byte first, then at
+ * the first one; where the address size ends, it goes on at 0 (part.h). */
+static uint64_t legacy_address(struct cpu *cpu, const struct insn *insn)
+{
+    bool is_amd = cpu->cpuid->vendor == CPU_VENDOR_AMD;
+    return part_address(cpu, insn, 0, is_amd ? AREA_LEGACY : 1);
+}
+
+static bool probe_legacy(struct cpu *cpu, const struct insn *insn, uint64_t ea,
+                         bool is_write)
+{
+    if (cpu->cpuid->vendor == CPU_VENDOR_AMD) {
+        return access_probe(cpu, ea, AREA_LEGACY, is_write);
+    }
+    uint64_t last = part_address(cpu, insn, AREA_LEGACY - 1, 1);
+    return access_probe(cpu, last, 1, is_write) && access_probe(cpu, ea, 1, is_write);
+}
+
+static bool transfer_legacy(struct cpu *cpu, const struct insn *insn, uint8_t *area,
+                            unsigned size, bool is_write)
+{
+    bool may_wrap = insn->special && cpu->cpuid->vendor != CPU_VENDOR_AMD;
+    unsigned step = may_wrap ? 16 : size;
+    for (unsigned at = 0; at < size; at += step) {
+        uint64_t ea = part_address(cpu, insn, at, step);
+        if (!(is_write ? access_write(cpu, ea, area + at, step)
+                       : access_read(cpu, ea, area + at, step))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Without CR4.OSFXSR the XMM registers stay out (APM 2 11.4.4). Bytes behind the last
  * register are the system's own and are not written. */
 const struct insn *xsave_fxsave(struct cpu *cpu, const struct insn *insn)
 {
     uint8_t area[AREA_LEGACY];
-    uint64_t ea = insn_linear(cpu, insn, insn_offset(cpu, insn), AREA_LEGACY);
-    if (cpu->has_fault || !check_fxsave(cpu, ea)) {
-        return insn_fault(cpu, insn);
-    }
+    uint64_t ea = legacy_address(cpu, insn);
     /* The whole area must be writable, whatever is written. */
-    if (!access_probe(cpu, ea, AREA_LEGACY, true)) {
+    if (cpu->has_fault || !check_fxsave(cpu, ea) || !probe_legacy(cpu, insn, ea, true)) {
         return insn_fault(cpu, insn);
     }
     unsigned size = AREA_XMM;
@@ -213,7 +244,7 @@ const struct insn *xsave_fxsave(struct cpu *cpu, const struct insn *insn)
         save_half(cpu, 0, area + AREA_XMM);
         size += vector_count(cpu) * 16;
     }
-    if (!access_write(cpu, ea, area, size)) {
+    if (!transfer_legacy(cpu, insn, area, size, true)) {
         return insn_fault(cpu, insn);
     }
     NEXT(cpu, insn);
@@ -234,10 +265,10 @@ static uint32_t mxcsr_of(const uint8_t *area)
 const struct insn *xsave_fxrstor(struct cpu *cpu, const struct insn *insn)
 {
     uint8_t area[AREA_LEGACY];
-    uint64_t ea = insn_linear(cpu, insn, insn_offset(cpu, insn), AREA_LEGACY);
+    uint64_t ea = legacy_address(cpu, insn);
     bool has_sse = cpu->state.cr4 & X86_CR4_OSFXSR;
-    if (cpu->has_fault || !check_fxsave(cpu, ea) ||
-        !access_read(cpu, ea, area, sizeof(area)) ||
+    if (cpu->has_fault || !check_fxsave(cpu, ea) || !probe_legacy(cpu, insn, ea, false) ||
+        !transfer_legacy(cpu, insn, area, sizeof(area), false) ||
         (has_sse && !check_mxcsr(cpu, mxcsr_of(area)))) {
         return insn_fault(cpu, insn);
     }
