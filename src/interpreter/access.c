@@ -263,11 +263,26 @@ static void place_write(struct cpu *cpu, const struct place *place, const uint8_
     }
 }
 
-/* Linear addresses are 32 bits wide outside long mode. */
-static gva_t next_page(const struct cpu *cpu, gva_t gva)
+/* Whose access it is. */
+struct reach {
+    enum tlb_view view;
+    bool is_wide; /* linear addresses have 64 bits, not 32 */
+};
+
+static struct reach reach_of_code(const struct cpu *cpu)
+{
+    return (struct reach){current_view(cpu), cpu->is_long64};
+}
+
+static struct reach reach_of_system(const struct cpu *cpu)
+{
+    return (struct reach){TLB_KERNEL, cpu->is_long};
+}
+
+static gva_t next_page(gva_t gva, bool is_wide)
 {
     gva_t next = (gva | (FRAME_SIZE - 1)) + 1;
-    return cpu->is_long ? next : (uint32_t)next;
+    return is_wide ? next : (uint32_t)next;
 }
 
 /* One access of up to a page, so of at most two pieces; both are checked before either is
@@ -277,7 +292,7 @@ struct span {
     unsigned size[2];
 };
 
-static bool find_span(struct cpu *cpu, enum tlb_view view, gva_t gva, unsigned size,
+static bool find_span(struct cpu *cpu, struct reach reach, gva_t gva, unsigned size,
                       enum x86_access access, struct span *span)
 {
     unsigned room = FRAME_SIZE - gva % FRAME_SIZE;
@@ -287,19 +302,19 @@ static bool find_span(struct cpu *cpu, enum tlb_view view, gva_t gva, unsigned s
         note_access(cpu, gva, size, access == X86_WRITE);
     }
     /* #GP for the second page comes before #PF for the first. */
-    if (span->size[1] && !check_canonical(cpu, next_page(cpu, gva))) {
+    gva_t next = next_page(gva, reach.is_wide);
+    if (span->size[1] && !check_canonical(cpu, next)) {
         return false;
     }
-    return find_place(cpu, view, gva, access, &span->place[0]) &&
-           (!span->size[1] ||
-            find_place(cpu, view, next_page(cpu, gva), access, &span->place[1]));
+    return find_place(cpu, reach.view, gva, access, &span->place[0]) &&
+           (!span->size[1] || find_place(cpu, reach.view, next, access, &span->place[1]));
 }
 
-static bool read_view(struct cpu *cpu, enum tlb_view view, gva_t gva, uint8_t *buffer,
+static bool read_view(struct cpu *cpu, struct reach reach, gva_t gva, uint8_t *buffer,
                       unsigned size)
 {
     struct span span;
-    if (!find_span(cpu, view, gva, size, X86_READ, &span)) {
+    if (!find_span(cpu, reach, gva, size, X86_READ, &span)) {
         return false;
     }
     place_read(cpu, &span.place[0], buffer, span.size[0]);
@@ -309,11 +324,11 @@ static bool read_view(struct cpu *cpu, enum tlb_view view, gva_t gva, uint8_t *b
     return true;
 }
 
-static bool write_view(struct cpu *cpu, enum tlb_view view, gva_t gva,
+static bool write_view(struct cpu *cpu, struct reach reach, gva_t gva,
                        const uint8_t *buffer, unsigned size)
 {
     struct span span;
-    if (!find_span(cpu, view, gva, size, X86_WRITE, &span)) {
+    if (!find_span(cpu, reach, gva, size, X86_WRITE, &span)) {
         return false;
     }
     place_write(cpu, &span.place[0], buffer, span.size[0]);
@@ -335,14 +350,14 @@ struct loaded access_load_slow(struct cpu *cpu, uint64_t ea, unsigned size)
 {
     uint64_t value = 0;
     bool ok = access_check_alignment(cpu, ea, size) &&
-              read_view(cpu, current_view(cpu), ea, (uint8_t *)&value, size);
+              read_view(cpu, reach_of_code(cpu), ea, (uint8_t *)&value, size);
     return (struct loaded){value, ok};
 }
 
 bool access_store_slow(struct cpu *cpu, uint64_t ea, unsigned size, uint64_t value)
 {
     return access_check_alignment(cpu, ea, size) &&
-           write_view(cpu, current_view(cpu), ea, (const uint8_t *)&value, size);
+           write_view(cpu, reach_of_code(cpu), ea, (const uint8_t *)&value, size);
 }
 
 void access_store_watched(struct cpu *cpu, uint8_t *host, unsigned size)
@@ -353,41 +368,42 @@ void access_store_watched(struct cpu *cpu, uint8_t *host, unsigned size)
 
 bool access_read(struct cpu *cpu, uint64_t ea, void *buffer, unsigned size)
 {
-    return read_view(cpu, current_view(cpu), ea, buffer, size);
+    return read_view(cpu, reach_of_code(cpu), ea, buffer, size);
 }
 
 bool access_write(struct cpu *cpu, uint64_t ea, const void *buffer, unsigned size)
 {
-    return write_view(cpu, current_view(cpu), ea, buffer, size);
+    return write_view(cpu, reach_of_code(cpu), ea, buffer, size);
 }
 
 bool access_probe(struct cpu *cpu, uint64_t ea, unsigned size, bool is_write)
 {
     struct span span;
-    return find_span(cpu, current_view(cpu), ea, size, is_write ? X86_WRITE : X86_READ,
+    return find_span(cpu, reach_of_code(cpu), ea, size, is_write ? X86_WRITE : X86_READ,
                      &span);
 }
 
 bool access_read_system(struct cpu *cpu, uint64_t gva, void *buffer, unsigned size)
 {
-    return read_view(cpu, TLB_KERNEL, gva, buffer, size);
+    return read_view(cpu, reach_of_system(cpu), gva, buffer, size);
 }
 
 bool access_write_system(struct cpu *cpu, uint64_t gva, const void *buffer, unsigned size)
 {
-    return write_view(cpu, TLB_KERNEL, gva, buffer, size);
+    return write_view(cpu, reach_of_system(cpu), gva, buffer, size);
 }
 
 bool access_probe_system(struct cpu *cpu, gva_t gva, unsigned size, bool is_write)
 {
     struct span span;
-    return find_span(cpu, TLB_KERNEL, gva, size, is_write ? X86_WRITE : X86_READ, &span);
+    return find_span(cpu, reach_of_system(cpu), gva, size,
+                     is_write ? X86_WRITE : X86_READ, &span);
 }
 
 uint8_t *access_modify(struct cpu *cpu, uint64_t ea, unsigned size)
 {
     struct span span;
-    if (!find_span(cpu, current_view(cpu), ea, size, X86_WRITE, &span)) {
+    if (!find_span(cpu, reach_of_code(cpu), ea, size, X86_WRITE, &span)) {
         return NULL;
     }
     return span.size[1] ? NULL : span.place[0].host;
@@ -498,7 +514,7 @@ unsigned access_fetch(struct cpu *cpu, uint64_t rip, uint8_t *bytes, unsigned si
             cpu->hooks->mmio(cpu, gpa, part, false, bytes + done);
         }
         done += part;
-        gva = next_page(cpu, gva);
+        gva = next_page(gva, cpu->is_long64);
     }
     return done;
 }

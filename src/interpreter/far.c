@@ -330,8 +330,7 @@ static __attribute__((noinline)) bool far_call(struct cpu *cpu, const struct ins
 /* ---- RET ---- */
 
 /* The code segment a return goes to, for RET and IRET. */
-bool transfer_check_return(struct cpu *cpu, uint16_t selector, uint64_t offset,
-                           struct x86_segment *code)
+bool transfer_check_return(struct cpu *cpu, uint16_t selector, struct x86_segment *code)
 {
     if (!SELECTOR_ERROR(selector)) {
         return cpu_raise(cpu, X86_GP, 0);
@@ -355,7 +354,7 @@ bool transfer_check_return(struct cpu *cpu, uint16_t selector, uint64_t offset,
         return false;
     }
     *code = descriptor.segment;
-    return transfer_check_target(cpu, code, transfer_offset(cpu, code, offset));
+    return true;
 }
 
 /* The stack a return to an outer level (or any IRET of 64-bit mode) goes to. */
@@ -384,7 +383,7 @@ OPERATION(far_return)
     unsigned size = insn->size;
     struct transfer_stack stack = transfer_current_stack(cpu);
     uint64_t frame[2], pointer[2];
-    if (!transfer_peek(cpu, &stack, frame, 2, size)) {
+    if (!transfer_peek_frame(cpu, &stack, frame, 2, size)) {
         return false;
     }
     uint16_t selector = (uint16_t)frame[1];
@@ -400,25 +399,30 @@ OPERATION(far_return)
         cpu->rip = frame[0];
         return true;
     }
-    if (!transfer_check_return(cpu, selector, frame[0], &code)) {
+    if (!transfer_check_return(cpu, selector, &code)) {
         return false;
     }
     unsigned rpl = X86_SELECTOR_RPL(selector);
+    uint64_t offset = transfer_offset(cpu, &code, frame[0]);
     if (rpl == cpu->cpl) {
+        if (!transfer_check_target(cpu, &code, offset)) {
+            return false;
+        }
         transfer_set_cs(cpu, &code, rpl);
         transfer_set_rsp(cpu, stack.rsp, cpu->stack_bits);
     } else {
         struct transfer_stack outer = stack;
-        if (!transfer_peek(cpu, &stack, pointer, 2, size) ||
+        if (!transfer_peek_frame(cpu, &stack, pointer, 2, size) ||
             !transfer_check_return_stack(cpu, (uint16_t)pointer[1],
-                                         pointer[0] + insn->imm, &code, rpl, &outer)) {
+                                         pointer[0] + insn->imm, &code, rpl, &outer) ||
+            !transfer_check_target(cpu, &code, offset)) {
             return false;
         }
         transfer_set_stack(cpu, &outer);
         transfer_set_cs(cpu, &code, rpl);
         transfer_drop_data_segments(cpu);
     }
-    cpu->rip = transfer_offset(cpu, &code, frame[0]);
+    cpu->rip = offset;
     return true;
 }
 

@@ -222,7 +222,7 @@ static bool return_real(struct cpu *cpu, unsigned size)
     }
     struct transfer_stack stack = transfer_current_stack(cpu);
     uint64_t frame[3];
-    if (!transfer_peek(cpu, &stack, frame, 3, size)) {
+    if (!transfer_peek_frame(cpu, &stack, frame, 3, size)) {
         return false;
     }
     struct x86_segment code =
@@ -286,6 +286,17 @@ static bool return_task(struct cpu *cpu, uint64_t next_rip)
            task_switch_and_fault(cpu, &request);
 }
 
+/* Pops RSP and SS, and checks them. */
+static bool return_stack(struct cpu *cpu, const struct transfer_stack *stack,
+                         unsigned size, const struct x86_segment *code, unsigned cpl,
+                         struct transfer_stack *outer)
+{
+    uint64_t pointer[2];
+    return transfer_peek_frame(cpu, stack, pointer, 2, size) &&
+           transfer_check_return_stack(cpu, (uint16_t)pointer[1], pointer[0], code, cpl,
+                                       outer);
+}
+
 static bool return_protected(struct cpu *cpu, const struct insn *insn)
 {
     unsigned size = insn->size;
@@ -295,9 +306,7 @@ static bool return_protected(struct cpu *cpu, const struct insn *insn)
     }
     struct transfer_stack stack = transfer_current_stack(cpu);
     uint64_t frame[FRAME_SLOTS];
-    /* 64-bit mode always pops SS:RSP. */
-    unsigned count = cpu->is_long64 ? 5 : 3;
-    if (!transfer_peek(cpu, &stack, frame, count, size)) {
+    if (!transfer_peek_frame(cpu, &stack, frame, 3, size)) {
         return false;
     }
     uint64_t flags = frame[FRAME_FLAGS];
@@ -308,30 +317,32 @@ static bool return_protected(struct cpu *cpu, const struct insn *insn)
 
     struct x86_segment code;
     unsigned rpl = X86_SELECTOR_RPL(frame[FRAME_CS]);
-    if (!transfer_check_return(cpu, (uint16_t)frame[FRAME_CS], frame[FRAME_RIP], &code)) {
+    if (!transfer_check_return(cpu, (uint16_t)frame[FRAME_CS], &code)) {
         return false;
     }
     bool is_outer = rpl > cpu->cpl;
+    bool pops_stack = is_outer || cpu->is_long64; /* 64-bit mode always does */
     uint64_t writable = writable_flags(cpu, size);
-    if (is_outer || cpu->is_long64) {
-        struct transfer_stack outer = stack;
-        if ((count == 3 && !transfer_peek(cpu, &stack, frame, 5, size)) ||
-            !transfer_check_return_stack(cpu, (uint16_t)frame[FRAME_SS], frame[FRAME_RSP],
-                                         &code, rpl, &outer)) {
-            return false;
-        }
+    uint64_t offset = transfer_offset(cpu, &code, frame[FRAME_RIP]);
+    struct transfer_stack outer = stack;
+    stack.rsp += 3u * size;
+    if ((pops_stack && !return_stack(cpu, &stack, size, &code, rpl, &outer)) ||
+        !transfer_check_target(cpu, &code, offset)) {
+        return false;
+    }
+    if (pops_stack) {
         transfer_set_stack(cpu, &outer);
         transfer_set_cs(cpu, &code, rpl);
     } else {
         /* The stack pointer moves in the new mode, as that of a far RET. */
         transfer_set_cs(cpu, &code, rpl);
-        transfer_set_rsp(cpu, stack.rsp + 3u * size, cpu->stack_bits);
+        transfer_set_rsp(cpu, stack.rsp, cpu->stack_bits);
     }
     load_flags(cpu, flags, writable);
     if (is_outer) {
         transfer_drop_data_segments(cpu);
     }
-    cpu->rip = transfer_offset(cpu, &code, frame[FRAME_RIP]);
+    cpu->rip = offset;
     return true;
 }
 

@@ -84,6 +84,18 @@ static inline native_stub *stub_of(const struct insn *insn)
     return (native_stub *)(uintptr_t)insn->extra;
 }
 
+/* Beyond the limit and misaligned: SDM 3A table 6-2 leaves the order open. Intel's
+ * processors look at the alignment first. */
+static bool prefer_alignment(struct cpu *cpu, const struct insn *insn, unsigned mask)
+{
+    uint64_t ea = insn_linear(cpu, insn, insn_offset(cpu, insn), 0);
+    if (ea & mask) {
+        cpu->fault.vector = X86_GP;
+        cpu->fault.error = 0;
+    }
+    return true;
+}
+
 /* aux: the alignment the operand needs, less one. AMD processors can be told not to ask
  * for it (APM 4 1.5, MXCSR.MM), but for moves that are aligned by name. */
 static bool check_alignment(struct cpu *cpu, const struct insn *insn, uint64_t ea)
@@ -91,6 +103,9 @@ static bool check_alignment(struct cpu *cpu, const struct insn *insn, uint64_t e
     unsigned mask = insn->aux & NATIVE_ALIGNMENT;
     if (insn->size <= 8 && !(insn->aux & NATIVE_ANYWHERE)) {
         return access_check_alignment(cpu, ea, insn->size);
+    }
+    if (cpu->has_fault && cpu->cpuid->vendor != CPU_VENDOR_AMD) {
+        return prefer_alignment(cpu, insn, mask);
     }
     if (!(ea & mask) || cpu->has_fault) {
         return true;

@@ -452,6 +452,24 @@ bool transfer_peek(struct cpu *cpu, const struct transfer_stack *stack, uint64_t
     return true;
 }
 
+/* SDM 3A 6.9, table 6-2, leaves open which of several faults it is. Intel's processors
+ * read from the last value to the first, and of the selector two bytes. */
+bool transfer_peek_frame(struct cpu *cpu, const struct transfer_stack *stack,
+                         uint64_t *value, unsigned count, unsigned size)
+{
+    if (cpu->cpuid->vendor == CPU_VENDOR_AMD) {
+        return transfer_peek(cpu, stack, value, count, size);
+    }
+    for (unsigned i = count; i-- > 0;) {
+        struct transfer_stack place = *stack;
+        place.rsp += (uint64_t)i * size;
+        if (!transfer_peek(cpu, &place, &value[i], 1, i == 1 ? 2 : size)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void transfer_set_rsp(struct cpu *cpu, uint64_t rsp, unsigned bits)
 {
     if (bits == 16) {

@@ -74,9 +74,9 @@ static inline uint64_t transfer_offset(const struct cpu *cpu,
  * the limit elsewhere; #GP(0) if not. */
 bool transfer_check_target(struct cpu *cpu, const struct x86_segment *code,
                            uint64_t offset);
-/* The code segment and offset that RET or IRET return to; nothing is loaded. */
-bool transfer_check_return(struct cpu *cpu, uint16_t selector, uint64_t offset,
-                           struct x86_segment *code);
+/* The code segment that RET or IRET return to; nothing is loaded. The offset is checked
+ * behind the stack (SDM 2A "IRET", 2B "RET": operation). */
+bool transfer_check_return(struct cpu *cpu, uint16_t selector, struct x86_segment *code);
 /* The stack they return to, at level cpl with that code: null SS where 64-bit code may
  * have it. Nothing is loaded. */
 bool transfer_check_return_stack(struct cpu *cpu, uint16_t selector, uint64_t rsp,
@@ -103,6 +103,10 @@ bool transfer_push(struct cpu *cpu, struct transfer_stack *stack, const uint64_t
 /* Reads count values of size bytes upwards from the stack pointer, without moving it. */
 bool transfer_peek(struct cpu *cpu, const struct transfer_stack *stack, uint64_t *value,
                    unsigned count, unsigned size);
+/* The same for what a return pops: instruction or stack pointer, the selector that goes
+ * with it, and what follows. */
+bool transfer_peek_frame(struct cpu *cpu, const struct transfer_stack *stack,
+                         uint64_t *value, unsigned count, unsigned size);
 /* Loads SS:RSP from a stack; of RSP only the bits its width covers change. */
 void transfer_set_stack(struct cpu *cpu, const struct transfer_stack *stack);
 void transfer_set_rsp(struct cpu *cpu, uint64_t rsp, unsigned bits);

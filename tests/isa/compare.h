@@ -4,6 +4,12 @@
 #include <stdio.h>
 
 #include "case.h"
+#include "x86/cpuid.h"
+
+/* Before the first comparison. Where the manuals leave open which of several faults an
+ * instruction ends with, what Intel's processors do has been measured, and is compared;
+ * AMD's may differ. */
+void compare_init(enum cpu_vendor vendor);
 
 /* Does it move an environment or a whole state? In which order the bytes of these are
  * accessed, and so which of several pages faults first, no manual says. */

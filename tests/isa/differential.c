@@ -390,6 +390,7 @@ static bool set_up(struct run *run, const struct engine_ops *engine)
     if (!run->guest) {
         return false;
     }
+    compare_init(guest_policy(run->guest)->vendor);
     run->started = run->told = time(NULL);
     run->campaign = (struct campaign){run->options.seed, host_runs(run->host, 32),
                                       host_runs(run->host, 16), run->options.row};
