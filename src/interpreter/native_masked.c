@@ -2,8 +2,11 @@
  * masked out is not accessed and cannot fault. */
 #include "interpreter/native.h"
 #include "interpreter/native_stub.h"
+#include "interpreter/part.h"
 
 #include <string.h>
+
+#include "x86/paging.h"
 
 /* In insn->imm. */
 struct masked {
@@ -74,6 +77,31 @@ static bool store_element(struct cpu *cpu, uint64_t ea, unsigned size, uint64_t 
     return access_write(cpu, ea, &value, size);
 }
 
+/* SDM 2C "VMASKMOV" does not tell in which order the chosen elements are looked at.
+ * Intel's processors first ask whether the segment, or the canonical addresses, have the
+ * highest, then for the page of the lowest; and before a store for that of the last byte.
+ */
+static bool probe_chosen(struct cpu *cpu, const struct insn *insn,
+                         const struct masked *masked, const uint8_t *mask, bool is_write)
+{
+    unsigned low = 0, high = masked->count, size = masked->element;
+    while (low < high && !is_chosen(mask, size, low)) {
+        low++;
+    }
+    if (low == high) {
+        return true;
+    }
+    while (!is_chosen(mask, size, high - 1)) {
+        high--;
+    }
+    uint64_t last = element_address(cpu, insn, masked, high - 1) + size - 1;
+    if (cpu->has_fault || !x86_canonical(last)) {
+        return access_probe(cpu, last, 1, is_write);
+    }
+    return access_probe(cpu, element_address(cpu, insn, masked, low), 1, is_write) &&
+           (!is_write || access_probe(cpu, last, 1, true));
+}
+
 static const struct insn *masked_load(struct cpu *cpu, const struct insn *insn)
 {
     struct masked masked = masked_of(insn);
@@ -82,6 +110,10 @@ static const struct insn *masked_load(struct cpu *cpu, const struct insn *insn)
     }
     const uint8_t *mask = cpu->state.vec[masked.mask].u8;
     union x86_vector result = {0};
+    if (cpu->cpuid->vendor != CPU_VENDOR_AMD &&
+        !probe_chosen(cpu, insn, &masked, mask, false)) {
+        return insn_fault(cpu, insn);
+    }
     for (unsigned i = 0; i < masked.count; i++) {
         if (is_chosen(mask, masked.element, i)) {
             struct loaded loaded =
@@ -100,6 +132,10 @@ static bool store_chosen(struct cpu *cpu, const struct insn *insn,
                          const struct masked *masked, const uint8_t *mask,
                          const uint8_t *data)
 {
+    if (cpu->cpuid->vendor != CPU_VENDOR_AMD &&
+        !probe_chosen(cpu, insn, masked, mask, true)) {
+        return false;
+    }
     for (unsigned i = 0; i < masked->count; i++) {
         if (is_chosen(mask, masked->element, i) &&
             !access_probe(cpu, element_address(cpu, insn, masked, i), masked->element,
@@ -119,6 +155,25 @@ static bool store_chosen(struct cpu *cpu, const struct insn *insn,
     return true;
 }
 
+/* SDM 2B "MASKMOVDQU": whether bytes that are masked out fault is the processor's choice.
+ * Those at hand let them; Intel's look at the upper eight of sixteen first. */
+static bool probe_bytes(struct cpu *cpu, const struct insn *insn,
+                        const struct masked *masked)
+{
+    if (cpu->cpuid->vendor == CPU_VENDOR_AMD) {
+        uint64_t ea = element_address(cpu, insn, masked, 0);
+        return access_check_alignment(cpu, ea, 8) && access_probe(cpu, ea, 1, true) &&
+               access_probe(cpu, insn_address(cpu, insn), masked->count, true);
+    }
+    for (unsigned at = masked->count; at > 0; at -= 8) {
+        uint64_t ea = part_address(cpu, insn, at - 8, 8);
+        if (!access_check_alignment(cpu, ea, 8) || !access_probe(cpu, ea, 8, true)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static const struct insn *masked_store(struct cpu *cpu, const struct insn *insn)
 {
     struct masked masked = masked_of(insn);
@@ -132,12 +187,7 @@ static const struct insn *masked_store(struct cpu *cpu, const struct insn *insn)
         mask = cpu->state.fpu.st[masked.mask];
         data = cpu->state.fpu.st[masked.data];
     }
-    /* SDM 2B "MASKMOVDQU": whether bytes that are masked out fault is the processor's
-     * choice. Those at hand let them. */
-    if (masked.element == 1 &&
-        (!access_check_alignment(cpu, element_address(cpu, insn, &masked, 0), 8) ||
-         !access_probe(cpu, element_address(cpu, insn, &masked, 0), 1, true) ||
-         !access_probe(cpu, insn_address(cpu, insn), masked.count, true))) {
+    if (masked.element == 1 && !probe_bytes(cpu, insn, &masked)) {
         return insn_fault(cpu, insn);
     }
     if (!store_chosen(cpu, insn, &masked, mask, data)) {

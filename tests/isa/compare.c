@@ -118,12 +118,10 @@ static bool has_two_faults(const struct isa_case *test, const struct isa_result 
 static bool has_equal_fault(const struct isa_case *test, const struct isa_result *native,
                             const struct isa_result *ours)
 {
-    if (is_masked_fault(test, native, ours)) {
-        return true;
-    }
     if (has_open_order &&
         ((test->bits != 64 && has_two_faults(test, native, ours)) ||
-         is_image_fault(test, native, ours) || is_far_fault(test, native, ours))) {
+         is_image_fault(test, native, ours) || is_masked_fault(test, native, ours) ||
+         is_far_fault(test, native, ours))) {
         return true;
     }
     if (native->exception != ours->exception) {
