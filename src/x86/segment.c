@@ -93,8 +93,8 @@ bool x86_segment_within(const struct x86_segment *segment, uint64_t offset, unsi
         return false;
     }
     if ((access & (X86_ACCESS_CODE | X86_ACCESS_EXPAND)) != X86_ACCESS_EXPAND) {
-        /* SDM 3A 5.3: whether a wrap around the end of a segment of 4 GB is a fault is the
-         * processor's choice. To Intel's there is nothing beyond it. */
+        /* SDM 3A 5.3: whether a wrap around the end of a segment of 4 GB is a fault is
+         * the processor's choice. To Intel's there is nothing beyond it. */
         return last <= segment->limit || segment->limit == UINT32_MAX;
     }
     /* SDM 3A 5.3: expand-down, valid above the limit up to what D/B says. */

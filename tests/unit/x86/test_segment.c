@@ -118,7 +118,8 @@ static void test_limits(void **unused)
         {DATA, 0xfff, 0xfff, 2, false},
         {DATA, 0xfff, 0x1000, 1, false},
         {DATA, 0xffffffff, 0xfffffffc, 4, true},
-        {DATA, 0xffffffff, 0xfffffffd, 4, false},
+        /* What lies behind its end is its start. */
+        {DATA, 0xffffffff, 0xfffffffd, 4, true},
         {DATA, 0, 0, 1, true},
         {DATA, 0, 0, 2, false},
         {DATA, 0xffffffff, UINT64_MAX, 2, false},
