@@ -1,7 +1,9 @@
 #pragma once
 /*
  * Handlers made from plain functions: an OPERATION does the work, may use locals in
- * memory as it likes, and returns false after recording an exception. HANDLER lets
+ * memory as it likes, and returns false after recording an exception. (A handler with an
+ * array of its own whose address it passes on could not call the next one as a tail call:
+ * a guest's loop would fill the host's stack.) HANDLER lets
  * execution go on with the next instruction, ENDING_HANDLER returns to the run loop (for
  * rows with ROW_ENDS_BLOCK). Both define the routines table that the row names.
  */
@@ -11,15 +13,23 @@
 #define OPERATION(name) \
     static __attribute__((noinline)) bool name(struct cpu *cpu, const struct insn *insn)
 
+#define HANDLER_BODY(name, cpu, insn)     \
+    {                                     \
+        if (unlikely(!name(cpu, insn))) { \
+            return insn_fault(cpu, insn); \
+        }                                 \
+        NEXT(cpu, insn);                  \
+    }
+
 #define HANDLER(name)                                                               \
     static const struct insn *exec_##name(struct cpu *cpu, const struct insn *insn) \
-    {                                                                               \
-        if (unlikely(!name(cpu, insn))) {                                           \
-            return insn_fault(cpu, insn);                                           \
-        }                                                                           \
-        NEXT(cpu, insn);                                                            \
-    }                                                                               \
-    static insn_exec *const name##_routines[] = {exec_##name};
+        HANDLER_BODY(name, cpu,                                                     \
+                     insn) static insn_exec *const name##_routines[] = {exec_##name};
+
+/* The same under a name that rows of other files have. */
+#define SHARED_HANDLER(handler, name)                                    \
+    const struct insn *handler(struct cpu *cpu, const struct insn *insn) \
+        HANDLER_BODY(name, cpu, insn)
 
 #define ENDING_HANDLER(name)                                                        \
     static const struct insn *exec_##name(struct cpu *cpu, const struct insn *insn) \

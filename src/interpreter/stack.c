@@ -48,7 +48,8 @@ OPERATION(enter)
         }
         address = (uint32_t)(stack.ss.base + rsp);
     }
-    if (!access_probe(cpu, address, size, true)) {
+    if (!access_check_alignment(cpu, address, size) ||
+        !access_probe(cpu, address, size, true)) {
         return false;
     }
     transfer_set_rsp(cpu, rsp, stack.bits);

@@ -1,6 +1,7 @@
 /* The x87 instructions that only move control state: environment, status, control. They
  * need no floating-point unit. */
 #include "interpreter/native.h"
+#include "interpreter/operation.h"
 #include "interpreter/part.h"
 #include "interpreter/x87.h"
 
@@ -230,43 +231,47 @@ static const struct parts state_parts[] = {
     {.alignment = 2, .has_end_first = true, .count = 23, .size = {FIELDS(2), REGISTERS}},
 };
 
-const struct insn *x87_fnstenv(struct cpu *cpu, const struct insn *insn)
+OPERATION(store_environment)
 {
     uint8_t bytes[ENVIRONMENT_32];
     bool is_16 = insn->aux & X87_16;
     if (!x87_check(cpu, false)) {
-        return insn_fault(cpu, insn);
+        return false;
     }
     struct environment env = environment_from(cpu, is_16);
     environment_pack(&env, is_16, bytes);
     if (!part_write(cpu, insn, &environment_parts[is_16], bytes)) {
-        return insn_fault(cpu, insn);
+        return false;
     }
     cpu->state.fpu.fcw |= X87_FCW_MASKS;
     x87_update_summary(&cpu->state.fpu);
-    NEXT(cpu, insn);
+    return true;
 }
 
-const struct insn *x87_fldenv(struct cpu *cpu, const struct insn *insn)
+SHARED_HANDLER(x87_fnstenv, store_environment)
+
+OPERATION(load_environment)
 {
     uint8_t bytes[ENVIRONMENT_32];
     struct environment env;
     bool is_16 = insn->aux & X87_16;
     if (!x87_check(cpu, true) ||
         !part_read(cpu, insn, &environment_parts[is_16], bytes)) {
-        return insn_fault(cpu, insn);
+        return false;
     }
     environment_unpack(&env, is_16, bytes);
     environment_to(cpu, &env, is_16);
-    NEXT(cpu, insn);
+    return true;
 }
 
-const struct insn *x87_fnsave(struct cpu *cpu, const struct insn *insn)
+SHARED_HANDLER(x87_fldenv, load_environment)
+
+OPERATION(save_state)
 {
     uint8_t bytes[ENVIRONMENT_32 + STACK_BYTES];
     bool is_16 = insn->aux & X87_16;
     if (!x87_check(cpu, false)) {
-        return insn_fault(cpu, insn);
+        return false;
     }
     struct environment env = environment_from(cpu, is_16);
     unsigned size = environment_pack(&env, is_16, bytes);
@@ -274,19 +279,21 @@ const struct insn *x87_fnsave(struct cpu *cpu, const struct insn *insn)
         memcpy(bytes + size + i * 10, cpu->state.fpu.st[i], 10);
     }
     if (!part_write(cpu, insn, &state_parts[is_16], bytes)) {
-        return insn_fault(cpu, insn);
+        return false;
     }
     x87_init(&cpu->state.fpu);
-    NEXT(cpu, insn);
+    return true;
 }
 
-const struct insn *x87_frstor(struct cpu *cpu, const struct insn *insn)
+SHARED_HANDLER(x87_fnsave, save_state)
+
+OPERATION(restore_state)
 {
     uint8_t bytes[ENVIRONMENT_32 + STACK_BYTES];
     struct environment env;
     bool is_16 = insn->aux & X87_16;
     if (!x87_check(cpu, true) || !part_read(cpu, insn, &state_parts[is_16], bytes)) {
-        return insn_fault(cpu, insn);
+        return false;
     }
     unsigned size = environment_unpack(&env, is_16, bytes);
     environment_to(cpu, &env, is_16);
@@ -294,5 +301,7 @@ const struct insn *x87_frstor(struct cpu *cpu, const struct insn *insn)
         memset(cpu->state.fpu.st[i], 0, 16);
         memcpy(cpu->state.fpu.st[i], bytes + size + i * 10, 10);
     }
-    NEXT(cpu, insn);
+    return true;
 }
+
+SHARED_HANDLER(x87_frstor, restore_state)

@@ -1,6 +1,7 @@
 /* FXSAVE, XSAVE and their kind; MXCSR. SDM 1 10.5 and 13; 2A "FXSAVE"; 2D "XRSTOR". */
 #include "interpreter/key.h"
 #include "interpreter/native.h"
+#include "interpreter/operation.h"
 #include "interpreter/part.h"
 #include "interpreter/x87.h"
 
@@ -229,13 +230,13 @@ static bool transfer_legacy(struct cpu *cpu, const struct insn *insn, uint8_t *a
 
 /* Without CR4.OSFXSR the XMM registers stay out (APM 2 11.4.4). Bytes behind the last
  * register are the system's own and are not written. */
-const struct insn *xsave_fxsave(struct cpu *cpu, const struct insn *insn)
+OPERATION(save_legacy)
 {
     uint8_t area[AREA_LEGACY];
     uint64_t ea = legacy_address(cpu, insn);
     /* The whole area must be writable, whatever is written. */
     if (cpu->has_fault || !check_fxsave(cpu, ea) || !probe_legacy(cpu, insn, ea, true)) {
-        return insn_fault(cpu, insn);
+        return false;
     }
     unsigned size = AREA_XMM;
     save_x87(cpu, insn->aux & X87_WIDE, area);
@@ -245,10 +246,12 @@ const struct insn *xsave_fxsave(struct cpu *cpu, const struct insn *insn)
         size += vector_count(cpu) * 16;
     }
     if (!transfer_legacy(cpu, insn, area, size, true)) {
-        return insn_fault(cpu, insn);
+        return false;
     }
-    NEXT(cpu, insn);
+    return true;
 }
+
+SHARED_HANDLER(xsave_fxsave, save_legacy)
 
 static bool check_mxcsr(struct cpu *cpu, uint32_t mxcsr)
 {
@@ -262,7 +265,7 @@ static uint32_t mxcsr_of(const uint8_t *area)
     return mxcsr;
 }
 
-const struct insn *xsave_fxrstor(struct cpu *cpu, const struct insn *insn)
+OPERATION(restore_legacy)
 {
     uint8_t area[AREA_LEGACY];
     uint64_t ea = legacy_address(cpu, insn);
@@ -270,15 +273,17 @@ const struct insn *xsave_fxrstor(struct cpu *cpu, const struct insn *insn)
     if (cpu->has_fault || !check_fxsave(cpu, ea) || !probe_legacy(cpu, insn, ea, false) ||
         !transfer_legacy(cpu, insn, area, sizeof(area), false) ||
         (has_sse && !check_mxcsr(cpu, mxcsr_of(area)))) {
-        return insn_fault(cpu, insn);
+        return false;
     }
     restore_x87(&cpu->state.fpu, insn->aux & X87_WIDE, area);
     if (has_sse) {
         cpu->state.fpu.mxcsr = mxcsr_of(area);
         restore_half(cpu, 0, area + AREA_XMM);
     }
-    NEXT(cpu, insn);
+    return true;
 }
+
+SHARED_HANDLER(xsave_fxrstor, restore_legacy)
 
 /* ---- XSAVE ------------------------------------------------------------------------ */
 
@@ -463,29 +468,29 @@ static void restore_components(struct cpu *cpu, uint64_t components, uint64_t pr
     }
 }
 
-const struct insn *xsave_xrstor(struct cpu *cpu, const struct insn *insn)
+OPERATION(restore_area)
 {
     uint8_t area[AREA_TOTAL];
     struct xsave_header header;
     uint64_t ea = insn_address(cpu, insn);
     if (cpu->has_fault || !check_xsave(cpu, ea) ||
         !access_read(cpu, ea, area, AREA_YMM)) {
-        return insn_fault(cpu, insn);
+        return false;
     }
     memcpy(&header, area + AREA_XSTATE_BV, sizeof(header));
     if (!is_header_valid(cpu, &header)) {
-        return insn_raise(cpu, insn, X86_GP, 0);
+        return cpu_raise(cpu, X86_GP, 0);
     }
     uint64_t components = requested(cpu);
     uint64_t present = header.xstate_bv;
     if (components & present & X86_XCR0_AVX &&
         !access_read(cpu, ea + AREA_YMM, area + AREA_YMM, AREA_TOTAL - AREA_YMM)) {
-        return insn_fault(cpu, insn);
+        return false;
     }
     uint64_t pkru = 0;
     if (components & present & X86_XCR0_PKRU &&
         !access_read(cpu, ea + pkru_place(cpu, header.xcomp_bv), &pkru, PKRU_SIZE)) {
-        return insn_fault(cpu, insn);
+        return false;
     }
     uint32_t mxcsr = mxcsr_of(area);
     bool is_compacted = header.xcomp_bv & XCOMP_COMPACTED;
@@ -495,15 +500,17 @@ const struct insn *xsave_xrstor(struct cpu *cpu, const struct insn *insn)
         mxcsr = MXCSR_INIT;
     }
     if (sets_mxcsr && !check_mxcsr(cpu, mxcsr)) {
-        return insn_fault(cpu, insn);
+        return false;
     }
     cpu->state.fpu.mxcsr = sets_mxcsr ? mxcsr : cpu->state.fpu.mxcsr;
     restore_components(cpu, components, present, insn->aux & X87_WIDE, area);
     if (components & X86_XCR0_PKRU) {
         key_set_rights(cpu, (uint32_t)pkru);
     }
-    NEXT(cpu, insn);
+    return true;
 }
+
+SHARED_HANDLER(xsave_xrstor, restore_area)
 
 /* ---- MXCSR ------------------------------------------------------------------------ */
 

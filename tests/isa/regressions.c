@@ -477,6 +477,15 @@ const struct isa_case intel_regressions[] = {
      .mxcsr = 0x1f80,
      .fcw = 0x37f,
      .ftw = 0xff},
+    /* ENTER whose new top of the stack is misaligned, with AC set. */
+    {.bits = 64,
+     .code_length = 4,
+     .code = {0xc8, 0xff, 0xff, 0xff},
+     .gpr = {[4] = ISA_STACK + 0x870, [5] = ISA_STACK + 0xbe0},
+     .flags = 0x40000,
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff},
 };
 
 const unsigned intel_regression_count =
