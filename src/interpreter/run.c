@@ -120,12 +120,14 @@ void cpu_run(struct cpu *cpu)
         if (unlikely(cpu->retired >= cpu->limit)) {
             return;
         }
+        /* Also when TF has just been set: an IRET that sets IF, too, lets an interrupt in
+         * before the instruction that will be trapped. */
+        if (unlikely(cpu_has_attention(cpu))) {
+            return;
+        }
         if (unlikely(cpu->state.rflags & X86_FLAG_TF)) {
             cpu_step(cpu);
             return; /* attention stays set: events between steps are the caller's */
-        }
-        if (unlikely(cpu_has_attention(cpu))) {
-            return;
         }
         run_block(cpu);
     }

@@ -197,7 +197,7 @@ static int narrow(struct lockstep *lockstep, uint64_t same, uint64_t different,
             }
             same = at = next;
         }
-        if (result < 0 || stride == 1) {
+        if (result < 0 || (result == 0 && stride == 1)) {
             return result;
         }
         if (result > 0) {
