@@ -42,6 +42,16 @@ ASM_FUNCTION(popf_if,
 ASM_FUNCTION(mov_ss_step,
              "mov %ss, %eax\npushf\norl $0x100, (%rsp)\npopf\n"
              "mov %eax, %ss\nnop\n.globl mov_ss_step_at\nmov_ss_step_at: nop");
+/* SDM 3A table 6-2: what waits comes behind IRET and POPF, TF's trap behind the next one.
+ */
+ASM_FUNCTION(popf_step, "pushf\norl $0x300, (%rsp)\npopf\n.globl popf_step_at\n"
+                        "popf_step_at: nop\n.globl popf_step_end\npopf_step_end: nop");
+ASM_FUNCTION(iret_step, "mov %rsp, %rdx\nmov %ss, %eax\npush %rax\npush %rdx\npushf\n"
+                        "orl $0x300, (%rsp)\nmov %cs, %eax\npush %rax\n"
+                        "lea iret_step_at(%rip), %rax\npush %rax\niretq\n"
+                        ".globl iret_step_at\niret_step_at: nop\n"
+                        ".globl iret_step_end\niret_step_end: nop");
+extern char popf_step_at[], popf_step_end[], iret_step_at[], iret_step_end[];
 extern char sti_nop_at[], sti_hlt_at[], sti_jump_at[], popf_if_at[], mov_ss_step_at[];
 
 static void try_shadow(trap_function *function, char *expected_rip)
@@ -73,6 +83,28 @@ static void try_shadows(void)
     case_begin("MOV SS keeps a single-step trap away for one instruction");
     ASSERT(trap_try(mov_ss_step, 0));
     ASSERT_TRAP(VECTOR_DB, 0, mov_ss_step_at);
+}
+
+static void try_step(trap_function *function, const char *at, const char *end)
+{
+    reset();
+    send_self(LOW_VECTOR);
+    ASSERT(trap_try(function, 0));
+    ASSERT_TRAP(VECTOR_DB, 0, end);
+    ASSERT_EQ(seen_count, 1);
+    ASSERT_EQ(seen_rip[0], at);
+}
+
+static void try_steps(void)
+{
+    case_begin("POPF of IF and TF: an interrupt, one instruction, the trap");
+    for (unsigned i = 0; i < 20; i++) {
+        try_step(popf_step, popf_step_at, popf_step_end);
+    }
+    case_begin("IRET likewise");
+    for (unsigned i = 0; i < 20; i++) {
+        try_step(iret_step, iret_step_at, iret_step_end);
+    }
 }
 
 static void on_nmi(struct trap_frame *frame)
@@ -225,6 +257,7 @@ static void try_mode(bool x2apic)
     apic_enable(x2apic);
     print("# %s\n", x2apic ? "x2APIC" : "xAPIC");
     try_shadows();
+    try_steps();
     try_nmi();
     try_priorities();
     try_in_service();
