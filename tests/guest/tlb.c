@@ -10,8 +10,10 @@
 #include "page.h"
 #include "trap.h"
 
-#define LOW  0x10000000000ull
-#define HIGH 0xffff900000000000ull
+#define PAGE_16M 0x1000000ull /* an engine may keep one of the pages that far apart */
+
+#define LOW      0x10000000000ull
+#define HIGH     0xffff900000000000ull
 
 /* Where the tests map. Global pages in the upper half may outlive much. */
 static uint64_t base = LOW;
@@ -469,8 +471,61 @@ static void try_shootdown(void)
     }
 }
 
+/* Accesses of [RDI - 2], over the end of a page, whose flags are in use: an engine may
+ * look for the page that they end in. RSI: what is stored. */
+ASM_FUNCTION(load_2, "stc\nmovzwl -1(%rdi), %eax\nadc $0, %eax");
+ASM_FUNCTION(load_4, "stc\nmov -2(%rdi), %eax\nadc $0, %rax");
+ASM_FUNCTION(load_8, "stc\nmov -4(%rdi), %rax\nadc $0, %rax");
+ASM_FUNCTION(store_4, "mov $0x55667788, %eax\nstc\nmov %eax, -2(%rdi)\nadc $0, %rax");
+
+/* The first of two pages has an even number, and lies among those whose numbers are
+ * small; another page whose translation was kept at the second one's place is forgotten.
+ */
+static void begin_crossing(const uint8_t *edge, uint64_t other, uint64_t victim)
+{
+    uint64_t address = other + (uint64_t)edge % PAGE_16M;
+    page_map(address, victim, PTE_P | PTE_W, 1);
+    ASSERT_EQ(seen(address), 0x2222222222222222);
+    *(volatile uint64_t *)address = 0x2222222222222222;
+    invlpg((uint64_t)edge);
+    invlpg((uint64_t)edge - PAGE_SIZE);
+    invlpg(address);
+}
+
+static void try_crossing(uint8_t *edge, uint64_t other)
+{
+    uint64_t *victim = page_new();
+
+    case_begin("accesses over a page's end, with flags in use, others at %lx", other);
+    ASSERT((uint64_t)edge < PAGE_16M);
+    for (unsigned i = 0; i < PAGE_SIZE; i++) {
+        ((uint8_t *)victim)[i] = 0x22;
+    }
+    for (unsigned i = 0; i < 8; i++) {
+        edge[(int)i - 4] = (uint8_t)(0x81 + i);
+    }
+    for (unsigned round = 0; round < 50; round++) {
+        begin_crossing(edge, other, (uint64_t)victim);
+        ASSERT_EQ(load_2((uint64_t)edge), 0x8584 + 1);
+        begin_crossing(edge, other, (uint64_t)victim);
+        ASSERT_EQ(load_4((uint64_t)edge), 0x86858483 + 1);
+        begin_crossing(edge, other, (uint64_t)victim);
+        ASSERT_EQ(load_8((uint64_t)edge), 0x8887868584838281 + 1);
+        begin_crossing(edge, other, (uint64_t)victim);
+        ASSERT_EQ(store_4((uint64_t)edge), 0x55667788 + 1);
+        ASSERT_EQ(*(uint16_t *)(edge - 2), 0x7788);
+        ASSERT_EQ(*(uint16_t *)edge, 0x5566);
+        for (unsigned i = 0; i < PAGE_SIZE / 8; i++) {
+            ASSERT_EQ(victim[i], 0x2222222222222222);
+        }
+        memcpy(edge - 2, "\x83\x84\x85\x86", 4);
+    }
+}
+
 void guest_test(void)
 {
+    uint8_t *low_pages = page_new_run(2 * PAGE_SIZE);
+
     old_page = page_new();
     new_page = page_new();
     *old_page = 1;
@@ -487,6 +542,7 @@ void guest_test(void)
         try_split();
         try_large_code(PTE_P | PTE_W);
         try_large_code(PTE_P | PTE_W | PTE_G);
+        try_crossing(low_pages + PAGE_SIZE, base + PAGE_1G * 8);
     }
     smp_start(true);
     try_marks();
