@@ -302,6 +302,38 @@ static void test_flags_of_before_are_overwritten(void **state)
     engine_rig_close(&rig);
 }
 
+/* A jump that led to a block that is dead, by a store of the guest's, leads to the one
+ * that took its place from then on, also if that begins by overwriting all flags. */
+static void test_jumps_leave_dead_blocks(void **state)
+{
+    static const uint8_t code[] = {
+        0xff, 0x25, 0x00, 0x02, 0x01, 0x00,       /* loop: jmp *pointer */
+        0x90, 0x90, 0x90, 0x31, 0xc0,             /* target: xor %eax, %eax */
+        0x40,                                     /* inc %eax; then dec */
+        0x49,                                     /* dec %ecx */
+        0x74, 0x11,                               /* jz end */
+        0x81, 0xf9, 0x88, 0x13, 0x00, 0x00,       /* cmp $5000, %ecx */
+        0x75, 0xe9,                               /* jne loop */
+        0xc6, 0x05, 0x0b, 0x00, 0x01, 0x00, 0x48, /* movb $0x48, target + 2 */
+        0xeb, 0xe0,                               /* jmp loop */
+        0xf4,                                     /* end: hlt */
+    };
+    static const uint32_t target = CODE_AT + 9;
+    struct engine_rig rig;
+    open_rig(&rig, 0);
+    put(&rig, 0, code, sizeof(code));
+    put(&rig, 0x200, &target, sizeof(target));
+    struct x86_state cpu;
+    set_up(&cpu);
+    cpu.gpr[X86_RCX] = 10000;
+    run_from(&rig, &cpu);
+    assert_int_equal((uint32_t)cpu.gpr[X86_RAX], UINT32_MAX);
+    assert_true(counted(&rig, false, "invalidated_blocks", "by_store") > 0);
+    assert_in_range(counted(&rig, true, "left_translated_code", "attention_or_gate"), 0,
+                    100);
+    engine_rig_close(&rig);
+}
+
 int main(void)
 {
     struct error err;
@@ -318,6 +350,7 @@ int main(void)
         cmocka_unit_test(test_operands_become_soft),
         cmocka_unit_test(test_nearly_dead_memory_is_used_again),
         cmocka_unit_test(test_flags_of_before_are_overwritten),
+        cmocka_unit_test(test_jumps_leave_dead_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
