@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
@@ -10,44 +9,14 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/scope.h"
-#include "control/passed.h"
+#include "control/connection.h"
 #include "jail/jail.h"
 
 #define LISTENERS_MAX    4
 #define ACCEPTS_PER_TURN 16
-#define INPUT_MIN        4096u
-#define NEVER            UINT64_MAX
-/* After a refusal: how long what the peer still sends is read and dropped. Closing at
- * once would take the answer from a peer that is still writing. */
-#define LINGER_SECONDS 2
-
-struct connection {
-    struct connection *next;
-    struct server *server;
-    int fd;
-    uint32_t events; /* asked of the loop */
-    uint64_t active_ns;
-    uint64_t deadline_ns; /* for what is under way; NEVER: idle */
-
-    char *in;
-    size_t in_size, in_room;
-    struct passed passed;  /* with the request that is arriving */
-    bool has_ended;        /* the peer sends nothing more */
-    bool told_to_continue; /* for the request that is arriving */
-
-    char *out;
-    size_t out_start, out_size;
-    bool closes;     /* after the answer */
-    bool is_closing; /* the answer is out: drops input until the peer closes */
-    void (*upgraded)(void *opaque, int fd, const void *data, size_t size);
-    void *upgraded_opaque;
-};
 
 struct server {
-    server_fn answer;
-    void *opaque;
-    struct loop *loop;
+    struct service service;
     int tick_fd; /* each second while there is somebody to be timed */
     unsigned listener_count;
     int listener[LISTENERS_MAX];
@@ -77,8 +46,7 @@ struct server *server_new(server_fn answer, void *opaque, struct error *err)
         fail(err, ENOMEM, "cannot make the control server");
         return NULL;
     }
-    server->answer = answer;
-    server->opaque = opaque;
+    server->service = (struct service){.answer = answer, .opaque = opaque};
     server->tick_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (server->tick_fd < 0) {
         fail(err, errno, "cannot make the control server");
@@ -90,17 +58,6 @@ struct server *server_new(server_fn answer, void *opaque, struct error *err)
 
 /* --- Connections --- */
 
-static void connection_free(struct connection *connection)
-{
-    passed_close(&connection->passed);
-    if (connection->fd >= 0) {
-        close(connection->fd);
-    }
-    free(connection->in);
-    free(connection->out);
-    free(connection);
-}
-
 static void connection_close(struct connection *connection)
 {
     struct server *server = connection->server;
@@ -111,7 +68,7 @@ static void connection_close(struct connection *connection)
     *link = connection->next;
     server->connection_count--;
     if (connection->fd >= 0) {
-        loop_remove(server->loop, connection->fd);
+        loop_remove(server->service.loop, connection->fd);
     }
     connection_free(connection);
     if (!server->connections) {
@@ -119,229 +76,11 @@ static void connection_close(struct connection *connection)
     }
 }
 
-static uint64_t seconds_from_now(unsigned seconds)
-{
-    return clock_host_ns() + seconds * NS_PER_SECOND;
-}
-
-static bool has_output(const struct connection *connection)
-{
-    return connection->out_start < connection->out_size;
-}
-
-/* Sends what can be sent now. False if the peer is gone. */
-static bool connection_send(struct connection *connection)
-{
-    if (!has_output(connection)) {
-        return true;
-    }
-    while (has_output(connection)) {
-        ssize_t sent = send(connection->fd, connection->out + connection->out_start,
-                            connection->out_size - connection->out_start,
-                            MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (sent < 0) {
-            return errno == EAGAIN || errno == EINTR;
-        }
-        connection->out_start += (size_t)sent;
-        connection->deadline_ns = seconds_from_now(SERVER_PATIENCE_SECONDS);
-    }
-    free(connection->out);
-    connection->out = NULL;
-    connection->out_start = connection->out_size = 0;
-    connection->deadline_ns = NEVER;
-    return true;
-}
-
-/* Puts the answer where it is sent from; the reply's body is used up. */
-static bool connection_answer(struct connection *connection, struct http_reply *reply)
-{
-    size_t room = HTTP_RESPONSE_HEAD_MAX + reply->length;
-    char *out = malloc(room);
-    if (out) {
-        size_t size = http_format_head(out, reply->status, reply->type, reply->length,
-                                       !connection->closes);
-        if (reply->length) {
-            memcpy(out + size, reply->body, reply->length);
-        }
-        connection->out = out;
-        connection->out_size = size + reply->length;
-        connection->upgraded = reply->status == 101 ? reply->upgraded : NULL;
-        connection->upgraded_opaque = reply->upgraded_opaque;
-        connection->deadline_ns = seconds_from_now(SERVER_PATIENCE_SECONDS);
-    }
-    free(reply->body);
-    return out;
-}
-
-/* A refusal by the parser, in the form of every other error. */
-static bool connection_refuse(struct connection *connection, int status,
-                              const char *reason)
-{
-    static const char format_start[] = "{\"fault_message\":\"", format_end[] = "\"}\n";
-    size_t length = sizeof(format_start) - 1 + strlen(reason) + sizeof(format_end) - 1;
-    char *body = malloc(length + 1);
-    if (!body) {
-        return false;
-    }
-    strcpy(body, format_start);
-    strcat(body, reason);
-    strcat(body, format_end);
-    struct http_reply reply = {
-        .status = status, .type = "application/json", .body = body, .length = length};
-    connection->closes = true;
-    return connection_answer(connection, &reply);
-}
-
-static void connection_consume(struct connection *connection, size_t size)
-{
-    connection->in_size -= size;
-    memmove(connection->in, connection->in + size, connection->in_size);
-    connection->told_to_continue = false;
-}
-
-/* Looks at the first request in the input. False if the connection is of no more use. */
-static bool connection_serve(struct connection *connection)
-{
-    struct http_request request;
-    const char *reason = "";
-    if (!connection->in_size) {
-        connection->deadline_ns = NEVER;
-        return true;
-    }
-    int used = http_parse(connection->in, connection->in_size, &request, &reason);
-    if (used < 0) {
-        return connection_refuse(connection, -used, reason);
-    }
-    if (used == 0) {
-        if (connection->deadline_ns == NEVER) {
-            connection->deadline_ns = seconds_from_now(SERVER_PATIENCE_SECONDS);
-        }
-        if (request.head_length && request.expects_continue &&
-            !connection->told_to_continue) {
-            connection->told_to_continue = true;
-            struct http_reply reply = {.status = 100};
-            return connection_answer(connection, &reply);
-        }
-        return true;
-    }
-    struct http_reply reply = {.status = 500, .type = "application/json"};
-    request.passed = &connection->passed;
-    connection->server->answer(connection->server->opaque, &request, &reply);
-    passed_close(&connection->passed);
-    connection->closes = !request.is_persistent;
-    connection->active_ns = clock_host_ns();
-    connection_consume(connection, (size_t)used);
-    return connection_answer(connection, &reply);
-}
-
-/* Makes room for input and reads once. False if the peer is gone or memory is short. */
-static bool connection_read(struct connection *connection)
-{
-    if (connection->in_size == connection->in_room) {
-        size_t room = connection->in_room ? connection->in_room * 2 : INPUT_MIN;
-        char *in = realloc(connection->in, room);
-        if (!in) {
-            return false;
-        }
-        connection->in = in;
-        connection->in_room = room;
-    }
-    ssize_t size =
-        passed_receive(connection->fd, connection->in + connection->in_size,
-                       connection->in_room - connection->in_size, &connection->passed);
-    if (size < 0) {
-        return errno == EAGAIN || errno == EINTR;
-    }
-    connection->in_size += (size_t)size;
-    connection->has_ended |= size == 0;
-    return true;
-}
-
-/* Hands the descriptor on. */
-static void connection_upgrade(struct connection *connection)
-{
-    loop_remove(connection->server->loop, connection->fd);
-    connection->upgraded(connection->upgraded_opaque, steal_fd(&connection->fd),
-                         connection->in, connection->in_size);
-}
-
-/* Reads and drops. False when the peer has closed. */
-static bool connection_drop_input(struct connection *connection)
-{
-    char dropped[4096];
-    ssize_t size = recv(connection->fd, dropped, sizeof(dropped), MSG_DONTWAIT);
-    return size > 0 || (size < 0 && (errno == EAGAIN || errno == EINTR));
-}
-
-static bool connection_begin_closing(struct connection *connection)
-{
-    connection->is_closing = true;
-    connection->deadline_ns = seconds_from_now(LINGER_SECONDS);
-    return shutdown(connection->fd, SHUT_WR) == 0;
-}
-
-/* Asks the loop for what the connection now waits for. */
-static void connection_watch(struct connection *connection, bool has_more)
-{
-    bool is_readable =
-        connection->is_closing || (!has_output(connection) && !connection->has_ended &&
-                                   connection->in_size < HTTP_REQUEST_MAX);
-    /* A request that is already here is served in the loop's next turn, so that a peer
-     * which sends thousands at once holds up nobody: its socket is writable. */
-    uint32_t events =
-        (is_readable ? EPOLLIN : 0) | (has_output(connection) || has_more ? EPOLLOUT : 0);
-    if (events != connection->events) {
-        connection->events = events;
-        loop_modify(connection->server->loop, connection->fd, events);
-    }
-}
-
-/* One turn. False: close it. */
-static bool connection_turn(struct connection *connection, uint32_t events)
-{
-    if (connection->is_closing) {
-        return connection_drop_input(connection);
-    }
-    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && !has_output(connection) &&
-        connection->in_size < HTTP_REQUEST_MAX && !connection_read(connection)) {
-        return false;
-    }
-    if (!connection_send(connection)) {
-        return false;
-    }
-    bool was_served = false;
-    if (!has_output(connection)) {
-        size_t before = connection->in_size;
-        if (!connection_serve(connection) || !connection_send(connection)) {
-            return false;
-        }
-        was_served = connection->in_size != before;
-    }
-    if (!has_output(connection)) {
-        if (connection->upgraded) {
-            connection_upgrade(connection);
-            return false;
-        }
-        if (connection->closes) {
-            return connection_begin_closing(connection);
-        }
-        if (connection->has_ended && !(was_served && connection->in_size)) {
-            return false;
-        }
-    } else if (connection->upgraded || events & (EPOLLHUP | EPOLLERR)) {
-        return false;
-    }
-    connection_watch(connection, was_served && connection->in_size);
-    return true;
-}
-
 static void on_connection(void *opaque, int fd, uint32_t events)
 {
     struct connection *connection = opaque;
-    if (!connection_turn(connection, events)) {
+    if (!connection_handle(connection, events)) {
         connection_close(connection);
-    } else if (connection->is_closing) {
-        connection_watch(connection, false);
     }
 }
 
@@ -367,8 +106,8 @@ static void evict(struct server *server)
 {
     struct connection *victim = server->connections;
     for (struct connection *at = victim->next; at; at = at->next) {
-        bool is_idle = at->deadline_ns == NEVER;
-        bool victim_is_idle = victim->deadline_ns == NEVER;
+        bool is_idle = connection_is_idle(at);
+        bool victim_is_idle = connection_is_idle(victim);
         if (is_idle != victim_is_idle ? is_idle : at->active_ns < victim->active_ns) {
             victim = at;
         }
@@ -382,17 +121,13 @@ static void connection_open(struct server *server, int fd)
     if (server->connection_count >= SERVER_CONNECTIONS_MAX) {
         evict(server);
     }
-    struct connection *connection = calloc(1, sizeof(*connection));
+    struct connection *connection = connection_new(server, &server->service, fd);
     if (!connection) {
         close(fd);
         return;
     }
-    connection->server = server;
-    connection->fd = fd;
-    connection->active_ns = clock_host_ns();
-    connection->deadline_ns = NEVER;
-    connection->events = EPOLLIN;
-    if (loop_add(server->loop, fd, EPOLLIN, on_connection, connection, &err) < 0) {
+    if (loop_add(server->service.loop, fd, connection->events, on_connection, connection,
+                 &err) < 0) {
         connection_free(connection);
         return;
     }
@@ -407,7 +142,7 @@ static void set_accepting(struct server *server, bool accepts)
 {
     server->is_full = !accepts;
     for (unsigned i = 0; i < server->listener_count; i++) {
-        loop_modify(server->loop, server->listener[i], accepts ? EPOLLIN : 0);
+        loop_modify(server->service.loop, server->listener[i], accepts ? EPOLLIN : 0);
     }
     tick_set(server);
 }
@@ -447,14 +182,7 @@ static void on_tick(void *opaque, int fd, uint32_t events)
         if (at->deadline_ns > now_ns) {
             continue;
         }
-        /* Something half sent gets an answer; one not taken, or lingering, does not. */
-        bool is_told = !at->is_closing && !has_output(at) &&
-                       connection_refuse(at, 408, "the request did not arrive in time") &&
-                       connection_send(at) && !has_output(at) &&
-                       connection_begin_closing(at);
-        if (is_told) {
-            connection_watch(at, false);
-        } else {
+        if (!connection_time_out(at)) {
             connection_close(at);
         }
     }
@@ -471,8 +199,8 @@ int server_listen(struct server *server, int fd, struct error *err)
         close(fd);
         return fail_plain(err, ENOSPC, "too many control sockets");
     }
-    if (server->loop) {
-        int result = loop_add(server->loop, fd, EPOLLIN, on_accept, server, err);
+    if (server->service.loop) {
+        int result = loop_add(server->service.loop, fd, EPOLLIN, on_accept, server, err);
         if (result < 0) {
             close(fd);
             return result;
@@ -484,28 +212,30 @@ int server_listen(struct server *server, int fd, struct error *err)
 
 void server_detach(struct server *server)
 {
-    if (!server->loop) {
+    if (!server->service.loop) {
         return;
     }
-    loop_remove(server->loop, server->tick_fd);
+    loop_remove(server->service.loop, server->tick_fd);
     for (unsigned i = 0; i < server->listener_count; i++) {
-        loop_remove(server->loop, server->listener[i]);
+        loop_remove(server->service.loop, server->listener[i]);
     }
     for (struct connection *at = server->connections; at; at = at->next) {
-        loop_remove(server->loop, at->fd);
+        loop_remove(server->service.loop, at->fd);
     }
-    server->loop = NULL;
+    server->service.loop = NULL;
 }
 
 static int server_enter_loop(struct server *server, struct error *err)
 {
-    int result = loop_add(server->loop, server->tick_fd, EPOLLIN, on_tick, server, err);
+    int result =
+        loop_add(server->service.loop, server->tick_fd, EPOLLIN, on_tick, server, err);
     for (unsigned i = 0; result >= 0 && i < server->listener_count; i++) {
-        result = loop_add(server->loop, server->listener[i],
+        result = loop_add(server->service.loop, server->listener[i],
                           server->is_full ? 0 : EPOLLIN, on_accept, server, err);
     }
     for (struct connection *at = server->connections; result >= 0 && at; at = at->next) {
-        result = loop_add(server->loop, at->fd, at->events, on_connection, at, err);
+        result =
+            loop_add(server->service.loop, at->fd, at->events, on_connection, at, err);
     }
     return result;
 }
@@ -513,7 +243,7 @@ static int server_enter_loop(struct server *server, struct error *err)
 int server_attach(struct server *server, struct loop *loop, struct error *err)
 {
     server_detach(server);
-    server->loop = loop;
+    server->service.loop = loop;
     int result = server_enter_loop(server, err);
     if (result < 0) {
         server_detach(server);
