@@ -269,22 +269,28 @@ static void source_remove(struct block_source *source)
     }
 }
 
-static void patch_head(struct code_cache *cache, struct block *block, uint64_t code)
+static void patch64(struct code_cache *cache, uint32_t place, uint64_t code)
 {
-    atomic_store_explicit((_Atomic uint64_t *)(cache->write + block->patch), code,
+    atomic_store_explicit((_Atomic uint64_t *)(cache->write + place), code,
                           memory_order_release);
+}
+
+static void lead_out(struct code_cache *cache, struct patch *patch)
+{
+    memcpy(&patch->code, cache->write + patch->place, 8);
+    int32_t distance = (int32_t)(patch->target - (patch->place + 5));
+    /* JMP rel32, and what an instruction as long had behind it */
+    patch64(cache, patch->place,
+            (uint64_t)(uint32_t)distance << 8 | 0xe9 | (patch->code & 0xffffffull << 40));
 }
 
 static void kill(struct code_cache *cache, struct block *block)
 {
     block->is_dead = true;
     code_region_count_dead(cache, block, 1);
-    memcpy(&block->head, cache->write + block->patch, 8);
-    int32_t distance = (int32_t)(block->stale - (block->patch + 5));
-    /* JMP rel32, and what an instruction as long had behind it */
-    patch_head(cache, block,
-               (uint64_t)(uint32_t)distance << 8 | 0xe9 |
-                   (block->head & 0xffffffull << 40));
+    for (unsigned i = 0; i < block->patch_count; i++) {
+        lead_out(cache, &block->patch[i]);
+    }
     for (struct link *link = block->in; link; link = link->next) {
         link->is_linked = false;
         patch32(cache, link->place, link->stub);
@@ -301,7 +307,9 @@ void code_undo_kill(struct code_cache *cache, struct block *block)
     block->is_dead = false;
     code_region_count_dead(cache, block, -1);
     cache->counters.revived++;
-    patch_head(cache, block, block->head);
+    for (unsigned i = 0; i < block->patch_count; i++) {
+        patch64(cache, block->patch[i].place, block->patch[i].code);
+    }
     insert(cache, block);
 }
 

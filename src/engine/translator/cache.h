@@ -148,6 +148,16 @@ struct block_source {
     struct block_source *next, **at; /* in the same hash bucket of frames */
 };
 
+/* A place of a block's code that leads out when the block is dead: 8 bytes, aligned, of
+ * which the first five are one instruction's. */
+struct patch {
+    uint32_t place, target;
+    uint64_t code; /* what was there, when it is dead */
+};
+
+/* CALLs that a block goes on behind. */
+#define BLOCK_CALLS_MAX 2
+
 struct block {
     uint32_t number;
     struct code_place place;
@@ -167,11 +177,12 @@ struct block {
     uint32_t entry;        /* with the guest's flags in the host's */
     uint32_t entry_memory; /* with the guest's flags in frame.arith */
     uint32_t entry_jump;   /* the same, by a jump to linear address r8 */
-    uint32_t patch;        /* 8 bytes, aligned, behind both: the look, until it is dead */
-    uint64_t head;         /* what they were, when it is dead */
-    uint32_t stale;        /* where the dead one leads */
-    uint32_t cold;         /* its code that is rarely run, behind the rest */
-    uint32_t end;          /* of its code */
+    /* Where it is entered: the look of its head, behind both; return sites that it goes
+     * on behind. */
+    uint8_t patch_count;
+    struct patch patch[1 + BLOCK_CALLS_MAX];
+    uint32_t cold;           /* its code that is rarely run, behind the rest */
+    uint32_t end;            /* of its code */
     _Atomic uint16_t misses; /* how often the plain variant had to go on */
     struct block *_Atomic hash_next, *_Atomic *hash_at;
     struct link *in;

@@ -43,6 +43,12 @@ static bool is_jcc(const struct guest_insn *insn)
     return insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR;
 }
 
+/* The block may go on behind it, where it returns to. */
+static bool is_call(const struct guest_insn *insn)
+{
+    return insn->emit == emit_call;
+}
+
 static bool needs_avx(const struct guest_insn *insn)
 {
     return insn->uses_vector && insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
@@ -127,7 +133,7 @@ struct kind {
     uint8_t mode;   /* KIND_MODE */
     uint8_t length;
     uint8_t operands; /* that its users may look at */
-    bool ends_block : 1, is_jcc : 1;
+    bool ends_block : 1, is_jcc : 1, is_call : 1;
 };
 
 #define LINE      64u
@@ -378,6 +384,7 @@ static void remember(const struct emit *emit, struct guest_insn *insn,
         .operands = (uint8_t)(count < OPERANDS_MIN ? OPERANDS_MIN : count),
         .ends_block = insn->ends_block,
         .is_jcc = is_jcc(insn),
+        .is_call = is_call(insn),
     };
     size_t size = kind_size(kind->operands);
     known->used += (uint32_t)((size + LINE - 1) / LINE);
@@ -476,8 +483,12 @@ bool decode_find(const struct emit *emit, struct guest_insn *insn, struct found 
     const struct kind *kind = find_known(emit, head);
     if (!kind) {
         bool is_whole = learn(emit, insn, head, room);
-        *found =
-            (struct found){NULL, 0, insn->decoded.length, insn->ends_block, is_jcc(insn)};
+        *found = (struct found){
+            .length = insn->decoded.length,
+            .ends_block = insn->ends_block,
+            .is_jcc = is_jcc(insn),
+            .is_call = is_call(insn),
+        };
         return is_whole;
     }
     const struct guest_insn *copy = kind_copy(emit, kind);
@@ -487,6 +498,7 @@ bool decode_find(const struct emit *emit, struct guest_insn *insn, struct found 
         .length = kind->length,
         .ends_block = kind->ends_block,
         .is_jcc = kind->is_jcc,
+        .is_call = kind->is_call,
     };
     for (unsigned i = 0; i < found->size; i += LINE) {
         __builtin_prefetch((const uint8_t *)copy + i);

@@ -20,7 +20,7 @@ struct found {
     const struct guest_insn *copy; /* size bytes of it are to be taken; NULL: none */
     uint16_t size;
     uint8_t length;
-    bool ends_block, is_jcc;
+    bool ends_block, is_jcc, is_call; /* call: has code of its own */
 };
 
 /* The instruction at insn->offset, in two steps: what is known of its kind is on its way

@@ -103,8 +103,8 @@ struct cold {
     uint8_t host; /* register */
     bool by_base; /* of the group with this slot */
     uint8_t slot;
-    bool is_stale;  /* a block's head leads here, when it is dead */
-    int64_t target; /* relative to the page */
+    uint8_t patches; /* the block's patch of this number - 1 leads here; 0: none */
+    int64_t target;  /* relative to the page */
     uint32_t link;
 };
 
@@ -234,6 +234,13 @@ void recover_choose(struct guest_insn *insn);
 
 struct cold *emit_cold(struct emit *emit, enum cold_kind kind, uint8_t *place);
 void emit_colds(struct emit *emit);
+/* The instruction at an aligned place leads to what is cold when the block is dead. */
+void emit_patch(struct emit *emit, const uint8_t *place, struct cold *cold);
+/* Is the instruction being made the block's last? */
+static inline bool emit_is_last(const struct emit *emit)
+{
+    return emit->ordinal + 1u == emit->block->count;
+}
 
 /* Flags. Before code that overwrites the host's: what is live goes to memory; clobbers
  * r8.

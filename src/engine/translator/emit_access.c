@@ -18,6 +18,13 @@ struct cold *emit_cold(struct emit *emit, enum cold_kind kind, uint8_t *place)
     return cold;
 }
 
+void emit_patch(struct emit *emit, const uint8_t *place, struct cold *cold)
+{
+    struct block *block = emit->block;
+    block->patch[block->patch_count++].place = (uint32_t)(place - emit->cache->write);
+    cold->patches = block->patch_count;
+}
+
 /* ---- flags ------------------------------------------------------------------------ */
 
 void emit_spill_flags(struct emit *emit, uint32_t live)
@@ -335,11 +342,12 @@ void emit_colds(struct emit *emit)
                 host_patch(cold->place[p], emit->code.at);
             }
         }
+        if (cold->patches) {
+            emit->block->patch[cold->patches - 1].target =
+                (uint32_t)(emit->code.at - cache->write);
+        }
         switch (cold->kind) {
         case COLD_LEAVE:
-            if (cold->is_stale) {
-                emit->block->stale = (uint32_t)(emit->code.at - cache->write);
-            }
             leave_by(emit, cold, cache->leave[cold->reason][cold->from_host]);
             break;
         case COLD_MISS:

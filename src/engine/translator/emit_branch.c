@@ -73,13 +73,14 @@ static void load_target(struct emit *emit, const struct guest_insn *insn)
     emit_add_code_base(emit);
 }
 
-/* Host r8 holds the guest's return address; the site is for this one. */
+/* Host r8 holds the guest's return address; the site is for this one. The block may go on
+ * here: who comes to one that is dead has returned to somewhere else. */
 static void return_site(struct emit *emit, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
+    const uint8_t *site = code->at;
     if (!emit->is_fixed) {
-        CODE(code, "\x41\x59"); /* POP r9 */
-        host_op_reg(code, true, 0x3b, HOST_R8, HOST_R9);
+        CODE(code, "\x4c\x3b\x44\x24\x00"); /* CMP r8, [rsp]: five bytes, for a patch */
     } else if (!emit->is_64) {
         CODE(code, "\x41\x81\xf8"); /* CMP r8d, imm32 */
         code32(code, (uint32_t)(emit->page + (uint64_t)next_offset(insn)));
@@ -92,7 +93,10 @@ static void return_site(struct emit *emit, const struct guest_insn *insn)
             host_op_reg(code, true, 0x3b, HOST_R8, HOST_R9);
         }
     }
-    emit_cold(emit, COLD_MISMATCH, host_jcc(code, HOST_NE));
+    struct cold *cold = emit_cold(emit, COLD_MISMATCH, host_jcc(code, HOST_NE));
+    if (!emit->is_fixed) {
+        host_lea(code, HOST_RSP, HOST_RSP, 8);
+    }
     emit->flags_in_memory = true;
     emit->settles = 0;
     if (next_offset(insn) >= (int64_t)FRAME_SIZE) {
@@ -102,7 +106,19 @@ static void return_site(struct emit *emit, const struct guest_insn *insn)
     if (!emit->is_fixed) {
         emit_code_base(emit);
     }
-    emit_goto(emit, -1, next_offset(insn), 0);
+    if (emit_is_last(emit)) {
+        emit_goto(emit, -1, next_offset(insn), 0);
+    } else {
+        emit_patch(emit, site, cold);
+    }
+}
+
+/* So that the return site, behind a CALL of five bytes, can be patched. */
+static void align_site(struct emit *emit)
+{
+    if (!emit_is_last(emit)) {
+        host_align(&emit->code, 8, 5);
+    }
 }
 
 /* The site's address onto the return stack; value holds what the guest is given, which
@@ -148,6 +164,7 @@ bool emit_call(struct emit *emit, const struct guest_insn *insn)
     emit_watch(emit, insn, emit->width, 0);
     int64_t target = is_direct ? relative_target(insn) : -1;
     if (is_direct && emit_can_link(emit, target)) {
+        align_site(emit);
         emit_link(emit, 0xe8, (unsigned)target);
     } else {
         if (is_direct) {
@@ -156,10 +173,11 @@ bool emit_call(struct emit *emit, const struct guest_insn *insn)
             host_fs(code, true, HOST_MOV_LOAD, HOST_R8, FRAME(scratch));
             note_branch(emit);
         }
+        align_site(emit);
         go_on(emit, 0xe8);
     }
     return_site(emit, insn);
-    emit->ended = true;
+    emit->ended = emit_is_last(emit);
     return true;
 }
 

@@ -301,8 +301,9 @@ void flags_find_live(struct guest_insn *insns, unsigned count, uint32_t live)
             live = X86_FLAGS_ARITH;
         }
         insn->flags_live_before = live;
-        is_awaited = insn->emit && (flags_are_read(insn) ||
-                                    (is_awaited && insn->flags_kill != X86_FLAGS_ARITH));
+        is_awaited =
+            insn->emit && insn->emit != emit_call &&
+            (flags_are_read(insn) || (is_awaited && insn->flags_kill != X86_FLAGS_ARITH));
         insn->flags_awaited = is_awaited;
     }
 }

@@ -186,7 +186,7 @@ void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count)
         if (is_known) {
             find_at(emit, &origin, &values, insn);
         }
-        if (!insn->emit) {
+        if (!insn->emit || insn->emit == emit_call) {
             is_known = false;
         } else if (insn->flags_write) {
             if (insn->is_origin && !is_known) {

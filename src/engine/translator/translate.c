@@ -8,11 +8,18 @@
 #define WATCH_STEP 64u
 #define JCC_MAX    4 /* conditional branches that a block goes on behind */
 
+/* What must hold of frame.status for a block's code to run: one compare. */
+struct gate {
+    unsigned first, size;
+    uint32_t value;
+};
+
 struct translation {
     struct guest_insn insn[BLOCK_INSN_MAX];
     struct found found[BLOCK_INSN_MAX];
     unsigned count;
     unsigned end; /* offset behind the last instruction */
+    struct gate gate;
     struct emit emit;
 };
 
@@ -39,12 +46,22 @@ static bool watch(struct translation *translation, unsigned *watched, unsigned s
     return true;
 }
 
+/* Does the block go on behind an instruction that ends others, where a CALL returns to?
+ * A CALL to there asks for an address, and is not returned to. */
+static bool goes_on(const struct emit *emit, const struct guest_insn *insn,
+                    const struct found *found, unsigned *calls)
+{
+    static const uint8_t call_next[] = {0xe8, 0, 0, 0, 0};
+    return found->is_call && !emit->cache->counts && ++*calls <= BLOCK_CALLS_MAX &&
+           memcmp(insn->bytes, call_next, sizeof(call_next)) != 0;
+}
+
 static void decode_block(struct translation *translation, unsigned start)
 {
     struct emit *emit = &translation->emit;
     struct block_source *second = &emit->block->source[1];
     unsigned watched = start & -WATCH_STEP, place = start, branches = 0;
-    unsigned count = 0;
+    unsigned count = 0, calls = 0;
     decode_begin(emit);
     if (second->frame != FRAME_NONE) {
         second->version =
@@ -61,7 +78,8 @@ static void decode_block(struct translation *translation, unsigned start)
         count++;
         place += found->length;
         branches += found->is_jcc;
-        if (found->ends_block || (found->is_jcc && branches == JCC_MAX)) {
+        if ((found->ends_block && !goes_on(emit, insn, found, &calls)) ||
+            (found->is_jcc && branches == JCC_MAX)) {
             break;
         }
     }
@@ -87,12 +105,6 @@ static void fs_compare(struct code *code, unsigned size, int32_t offset, uint32_
     code32(code, (uint32_t)offset);
     code_bytes(code, &value, size);
 }
-
-/* What the head asks of frame.status, one compare. */
-struct gate {
-    unsigned first, size;
-    uint32_t value;
-};
 
 static struct gate find_gate(const struct translation *translation)
 {
@@ -174,7 +186,8 @@ static void emit_head(struct translation *translation)
     struct code *code = &emit->code;
     uint8_t *base = emit->cache->write;
     enum head_flags wanted = find_head_flags(translation);
-    struct gate gate = find_gate(translation);
+    struct gate gate = translation->gate = find_gate(translation);
+    block->patch_count = 0;
     block->settles =
         (uint8_t)(wanted == HEAD_NOWHERE
                       ? flags_count_settling(emit, translation->insn, translation->count)
@@ -207,7 +220,7 @@ static void emit_head(struct translation *translation)
     } else if (jump) {
         host_patch(jump, code->at);
     }
-    block->patch = (uint32_t)(code->at - base);
+    const uint8_t *look = code->at;
     uint8_t *place;
     if (wanted != HEAD_HOST) {
         fs_compare(code, gate.size, frame_status(gate.first), gate.value);
@@ -220,7 +233,19 @@ static void emit_head(struct translation *translation)
     struct cold *cold = emit_cold(emit, COLD_LEAVE, place);
     cold->reason = LEAVE_HEAD;
     cold->from_host = wanted == HEAD_HOST;
-    cold->is_stale = true;
+    emit_patch(emit, look, cold);
+}
+
+/* Whoever was called may have left translated code, and the units' state with it. What
+ * wants a look is seen at the next head, as loops have one. */
+static void emit_gate_again(struct translation *translation, int64_t offset)
+{
+    struct emit *emit = &translation->emit;
+    const struct gate *gate = &translation->gate;
+    if (gate->size > 1) {
+        fs_compare(&emit->code, gate->size, frame_status(gate->first), gate->value);
+        emit_goto(emit, HOST_NE, offset, 0);
+    }
 }
 
 /* The block must not be entered if it could go beyond the limit. */
@@ -307,6 +332,7 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
         place->host_flags |= INSN_FAULTS;
     }
     emit->keeps_base = insn->keeps_base;
+    emit->ended = false;
     if (insn->decoded.mnemonic == ZYDIS_MNEMONIC_CALL) {
         place->stack_bytes = -8;
     }
@@ -328,6 +354,8 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
         emit_leave(emit, LEAVE_INTERPRET);
         emit->flags_in_memory = false; /* whoever comes back has put them there */
         emit->ended |= insn->ends_block;
+    } else if (insn->emit == emit_call && !emit_is_last(emit)) {
+        emit_gate_again(translation, insn->offset + insn->decoded.length);
     }
     return true;
 }
