@@ -91,6 +91,23 @@ void exchange_fpu_in(struct translator_cpu *translator)
     memcpy(translator_frame.fpu + 512, &present, sizeof(present)); /* XSTATE_BV */
 }
 
+/* The selector in CS when a block ran: translated code may have changed its level since,
+ * and back (SDM 2B "SYSCALL", "SYSRET"). */
+static uint16_t selector_of(const struct translator_cpu *translator,
+                            const struct block *block)
+{
+    const struct cpu *cpu = translator->cpu;
+    bool is_user = block->place.mode & MODE_USER;
+    if (is_user == (cpu->cpl == 3)) {
+        return cpu->state.seg[X86_CS].selector;
+    }
+    if (is_user == translator->entered_user) {
+        return translator->entered_cs;
+    }
+    return is_user ? (uint16_t)((cpu->state.star >> 48) + 16) | 3
+                   : (uint16_t)(cpu->state.star >> 32) & ~3;
+}
+
 /* The guest's address of the last instruction, which FXSAVE shows: the host has it at an
  * address of the code cache, unless it is what was loaded. Of user code that is mapped
  * twice perhaps the other one's. */
@@ -108,7 +125,7 @@ static void set_pointer(const struct translator_cpu *translator, uint64_t addres
     fpu->fip = block->place.mode & MODE_32
                    ? (uint32_t)linear - translator_frame.segment_base[X86_CS]
                    : linear;
-    fpu->fcs = cpu->state.seg[X86_CS].selector;
+    fpu->fcs = selector_of(translator, block);
 }
 
 /* SDM 1 13.7: what XSAVE found in its initial state it did not write. */

@@ -92,6 +92,8 @@ static void enter(struct translator_cpu *translator, const struct entry *entry)
         exchange_fpu_in(translator);
     }
     struct cpu *cpu = translator->cpu;
+    translator->entered_user = cpu->cpl == 3;
+    translator->entered_cs = cpu->state.seg[X86_CS].selector;
     frame->code_base = entry->page;
     frame->target = (uint64_t)(uintptr_t)code_address(translator->cache, entry->target);
     uint64_t budget = cpu->limit - cpu->retired;
