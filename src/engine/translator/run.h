@@ -31,7 +31,7 @@ struct translator_cpu {
                                stack: code_jump_kind */
     bool was_user;          /* whose return stack is in frame.host_rsp */
     unsigned mode;
-    bool entered_user;     /* level and CS with which translated code was entered last */
+    bool entered_user; /* level and CS with which translated code was entered last */
     uint16_t entered_cs;
     uint32_t miss_info;    /* the instruction that missed last */
     uint64_t miss_page[2]; /* the last two that it missed */
