@@ -45,7 +45,7 @@ static uint64_t call_at(unsigned way, uint64_t offset, uint64_t first, uint64_t 
         .rcx = address,
     };
     user_run(&start);
-    ASSERT_EQ(cpu_self()->trap.vector, VECTOR_USER);
+    ASSERT_EQ(cpu_self()->trap.vector, VECTOR_UD);
     return cpu_self()->trap.rax;
 }
 
@@ -183,7 +183,7 @@ static void try_closed(void)
 void guest_test(void)
 {
     static const char *const name[] = {"high", "low", "user's, high", "user's, low"};
-    static const uint8_t entry[] = {0xff, 0xd1, 0xcd, 0x80}; /* call rcx; int 80h */
+    static const uint8_t entry[] = {0xff, 0xd1, 0x0f, 0x0b}; /* call rcx; ud2 */
     page = page_new_run(2 * PAGE_SIZE);
     cr4_write(cr4_read() | CR4_OSFXSR);
     /* In the identity map, whose large pages are the kernel's. */

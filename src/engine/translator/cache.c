@@ -233,7 +233,7 @@ void code_publish(struct code_cache *cache, struct block *block)
 
 /* Other vCPUs execute what is patched: one store within eight aligned bytes, which is
  * atomic (SDM 3A 9.1.1, APM 2 7.3.2). */
-static void patch32(struct code_cache *cache, uint32_t place, uint32_t target)
+void code_patch(struct code_cache *cache, uint32_t place, uint32_t target)
 {
     int32_t distance = (int32_t)(target - (place + 4));
     __asm__ volatile("movl %1, %0"
@@ -256,7 +256,7 @@ void code_link(struct code_cache *cache, struct link *link, struct block *to)
         to->in->at = &link->next;
     }
     to->in = link;
-    patch32(cache, link->place, link->from_memory ? to->entry_memory : to->entry);
+    code_patch(cache, link->place, link->from_memory ? to->entry_memory : to->entry);
 }
 
 static void source_remove(struct block_source *source)
@@ -293,7 +293,7 @@ static void kill(struct code_cache *cache, struct block *block)
     }
     for (struct link *link = block->in; link; link = link->next) {
         link->is_linked = false;
-        patch32(cache, link->place, link->stub);
+        code_patch(cache, link->place, link->stub);
     }
     block->in = NULL;
     code_unchain(block);

@@ -158,6 +158,9 @@ struct patch {
 /* CALLs that a block goes on behind. */
 #define BLOCK_CALLS_MAX 2
 
+/* What an indirect JMP compares its target with, at most (target.c). */
+#define BLOCK_TARGETS_MAX 4
+
 struct block {
     uint32_t number;
     struct code_place place;
@@ -181,6 +184,13 @@ struct block {
      * on behind. */
     uint8_t patch_count;
     struct patch patch[1 + BLOCK_CALLS_MAX];
+    /* Of an indirect JMP at its end: the targets in its page, while they are learnt;
+     * where its jump out of the block is patched then, and how often it has been asked.
+     */
+    uint16_t target[BLOCK_TARGETS_MAX];
+    uint8_t target_count, targets_asked;
+    bool has_learnt; /* or nothing is to be learnt */
+    uint32_t target_place;
     uint32_t cold;           /* its code that is rarely run, behind the rest */
     uint32_t end;            /* of its code */
     _Atomic uint16_t misses; /* how often the plain variant had to go on */
@@ -324,6 +334,8 @@ struct block *code_find(struct code_cache *cache, const struct code_place *place
 void *code_metadata(struct code_cache *cache, size_t size);
 /* Makes a finished block known. */
 void code_publish(struct code_cache *cache, struct block *block);
+/* Leads a displacement of 4 of 8 aligned bytes to an offset in the cache. */
+void code_patch(struct code_cache *cache, uint32_t place, uint32_t target);
 /* Leads a direct exit to a block. */
 void code_link(struct code_cache *cache, struct link *link, struct block *to);
 /* Every vCPU has stood still for so long. */

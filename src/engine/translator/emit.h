@@ -95,6 +95,7 @@ struct cold {
         COLD_LINK,     /* out, by a link */
         COLD_JUMP,     /* on at a guest address of this page or another */
         COLD_MISMATCH, /* a return to somewhere else: r8 */
+        COLD_TARGET,   /* out, an indirect JMP leading to r8 */
     } kind;
     uint8_t *place[2]; /* displacements that lead here; [1] may be NULL */
     uint8_t reason, ordinal;

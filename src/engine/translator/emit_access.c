@@ -372,6 +372,10 @@ void emit_colds(struct emit *emit)
         case COLD_MISMATCH:
             cold_mismatch(emit);
             break;
+        case COLD_TARGET:
+            host_fs(&emit->code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_value));
+            leave_by(emit, cold, cache->leave[LEAVE_TARGET][0]);
+            break;
         }
     }
 }

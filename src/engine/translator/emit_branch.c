@@ -204,6 +204,36 @@ bool emit_ret(struct emit *emit, const struct guest_insn *insn)
     return true;
 }
 
+/* Host r8 holds a linear address: on to one of the targets that were learnt, by a link.
+ */
+static void go_on_learnt(struct emit *emit)
+{
+    const struct block *block = emit->block;
+    unsigned from = HOST_R8;
+    uint64_t page = emit->page;
+    if (block->target_count && !emit->is_fixed) {
+        from = HOST_R9; /* the offset in the page, if it is there */
+        page = 0;
+        host_mov(&emit->code, from, HOST_R8);
+        host_fs(&emit->code, true, 0x2b, from, FRAME(code_base)); /* SUB */
+    }
+    for (unsigned i = 0; i < block->target_count; i++) {
+        host_cmp(&emit->code, from, (int32_t)(page + block->target[i]));
+        emit_goto(emit, HOST_E, block->target[i], 0);
+    }
+    go_on(emit, 0xe9);
+}
+
+/* Out, each time, until enough is known. */
+static void ask_target(struct emit *emit)
+{
+    struct code *code = &emit->code;
+    host_align_place(code, 1);
+    struct cold *cold = emit_cold(emit, COLD_TARGET, host_jmp(code));
+    cold->from_host = false;
+    emit->block->target_place = (uint32_t)(code->at - 4 - emit->cache->write);
+}
+
 bool emit_jmp(struct emit *emit, const struct guest_insn *insn)
 {
     if (!is_near(insn)) {
@@ -217,7 +247,11 @@ bool emit_jmp(struct emit *emit, const struct guest_insn *insn)
     emit_spill_flags(emit, insn->flags_live_before);
     load_target(emit, insn);
     note_branch(emit);
-    go_on(emit, 0xe9);
+    if (emit->block->has_learnt || insn->soft_size) {
+        go_on_learnt(emit);
+    } else {
+        ask_target(emit);
+    }
     return true;
 }
 

@@ -95,11 +95,12 @@ int32_t frame_offset(size_t field);
 
 /* Why translated code left. */
 enum {
-    LEAVE_HEAD,  /* a block's head: attention, a gate that is closed, or it is stale */
-    LEAVE_LINK,  /* a direct exit that is not linked: exit_info */
-    LEAVE_JUMP,  /* to guest address exit_value */
-    LEAVE_READ,  /* exit_value is not in the TLB for reading */
-    LEAVE_WRITE, /* ... for writing */
+    LEAVE_HEAD,   /* a block's head: attention, a gate that is closed, or it is stale */
+    LEAVE_LINK,   /* a direct exit that is not linked: exit_info */
+    LEAVE_JUMP,   /* to guest address exit_value */
+    LEAVE_TARGET, /* the same, from an indirect JMP whose targets are being learnt */
+    LEAVE_READ,   /* exit_value is not in the TLB for reading */
+    LEAVE_WRITE,  /* ... for writing */
     LEAVE_INTERPRET, /* the instruction has no code of its own */
     LEAVE_QUICK,     /* the instruction is quick_run's */
     LEAVE_PLAIN,     /* the frame of a group that stores is watched */

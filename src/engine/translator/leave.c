@@ -4,6 +4,7 @@
 #include "engine/translator/level.h"
 #include "engine/translator/recover.h"
 #include "engine/translator/run.h"
+#include "engine/translator/target.h"
 #include "interpreter/event.h"
 #include "x86/paging.h"
 
@@ -166,8 +167,12 @@ bool leave_handle(struct translator_cpu *translator, struct entry *entry)
 {
     struct cpu *cpu = translator->cpu;
     struct frame *frame = &translator_frame;
-    if (frame->exit_reason == LEAVE_JUMP) {
+    if (frame->exit_reason == LEAVE_JUMP || frame->exit_reason == LEAVE_TARGET) {
         uint64_t linear = frame->exit_value;
+        if (frame->exit_reason == LEAVE_TARGET) {
+            struct block *from = left_block(translator);
+            target_learn(translator, from, page_of(from), linear);
+        }
         if (likely(x86_canonical(linear)) && go_on(translator, linear, entry)) {
             return true;
         }

@@ -93,15 +93,11 @@ static const char *operand_note(const ZydisDecodedOperand *operand)
 static const char *target_note(const struct code_cache *cache, uint64_t target)
 {
     static const char *const reasons[LEAVE_COUNT] = {
-        [LEAVE_HEAD] = "leave: head",
-        [LEAVE_LINK] = "leave: not linked",
-        [LEAVE_JUMP] = "leave: jump",
-        [LEAVE_READ] = "leave: read missed",
-        [LEAVE_WRITE] = "leave: write missed",
-        [LEAVE_INTERPRET] = "leave: interpret",
-        [LEAVE_QUICK] = "leave: quick",
-        [LEAVE_PLAIN] = "leave: plain variant",
-        [LEAVE_WATCHED] = "leave: watched store",
+        [LEAVE_HEAD] = "leave: head",           [LEAVE_LINK] = "leave: not linked",
+        [LEAVE_JUMP] = "leave: jump",           [LEAVE_TARGET] = "leave: jump asked",
+        [LEAVE_READ] = "leave: read missed",    [LEAVE_WRITE] = "leave: write missed",
+        [LEAVE_INTERPRET] = "leave: interpret", [LEAVE_QUICK] = "leave: quick",
+        [LEAVE_PLAIN] = "leave: plain variant", [LEAVE_WATCHED] = "leave: watched store",
     };
     for (unsigned i = 0; i < LEAVE_COUNT; i++) {
         if (target == cache->leave[i][0] || target == cache->leave[i][1]) {

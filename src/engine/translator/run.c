@@ -134,7 +134,7 @@ static bool find_or_step(struct translator_cpu *translator, unsigned left,
     uint64_t linear = run_linear_rip(translator->cpu);
     /* A head that was left asks for more than a jump: state, or another block. */
     if (left != LEAVE_HEAD && left != LEAVE_LINK && left != LEAVE_JUMP &&
-        find_jump(translator, linear, entry)) {
+        left != LEAVE_TARGET && find_jump(translator, linear, entry)) {
         return true;
     }
     switch (find_entry(translator, linear, left, entry)) {

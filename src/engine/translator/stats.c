@@ -11,7 +11,7 @@ static const char *const leave_names[LEAVE_COUNT] = {
     [LEAVE_JUMP] = "jump_unknown",       [LEAVE_READ] = "read_missed",
     [LEAVE_WRITE] = "write_missed",      [LEAVE_INTERPRET] = "instruction_not_translated",
     [LEAVE_QUICK] = "quick_instruction", [LEAVE_PLAIN] = "group_watched",
-    [LEAVE_WATCHED] = "store_watched",
+    [LEAVE_WATCHED] = "store_watched",   [LEAVE_TARGET] = "jump_asked",
 };
 
 struct row {

@@ -4,6 +4,7 @@
 #include "base/scope.h"
 #include "engine/translator/decode.h"
 #include "engine/translator/soften.h"
+#include "engine/translator/target.h"
 
 #define WATCH_STEP 64u
 #define JCC_MAX    4 /* conditional branches that a block goes on behind */
@@ -469,7 +470,10 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
     if (former) {
         block->split_count = former->split_count;
         memcpy(block->split, former->split, sizeof(block->split));
+        memcpy(block->target, former->target, sizeof(block->target));
+        block->target_count = former->has_learnt ? former->target_count : 0;
     }
+    block->has_learnt = (former && former->has_learnt) || !target_is_asked(cache, place);
     emit->cache = cache;
     emit->cpu = cpu;
     emit->block = block;
