@@ -342,6 +342,8 @@ int main(void)
     make_segment(ISA_CODE16, ISA_CODE, true);
     make_segment(ISA_DATA16, ISA_DATA16_BASE, false);
     make_segment(ISA_STACK16, ISA_STACK16_BASE, false);
+    make_segment(ISA_DATA16_END, ISA_DATA16_TOP, false);
+    make_segment(ISA_STACK16_END, ISA_STACK16_TOP, false);
     if (confine() < 0) {
         perror("isa_bare: no filter for system calls");
         return 1;

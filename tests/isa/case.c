@@ -234,8 +234,12 @@ void isa_input_complete(struct isa_input *input)
     input->selector = test->bits == 64   ? ISA_CODE64
                       : test->bits == 32 ? ISA_CODE32
                                          : ISA_CODE16;
-    input->data_selector = test->bits == 16 ? ISA_DATA16 : ISA_DATA32;
-    input->stack_selector = test->bits == 16 ? ISA_STACK16 : ISA_DATA32;
+    input->data_selector = test->bits != 16 ? ISA_DATA32
+                           : test->is_high  ? ISA_DATA16_END
+                                            : ISA_DATA16;
+    input->stack_selector = test->bits != 16 ? ISA_DATA32
+                            : test->is_high  ? ISA_STACK16_END
+                                             : ISA_STACK16;
 }
 
 static uint64_t image_word(uint64_t *random)

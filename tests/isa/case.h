@@ -27,6 +27,9 @@
 #define ISA_CODE16  0x07u
 #define ISA_DATA16  0x0fu
 #define ISA_STACK16 0x17u
+/* The same where they are at the top of their segments. */
+#define ISA_DATA16_END  0x1fu
+#define ISA_STACK16_END 0x27u
 
 struct isa_case {
     uint64_t gpr[16];
@@ -41,6 +44,7 @@ struct isa_case {
     uint16_t code_length; /* in bytes */
     uint16_t code_offset; /* from ISA_CODE */
     uint8_t code[ISA_CODE_MAX];
+    bool is_high; /* of 16-bit code: data and stack end with their segments */
 };
 
 /* x87, SSE and AVX as XSAVE64 has them, the header with all three in use. */
@@ -106,6 +110,14 @@ void isa_images_init(void);
 static inline uint64_t isa_code_base(const struct isa_case *test)
 {
     return test->bits == 16 ? ISA_CODE : 0;
+}
+static inline uint64_t isa_data_base(const struct isa_case *test)
+{
+    return test->bits != 16 ? 0 : test->is_high ? ISA_DATA16_TOP : ISA_DATA16_BASE;
+}
+static inline uint64_t isa_stack_base(const struct isa_case *test)
+{
+    return test->bits != 16 ? 0 : test->is_high ? ISA_STACK16_TOP : ISA_STACK16_BASE;
 }
 /* The linear address at which a case has ended. */
 static inline uint64_t isa_linear_rip(const struct isa_result *result)

@@ -265,13 +265,13 @@ void compare_print_case(FILE *out, const struct isa_case *test)
     for (unsigned i = 0; i < 16; i++) {
         fprintf(out, "  %s=%016lx%s", gpr_names[i], test->gpr[i], i % 4 == 3 ? "\n" : "");
     }
-    fprintf(out, "  flags=%x mxcsr=%x fcw=%x fsw=%x ftw=%x vectors=%#lx image=%u%s%s\n",
+    fprintf(out, "  flags=%x mxcsr=%x fcw=%x fsw=%x ftw=%x vectors=%#lx image=%u%s%s%s\n",
             test->flags, test->mxcsr, test->fcw, test->fsw, test->ftw, test->vector_seed,
             test->image,
             test->bits == 64   ? ""
             : test->bits == 32 ? " compat"
                                : " 16-bit",
-            test->is_stepped ? " stepped" : "");
+            test->is_stepped ? " stepped" : "", test->is_high ? " high" : "");
 }
 
 static void print_value(FILE *out, const char *name, uint64_t native, uint64_t ours)
@@ -391,7 +391,7 @@ void compare_print_entry(FILE *out, const struct isa_case *test)
     }
     fprintf(out,
             "},\n     .flags = %#x, .mxcsr = %#x, .fcw = %#x, .fsw = %#x, .ftw = %#x,\n"
-            "     .vector_seed = %#lx, .image = %u, .is_stepped = %d},\n",
+            "     .vector_seed = %#lx, .image = %u, .is_stepped = %d, .is_high = %d},\n",
             test->flags, test->mxcsr, test->fcw, test->fsw, test->ftw, test->vector_seed,
-            test->image, test->is_stepped);
+            test->image, test->is_stepped, test->is_high);
 }

@@ -82,11 +82,12 @@ static void narrow(struct isa_case *test)
 
 void generate_state(uint64_t *random, struct isa_case *test)
 {
+    test->is_high = test->bits == 16 && one_in(random, 2);
     for (unsigned i = 0; i < 16; i++) {
         test->gpr[i] = isa_value(random);
     }
-    uint64_t stack_base = test->bits == 16 ? ISA_STACK16_BASE : 0;
-    uint64_t data_base = test->bits == 16 ? ISA_DATA16_BASE : 0;
+    uint64_t stack_base = isa_stack_base(test);
+    uint64_t data_base = isa_data_base(test);
     test->gpr[X86_RSP] = stack_pointer(random) - stack_base;
     if (!one_in(random, 4)) {
         test->gpr[X86_RSI] = target(random) - data_base;
@@ -173,9 +174,9 @@ static uint64_t segment_base(const struct isa_case *test,
     case ZYDIS_REGISTER_CS:
         return isa_code_base(test);
     case ZYDIS_REGISTER_SS:
-        return test->bits == 16 ? ISA_STACK16_BASE : 0;
+        return isa_stack_base(test);
     default:
-        return test->bits == 16 ? ISA_DATA16_BASE : 0;
+        return isa_data_base(test);
     }
 }
 

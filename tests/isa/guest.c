@@ -210,6 +210,8 @@ static void make_tables(struct guest *guest)
     put(guest, LDT + (ISA_CODE16 & ~7u), segment16(ISA_CODE, 0xfb));
     put(guest, LDT + (ISA_DATA16 & ~7u), segment16(ISA_DATA16_BASE, 0xf3));
     put(guest, LDT + (ISA_STACK16 & ~7u), segment16(ISA_STACK16_BASE, 0xf3));
+    put(guest, LDT + (ISA_DATA16_END & ~7u), segment16(ISA_DATA16_TOP, 0xf3));
+    put(guest, LDT + (ISA_STACK16_END & ~7u), segment16(ISA_STACK16_TOP, 0xf3));
     put(guest, TSS + 4, KERNEL + KERNEL_STACK);
     put(guest, TSS + 96, 0x68ull << 48); /* no I/O permission bitmap */
     for (unsigned vector = 0; vector < 256; vector++) {
@@ -243,7 +245,7 @@ static void make_state(struct guest *guest)
                            (KERNEL & 0xff000000) << 32,
                        KERNEL >> 32);
     x86_segment_unpack(&state->ldtr, SELECTOR_LDT,
-                       0x0000820000000017 | (uint64_t)LDT << 16 |
+                       0x0000820000000027 | (uint64_t)LDT << 16 |
                            (KERNEL & 0xff000000) << 32,
                        KERNEL >> 32);
     for (unsigned i = 0; i < X86_SEGMENT_COUNT; i++) {

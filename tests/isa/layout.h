@@ -7,10 +7,13 @@
 #define ISA_DATA  0x20000000 /* two pages, read and write; the third only read */
 #define ISA_STACK 0x30000000 /* one page, read and write */
 
-/* Bases of the segments of 16-bit code, and their limit: a page before what is mapped. */
+/* Limit and bases of the segments of 16-bit code: a page before what is mapped, or so
+ * that what can be written ends with them. */
+#define ISA_LIMIT16      0xffff
 #define ISA_DATA16_BASE  (ISA_DATA - ISA_PAGE)
 #define ISA_STACK16_BASE (ISA_STACK - ISA_PAGE)
-#define ISA_LIMIT16      0xffff
+#define ISA_DATA16_TOP   (ISA_DATA + 2 * ISA_PAGE - 1 - ISA_LIMIT16)
+#define ISA_STACK16_TOP  (ISA_STACK + ISA_PAGE - 1 - ISA_LIMIT16)
 /* The upper half of ESP there: that of the monitor's stack pointer (monitor.h), which
  * IRETQ leaves in it. The host's kernel hides its own. */
 #define ISA_STACK16_HIGH 0x80010000
