@@ -6,18 +6,9 @@
 #include <assert.h>
 #include <string.h>
 
+#include "engine/translator/form.h"
 #include "engine/translator/soften.h"
 #include "interpreter/native.h"
-
-/* The encoding of one instruction, taken apart. */
-struct form {
-    uint8_t reg, rm, vvvv, opcode_reg; /* host registers, or what the guest had there */
-    uint8_t opcode;
-    bool has_modrm, has_memory, has_opcode_reg;
-    bool needs_rex;   /* byte registers SPL to DIL */
-    bool forbids_rex; /* AH to BH */
-    bool lends_rdi;   /* to the address of such an operand's partner in memory */
-};
 
 /* A guest register that lives in memory and has a scratch register meanwhile. */
 struct borrowed {
@@ -35,8 +26,7 @@ struct copy {
     bool memory_written;
     uint8_t scratch[3];
     unsigned scratch_count;
-    uint8_t soft;          /* the one that holds a soft immediate */
-    struct host_mem place; /* of the memory operand */
+    uint8_t soft; /* the one that holds a soft immediate */
 };
 
 static int borrow(struct copy *copy, unsigned guest, const struct operand *operand)
@@ -278,108 +268,6 @@ static bool plan(struct copy *copy)
     return !(form->forbids_rex && has_rex);
 }
 
-static bool has_prefix(const struct guest_insn *insn, uint8_t value)
-{
-    for (unsigned i = 0; i < insn->decoded.raw.prefix_count; i++) {
-        if (insn->bytes[i] == value) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* ModRM, and what belongs to it. */
-static void write_modrm(const struct copy *copy, struct code *code)
-{
-    const struct form *form = &copy->form;
-    if (form->has_memory) {
-        host_modrm_mem(code, form->reg, &copy->place);
-    } else if (form->has_modrm) {
-        code8(code, 0xc0u | (form->reg & 7u) << 3 | (form->rm & 7u));
-    }
-}
-
-static void write_legacy(const struct copy *copy, struct code *code)
-{
-    const struct decoded *decoded = &copy->insn->decoded;
-    const struct form *form = &copy->form;
-    static const uint8_t kept[] = {0xf0, 0x66, 0xf2, 0xf3};
-    /* REP means nothing to what has one byte of opcode and is copied, and PAUSE with
-     * another register. */
-    unsigned count = decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT ? 2 : sizeof(kept);
-    for (unsigned i = 0; i < count; i++) {
-        if (has_prefix(copy->insn, kept[i])) {
-            code8(code, kept[i]);
-        }
-    }
-    unsigned base = form->has_memory       ? copy->place.base
-                    : form->has_opcode_reg ? form->opcode_reg
-                    : form->has_modrm      ? form->rm
-                                           : 0u;
-    bool is_wide = decoded->attributes & ZYDIS_ATTRIB_HAS_REX && decoded->raw.rex.W;
-    host_rex(code, is_wide, form->has_modrm ? form->reg : 0, 0, base, form->needs_rex);
-    switch (decoded->opcode_map) {
-    case ZYDIS_OPCODE_MAP_0F:
-        code8(code, 0x0f);
-        break;
-    case ZYDIS_OPCODE_MAP_0F38:
-        CODE(code, "\x0f\x38");
-        break;
-    case ZYDIS_OPCODE_MAP_0F3A:
-        CODE(code, "\x0f\x3a");
-        break;
-    default:
-        break;
-    }
-    unsigned opcode = form->opcode;
-    if (form->has_opcode_reg) {
-        opcode = (opcode & ~7u) | (form->opcode_reg & 7u);
-    }
-    code8(code, opcode);
-    write_modrm(copy, code);
-}
-
-static void write_vex(const struct copy *copy, struct code *code)
-{
-    const struct decoded *decoded = &copy->insn->decoded;
-    const struct form *form = &copy->form;
-    unsigned base = form->has_memory ? copy->place.base : form->rm;
-    code8(code, 0xc4);
-    code8(code, (form->reg < 8 ? 0x80u : 0) | 0x40u | (base < 8 ? 0x20u : 0) |
-                    decoded->raw.vex.m_mmmm);
-    code8(code, (unsigned)decoded->raw.vex.W << 7 | (~(unsigned)form->vvvv & 15) << 3 |
-                    (unsigned)decoded->raw.vex.L << 2 | decoded->raw.vex.pp);
-    code8(code, decoded->opcode);
-    write_modrm(copy, code);
-}
-
-static void write_immediates(const struct guest_insn *insn, struct code *code)
-{
-    const struct decoded *decoded = &insn->decoded;
-    for (unsigned i = 0; i < 2; i++) {
-        /* Always eight of them, which needs no branch; what comes then is written over.
-         */
-        memcpy(code->at, insn->bytes + decoded->raw.imm[i].offset, 8);
-        code->at += decoded->raw.imm[i].size / 8;
-    }
-}
-
-static bool can_write(const struct guest_insn *insn)
-{
-    const struct decoded *decoded = &insn->decoded;
-    if (decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
-        return true;
-    }
-    if (has_prefix(insn, 0xf2) && has_prefix(insn, 0xf3)) {
-        return false; /* the last one counts */
-    }
-    return decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
-           (decoded->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT ||
-            decoded->opcode_map == ZYDIS_OPCODE_MAP_0F ||
-            decoded->opcode_map == ZYDIS_OPCODE_MAP_0F38 ||
-            decoded->opcode_map == ZYDIS_OPCODE_MAP_0F3A);
-}
-
 static void mark_fault(struct emit *emit)
 {
     struct block_insn *insn = &emit->block->insn[emit->ordinal];
@@ -401,16 +289,6 @@ static bool zero_vectors(struct emit *emit, bool is_upper)
     return true;
 }
 
-/* The instruction's bytes but for immediates. */
-static void write_bytes(const struct copy *copy, struct code *code)
-{
-    if (copy->insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
-        write_vex(copy, code);
-    } else {
-        write_legacy(copy, code);
-    }
-}
-
 static void restore_needed_flags(struct emit *emit, const struct guest_insn *insn)
 {
     if (flags_are_read(insn)) {
@@ -426,11 +304,11 @@ void emit_copy_plan(const struct emit *emit, struct guest_insn *insn)
     bool is_zero_vectors =
         !emit->is_64 && (insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
                          insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROALL);
-    if (!is_zero_vectors && can_write(insn) && !has_ignored_bits(&copy) && plan(&copy) &&
-        !copy.memory && copy.borrowed_count == 0) {
+    if (!is_zero_vectors && form_can_write(insn) && !has_ignored_bits(&copy) &&
+        plan(&copy) && !copy.memory && copy.borrowed_count == 0) {
         uint8_t bytes[2 * INSN_BYTES_MAX];
         struct code code = {bytes};
-        write_bytes(&copy, &code);
+        form_write(&copy.form, insn, &code);
         insn->copied_size = (uint8_t)(code.at - bytes);
         assert(insn->copied_size <= sizeof(insn->copied));
         memcpy(insn->copied, bytes, insn->copied_size);
@@ -442,7 +320,7 @@ static bool copy_planned(struct emit *emit, const struct guest_insn *insn)
     restore_needed_flags(emit, insn);
     memcpy(emit->code.at, insn->copied, sizeof(insn->copied));
     emit->code.at += insn->copied_size;
-    write_immediates(insn, &emit->code);
+    form_write_immediates(insn, &emit->code);
     if (insn->flags_write) {
         emit_note_flags(emit);
     }
@@ -460,7 +338,7 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
         return zero_vectors(emit, is_upper);
     }
     struct copy copy = {.emit = emit, .insn = insn};
-    if (!can_write(insn) || has_ignored_bits(&copy) || !plan(&copy)) {
+    if (!form_can_write(insn) || has_ignored_bits(&copy) || !plan(&copy)) {
         return false;
     }
     struct code *code = &emit->code;
@@ -471,7 +349,8 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
         }
         /* An operand that must be aligned and is not faults on the host, too; the
          * interpreter then raises the guest's fault. */
-        copy.place = emit_operand(emit, insn, copy.memory, size, copy.memory_written);
+        copy.form.place =
+            emit_operand(emit, insn, copy.memory, size, copy.memory_written);
     }
     restore_needed_flags(emit, insn);
     for (unsigned i = 0; i < copy.borrowed_count; i++) {
@@ -481,15 +360,15 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
     }
     if (copy.form.lends_rdi) {
         host_mov(code, copy.scratch[0], HOST_RDI);
-        host_mov(code, HOST_RDI, copy.place.base);
-        copy.place.base = HOST_RDI;
+        host_mov(code, HOST_RDI, copy.form.place.base);
+        copy.form.place.base = HOST_RDI;
     }
     if (soften_is_immediate(insn)) {
         soften_load(emit, copy.soft, insn);
-        write_bytes(&copy, code);
+        form_write(&copy.form, insn, code);
     } else {
-        write_bytes(&copy, code);
-        write_immediates(insn, code);
+        form_write(&copy.form, insn, code);
+        form_write_immediates(insn, code);
     }
     if (copy.form.lends_rdi) {
         host_mov(code, HOST_RDI, copy.scratch[0]);
