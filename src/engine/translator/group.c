@@ -211,6 +211,7 @@ static bool may_leave(const struct guest_insn *insn)
     bool is_member = insn->access.kind == ACCESS_MEMBER;
     bool has_operand = insn_memory(insn) && insn->emit != emit_lea;
     return insn->emit == emit_jcc || insn->emit == emit_ret ||
+           insn->emit == emit_loop || insn->emit == emit_jrcxz ||
            mnemonic == ZYDIS_MNEMONIC_DIV || mnemonic == ZYDIS_MNEMONIC_IDIV ||
            mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B || insn->uses_fpu ||
            insn->access.kind == ACCESS_FIRST ||
