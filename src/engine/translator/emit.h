@@ -56,6 +56,9 @@ struct guest_insn {
     bool has_high_byte : 1;   /* AH, CH, DH or BH is an operand */
     bool keeps_addresses : 1; /* see group_plan */
     bool stores : 1;          /* its store may be of code, and leave behind it */
+    /* A guest register that lies in memory can be had there as the operand in ModRM.rm:
+     * the one there, if it is read, or written whole; the one in ModRM.reg. */
+    bool reads_frame : 1, writes_frame : 1, swaps_frame : 1;
     bool counts_bits : 1; /* what it does to flags depends on its immediate: a shift */
     bool is_origin : 1;   /* its flags can be computed anew, perhaps (recover.c) */
     bool can_recover : 1; /* who leaves at it finds the registers as before it */
@@ -111,6 +114,16 @@ struct cold {
 
 #define COLD_MAX 512
 
+/* What a host register holds besides the code being made (scratch.c): a guest register
+ * by its number, or the host address of the bytes of the group with a slot. */
+#define HELD_NOTHING    0
+#define HELD_BASE(slot) (16u + (slot))
+struct held {
+    uint8_t what;
+    bool is_newer; /* than what the frame has */
+    uint8_t used;  /* the instruction that did last */
+};
+
 /* So many instructions behind a block are looked at (flags.c). */
 #define AHEAD_MAX 8
 
@@ -138,6 +151,8 @@ struct emit {
     int32_t stack_moves; /* what guest RSP is to be moved by yet */
     bool ended;          /* no way leads behind the last instruction */
     bool keeps_base;     /* of the instruction being made */
+    struct held held[3]; /* by host r8, r9 and r10 */
+    bool holds;          /* the instruction being made may leave something there */
     struct cold cold[COLD_MAX];
     unsigned cold_count;
 };
@@ -255,6 +270,25 @@ static inline void emit_note_flags(struct emit *emit)
     emit->flags_in_memory = emit->flags_are_stored = false;
 }
 
+/* scratch.c. Before an instruction's code: emit->holds, and what that asks for. */
+void scratch_begin(struct emit *emit, const struct guest_insn *insn);
+/* The scratch register that holds something; HOST_NONE: none does. */
+unsigned scratch_find(const struct emit *emit, unsigned what);
+/* One holds it from now on, for as long as may be; is_newer: the frame's is old. */
+void scratch_hold(struct emit *emit, unsigned host, unsigned what, bool is_newer);
+/* The best one to overwrite of those free, a bit each by host number. */
+unsigned scratch_choose(const struct emit *emit, unsigned free);
+/* Before a host register is overwritten; before what is held is changed in the frame, or
+ * elsewhere. What is newer is stored; flags stay. */
+void scratch_overwrite(struct emit *emit, unsigned host);
+void scratch_release(struct emit *emit, unsigned what);
+/* The instruction makes it anew, in the frame. */
+void scratch_forget(struct emit *emit, unsigned what);
+/* What is newer is stored, and stays. */
+void scratch_save(struct emit *emit);
+/* Nothing is held any more; nothing is newer. */
+void scratch_clear(struct emit *emit);
+
 /* Registers and memory as wide as addresses are: 32-bit results are zero-extended. */
 static inline void emit_mov(struct emit *emit, unsigned to, unsigned from)
 {
@@ -338,6 +372,9 @@ void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
 
 /* What group_accesses finds out that is the same in every block. */
 void group_plan(struct guest_insn *insn);
+
+/* May translated code be left at the instruction? Its access's kind is known. */
+bool group_may_leave(const struct guest_insn *insn);
 
 /* emit_copy.c */
 emit_fn emit_copy, emit_nothing, emit_lea;

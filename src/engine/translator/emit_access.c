@@ -33,6 +33,7 @@ void emit_spill_flags(struct emit *emit, uint32_t live)
         return;
     }
     if (!emit->flags_are_stored) {
+        scratch_overwrite(emit, HOST_R8);
         host_mov(&emit->code, HOST_R8, HOST_RAX);
         CODE(&emit->code, "\x9f\x0f\x90\xc0\x66"); /* LAHF; SETO al; MOV fs:[arith], ax */
         host_fs(&emit->code, false, HOST_MOV_STORE, HOST_RAX, FRAME(arith));
@@ -48,6 +49,7 @@ void emit_restore_flags(struct emit *emit)
     if (!emit->flags_in_memory) {
         return;
     }
+    scratch_overwrite(emit, scratch);
     host_mov(code, scratch, HOST_RAX);
     host_fs_load16(code, HOST_RAX, FRAME(arith));
     CODE(code, "\x04\x7f\x9e"); /* ADD al, 127; SAHF */
@@ -117,18 +119,24 @@ void emit_page_address(struct emit *emit, unsigned host, int64_t offset)
     }
 }
 
-/* A part of an address in a host register; from memory by way of scratch. */
+/* A part of an address in a host register; from memory by way of scratch, if none holds
+ * it. */
 static unsigned address_part(struct emit *emit, ZydisRegister reg, unsigned scratch)
 {
     if (reg == ZYDIS_REGISTER_NONE) {
         return HOST_NONE;
     }
     unsigned guest = guest_number(reg);
-    if (guest_in_memory(guest)) {
+    if (!guest_in_memory(guest)) {
+        return guest_host(guest);
+    }
+    unsigned host = scratch_find(emit, guest);
+    if (host == HOST_NONE) {
+        scratch_overwrite(emit, scratch);
         host_fs(&emit->code, true, HOST_MOV_LOAD, scratch, frame_gpr(guest));
         return scratch;
     }
-    return guest_host(guest);
+    return host;
 }
 
 /* SDM 2A table 2-3: SIB.base 5 with ModRM.mod 0 means no base. */
@@ -198,6 +206,7 @@ void emit_address_to(struct emit *emit, unsigned host, const struct guest_insn *
     bool is_soft = soften_is_displacement(insn);
     int32_t disp = extra + (is_soft ? 0 : (int32_t)operand->mem.disp.value);
     if (base == ZYDIS_REGISTER_RIP || base == ZYDIS_REGISTER_EIP) {
+        scratch_overwrite(emit, host);
         emit_page_address(emit, host,
                           insn->offset + insn->decoded.length + (int64_t)disp);
         if (!is_wide) {
@@ -210,12 +219,15 @@ void emit_address_to(struct emit *emit, unsigned host, const struct guest_insn *
         base = ZYDIS_REGISTER_NONE;
         disp = extra + (is_soft ? 0 : (int32_t)insn->decoded.raw.disp.value);
     }
+    unsigned first = address_part(emit, base, HOST_R8);
+    unsigned other = first == HOST_R9 ? HOST_R8 : HOST_R9;
     struct host_mem mem = {
-        .base = (uint8_t)address_part(emit, base, HOST_R8),
-        .index = (uint8_t)address_part(emit, operand->mem.index, HOST_R9),
+        .base = (uint8_t)first,
+        .index = (uint8_t)address_part(emit, operand->mem.index, other),
         .scale = operand->mem.scale ? (uint8_t)__builtin_ctz(operand->mem.scale) : 0,
         .disp = disp,
     };
+    scratch_overwrite(emit, host);
     if (mem.index == HOST_NONE && mem.disp == 0 && is_wide && mem.base != HOST_NONE) {
         if (mem.base != host) {
             host_mov(&emit->code, host, mem.base);

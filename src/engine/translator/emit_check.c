@@ -177,6 +177,8 @@ static void check_bytes(struct emit *emit, const struct access *access,
                         const struct wanted *wanted, unsigned size, bool is_write)
 {
     unsigned host = address_register(access);
+    scratch_overwrite(emit, host);
+    scratch_overwrite(emit, HOST_R9);
     if (wanted->keeps) {
         bool has_r10 = wanted->has_r10 && !emit->keeps_base;
         unsigned keeper = host == HOST_R10 ? HOST_R8 : has_r10 ? HOST_R10 : HOST_NONE;
@@ -201,6 +203,7 @@ static void begin_group(struct emit *emit, const struct access *access,
     }
     if (access->slot != GROUP_IN_R10) {
         host_fs(code, true, HOST_MOV_STORE, HOST_R8, group_base(access->slot));
+        scratch_hold(emit, HOST_R8, HELD_BASE(access->slot), false);
     }
     if (access->group_stores) {
         load_frame(code);
@@ -234,8 +237,10 @@ static struct host_mem check(struct emit *emit, const struct access *access,
         begin_group(emit, access, wanted);
         break;
     case ACCESS_MEMBER:
-        if (!in_r10) {
+        if (!in_r10 && scratch_find(emit, HELD_BASE(access->slot)) == HOST_NONE) {
+            scratch_overwrite(emit, HOST_R8);
             emit_load_base(emit, access->slot);
+            scratch_hold(emit, HOST_R8, HELD_BASE(access->slot), false);
         }
         break;
     default:
@@ -290,6 +295,7 @@ void emit_watch(struct emit *emit, const struct guest_insn *insn, unsigned size,
     if (!is_alone && !access->look_size) {
         return; /* a later store's look is for this one, too */
     }
+    scratch_clear(emit);
     if (is_alone) {
         load_frame(code);
     } else {

@@ -24,10 +24,55 @@ struct copy {
     unsigned borrowed_count;
     const struct operand *memory;
     bool memory_written;
-    uint8_t scratch[3];
-    unsigned scratch_count;
-    uint8_t soft; /* the one that holds a soft immediate */
+    unsigned free;    /* scratch registers, a bit each by number */
+    uint8_t soft;     /* the one that holds a soft immediate */
+    uint8_t lent;     /* the one that holds RDI meanwhile */
+    uint8_t in_frame; /* a guest register whose place there is the memory operand */
+    bool swaps;       /* it was in ModRM.reg */
 };
+
+/* Scratch registers that hold what the instruction names. */
+static unsigned find_named(const struct copy *copy)
+{
+    unsigned named = 0;
+    for (unsigned i = 0; i < copy->insn->decoded.operand_count; i++) {
+        const struct operand *operand = &copy->insn->operand[i];
+        if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            guest_is_gpr(operand->reg.value)) {
+            unsigned guest = guest_number(operand->reg.value);
+            unsigned host =
+                guest_in_memory(guest) ? scratch_find(copy->emit, guest) : HOST_NONE;
+            named |= host == HOST_NONE ? 0 : 1u << host;
+        }
+    }
+    return named;
+}
+
+/* A scratch register for a guest register, the one that holds it if can be; HOST_NONE:
+ * none is free. */
+static unsigned take(struct copy *copy, unsigned guest)
+{
+    unsigned host = scratch_find(copy->emit, guest);
+    if (host == HOST_NONE || !(copy->free & 1u << host)) {
+        unsigned named = copy->insn->borrowed > 1 ? find_named(copy) : 0;
+        unsigned free = copy->free & ~named;
+        host = scratch_choose(copy->emit, free ? free : copy->free);
+    }
+    if (host != HOST_NONE) {
+        copy->free &= ~(1u << host);
+    }
+    return host;
+}
+
+/* XOR of a register with itself, as compilers clear one. */
+static bool is_zeroed(const struct guest_insn *insn)
+{
+    const struct operand *operand = insn->operand;
+    return insn->decoded.mnemonic == ZYDIS_MNEMONIC_XOR && operand[0].size >= 32 &&
+           operand[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+           operand[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+           operand[0].reg.value == operand[1].reg.value;
+}
 
 static int borrow(struct copy *copy, unsigned guest, const struct operand *operand)
 {
@@ -38,13 +83,12 @@ static int borrow(struct copy *copy, unsigned guest, const struct operand *opera
         }
     }
     if (!borrowed) {
-        if (copy->borrowed_count == copy->scratch_count) {
+        unsigned host = take(copy, guest);
+        if (host == HOST_NONE) {
             return -1;
         }
-        borrowed = &copy->borrowed[copy->borrowed_count];
-        *borrowed = (struct borrowed){(uint8_t)guest, copy->scratch[copy->borrowed_count],
-                                      false, false};
-        copy->borrowed_count++;
+        borrowed = &copy->borrowed[copy->borrowed_count++];
+        *borrowed = (struct borrowed){(uint8_t)guest, (uint8_t)host, false, false};
     }
     bool is_partial = operand->size < 32;
     bool is_written = operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
@@ -54,9 +98,35 @@ static int borrow(struct copy *copy, unsigned guest, const struct operand *opera
      */
     ZydisMnemonic mnemonic = copy->insn->decoded.mnemonic;
     is_read |= mnemonic == ZYDIS_MNEMONIC_BSF || mnemonic == ZYDIS_MNEMONIC_BSR;
+    is_read &= !is_zeroed(copy->insn);
     borrowed->stores |= is_written;
     borrowed->loads |= is_read || is_partial || (is_written && !is_certain);
     return borrowed->host;
+}
+
+/* Is a guest register had where it lies? Not if a scratch register holds it. */
+static bool is_had_in_frame(struct copy *copy, unsigned guest,
+                            const struct operand *operand)
+{
+    const struct guest_insn *insn = copy->insn;
+    bool is_rm = operand->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM;
+    if (insn->soft_size || copy->form.is_in_frame) {
+        return false;
+    }
+    if (is_rm && insn->writes_frame) {
+        return true;
+    }
+    for (unsigned i = 0; i < copy->borrowed_count; i++) {
+        if (copy->borrowed[i].guest == guest) {
+            return false;
+        }
+    }
+    if (scratch_find(copy->emit, guest) != HOST_NONE) {
+        return false;
+    }
+    copy->swaps =
+        operand->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG && insn->swaps_frame;
+    return copy->swaps || (is_rm && insn->reads_frame);
 }
 
 /* The host's number for a register operand; -1: it cannot be had. */
@@ -74,6 +144,12 @@ static int rename(struct copy *copy, const struct operand *operand)
             return reg - ZYDIS_REGISTER_AL; /* 4 to 7 */
         }
         copy->form.needs_rex |= guest >= 4 && guest < 8;
+    }
+    if (guest_in_memory(guest) && is_had_in_frame(copy, guest, operand)) {
+        copy->form.is_in_frame = true;
+        copy->in_frame = (uint8_t)guest;
+        copy->form.place = (struct host_mem){HOST_NONE, HOST_NONE, 0, frame_gpr(guest)};
+        return 0;
     }
     if (guest_in_memory(guest)) {
         return borrow(copy, guest, operand);
@@ -109,75 +185,6 @@ static bool place_operand(struct copy *copy, const struct operand *operand)
     return true;
 }
 
-static bool is_one_byte(const struct copy *copy)
-{
-    return copy->insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
-           copy->insn->decoded.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT;
-}
-
-/* SDM 2B "MOV": A0 to A3, between the accumulator and an address. In 64-bit mode that has
- * 64 bits. */
-static bool is_direct_move(const struct copy *copy)
-{
-    return !copy->emit->is_64 && is_one_byte(copy) &&
-           (copy->insn->decoded.opcode & 0xfc) == 0xa0;
-}
-
-/* 32-bit code's encodings that 64-bit code does not have become others. */
-static void change_encoding(struct copy *copy)
-{
-    struct form *form = &copy->form;
-    if (copy->emit->is_64 || !is_one_byte(copy)) {
-        return;
-    }
-    if (is_direct_move(copy)) {
-        static const uint8_t by_address[] = {0x8a, 0x8b, 0x88, 0x89};
-        form->opcode = by_address[form->opcode & 3];
-        form->has_modrm = true;
-        form->reg = HOST_RAX;
-    } else if ((form->opcode & 0xf0) == 0x40) {
-        /* INC and DEC */
-        form->reg = form->opcode >> 3 & 1;
-        form->opcode = 0xff;
-        form->rm = form->opcode_reg;
-        form->has_modrm = true;
-        form->has_opcode_reg = false;
-    } else if (form->opcode == 0x82) {
-        form->opcode = 0x80;
-    }
-}
-
-/* VEX.W counts for general registers in 64-bit mode only, and bit 3 of a vector register
- * in an immediate (SDM 2A 2.3.5, 2.3.8). */
-static bool has_ignored_bits(const struct copy *copy)
-{
-    const struct decoded *decoded = &copy->insn->decoded;
-    if (copy->emit->is_64 || decoded->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) {
-        return false;
-    }
-    for (unsigned i = 0; i < decoded->operand_count; i++) {
-        const struct operand *operand = &copy->insn->operand[i];
-        if (operand->encoding == ZYDIS_OPERAND_ENCODING_IS4 &&
-            copy->insn->bytes[decoded->length - 1] & 0x80) {
-            return true;
-        }
-        if (decoded->raw.vex.W && operand->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-            guest_is_gpr(operand->reg.value)) {
-            return true;
-        }
-    }
-    switch (decoded->mnemonic) {
-    case ZYDIS_MNEMONIC_VCVTSI2SD:
-    case ZYDIS_MNEMONIC_VCVTSI2SS:
-    case ZYDIS_MNEMONIC_VMOVD:
-    case ZYDIS_MNEMONIC_VPEXTRD:
-    case ZYDIS_MNEMONIC_VPINSRD:
-        return decoded->raw.vex.W;
-    default:
-        return false;
-    }
-}
-
 static bool find_memory(struct copy *copy)
 {
     const struct decoded *decoded = &copy->insn->decoded;
@@ -186,8 +193,8 @@ static bool find_memory(struct copy *copy)
         if (operand->type != ZYDIS_OPERAND_TYPE_MEMORY) {
             continue;
         }
-        bool is_plain =
-            operand->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM || is_direct_move(copy);
+        bool is_plain = operand->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM ||
+                        form_is_direct_move(copy->emit, copy->insn);
         if (!is_plain || copy->memory || operand->mem.type == ZYDIS_MEMOP_TYPE_AGEN ||
             operand->mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
             return false;
@@ -207,17 +214,8 @@ static void find_scratch(struct copy *copy)
     bool is_alone = copy->memory && access->kind == ACCESS_ALONE;
     bool takes_r8 = is_alone || (copy->memory && access->slot != GROUP_IN_R10);
     bool takes_r9 = is_alone && copy->memory_written;
-    unsigned count = 0;
-    if (!copy->insn->keeps_base) {
-        copy->scratch[count++] = HOST_R10;
-    }
-    if (!takes_r9) {
-        copy->scratch[count++] = HOST_R9;
-    }
-    if (!takes_r8) {
-        copy->scratch[count++] = HOST_R8;
-    }
-    copy->scratch_count = count;
+    copy->free = (copy->insn->keeps_base ? 0 : 1u << HOST_R10) |
+                 (takes_r9 ? 0 : 1u << HOST_R9) | (takes_r8 ? 0 : 1u << HOST_R8);
 }
 
 /* A scratch register takes the immediate's place. */
@@ -226,10 +224,11 @@ static bool soften(struct copy *copy)
     struct form *form = &copy->form;
     enum soften_where where;
     int opcode = soften_opcode(&copy->insn->decoded, &where);
-    if (copy->borrowed_count == copy->scratch_count) {
+    unsigned host = take(copy, HELD_NOTHING);
+    if (host == HOST_NONE) {
         return false;
     }
-    form->reg = copy->soft = copy->scratch[copy->borrowed_count];
+    form->reg = copy->soft = (uint8_t)host;
     form->opcode = (uint8_t)opcode;
     if (where != SOFTEN_MODRM) {
         form->rm = where == SOFTEN_OPCODE ? form->opcode_reg : HOST_RAX;
@@ -258,11 +257,15 @@ static bool plan(struct copy *copy)
             return false;
         }
     }
-    change_encoding(copy);
+    if (copy->swaps) {
+        form_swap(form);
+    }
+    form_change(form, copy->emit, copy->insn);
     if (soften_is_immediate(copy->insn) && !soften(copy)) {
         return false;
     }
-    form->lends_rdi = form->forbids_rex && form->has_memory && copy->scratch_count > 0;
+    form->lends_rdi = form->forbids_rex && form->has_memory && copy->free;
+    copy->lent = form->lends_rdi ? (uint8_t)take(copy, HELD_NOTHING) : HOST_NONE;
     bool has_rex = (form->has_memory && !form->lends_rdi) || form->needs_rex ||
                    form->reg >= 8 || form->rm >= 8 || form->opcode_reg >= 8;
     return !(form->forbids_rex && has_rex);
@@ -301,11 +304,12 @@ static void restore_needed_flags(struct emit *emit, const struct guest_insn *ins
 void emit_copy_plan(const struct emit *emit, struct guest_insn *insn)
 {
     struct copy copy = {.emit = emit, .insn = insn};
+    form_plan(insn);
     bool is_zero_vectors =
         !emit->is_64 && (insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
                          insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROALL);
-    if (!is_zero_vectors && form_can_write(insn) && !has_ignored_bits(&copy) &&
-        plan(&copy) && !copy.memory && copy.borrowed_count == 0) {
+    if (!is_zero_vectors && form_can_write(insn) && !form_has_ignored_bits(emit, insn) &&
+        plan(&copy) && !copy.memory && insn->borrowed == 0) {
         uint8_t bytes[2 * INSN_BYTES_MAX];
         struct code code = {bytes};
         form_write(&copy.form, insn, &code);
@@ -327,6 +331,25 @@ static bool copy_planned(struct emit *emit, const struct guest_insn *insn)
     return true;
 }
 
+static void load_borrowed(struct emit *emit, const struct copy *copy)
+{
+    for (unsigned i = 0; i < copy->borrowed_count; i++) {
+        const struct borrowed *borrowed = &copy->borrowed[i];
+        if (scratch_find(emit, borrowed->guest) != borrowed->host) {
+            scratch_release(emit, borrowed->guest);
+            scratch_overwrite(emit, borrowed->host);
+            if (borrowed->loads) {
+                emit_load_gpr(emit, borrowed->host, borrowed->guest);
+            }
+        }
+    }
+    if (copy->insn->writes_frame && copy->form.is_in_frame) {
+        scratch_forget(emit, copy->in_frame);
+    } else if (copy->form.is_in_frame) {
+        scratch_release(emit, copy->in_frame);
+    }
+}
+
 bool emit_copy(struct emit *emit, const struct guest_insn *insn)
 {
     if (insn->copied_size && !insn->soft_size) {
@@ -338,7 +361,14 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
         return zero_vectors(emit, is_upper);
     }
     struct copy copy = {.emit = emit, .insn = insn};
-    if (!form_can_write(insn) || has_ignored_bits(&copy) || !plan(&copy)) {
+    if (!form_can_write(insn) || form_has_ignored_bits(emit, insn)) {
+        return false;
+    }
+    bool is_checked = insn_memory(insn) && insn->access.kind != ACCESS_MEMBER;
+    if (!is_checked) {
+        restore_needed_flags(emit, insn); /* by a scratch register */
+    }
+    if (!plan(&copy)) {
         return false;
     }
     struct code *code = &emit->code;
@@ -352,14 +382,13 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
         copy.form.place =
             emit_operand(emit, insn, copy.memory, size, copy.memory_written);
     }
-    restore_needed_flags(emit, insn);
-    for (unsigned i = 0; i < copy.borrowed_count; i++) {
-        if (copy.borrowed[i].loads) {
-            emit_load_gpr(emit, copy.borrowed[i].host, copy.borrowed[i].guest);
-        }
+    if (is_checked) {
+        restore_needed_flags(emit, insn);
     }
+    load_borrowed(emit, &copy);
     if (copy.form.lends_rdi) {
-        host_mov(code, copy.scratch[0], HOST_RDI);
+        scratch_overwrite(emit, copy.lent);
+        host_mov(code, copy.lent, HOST_RDI);
         host_mov(code, HOST_RDI, copy.form.place.base);
         copy.form.place.base = HOST_RDI;
     }
@@ -371,12 +400,12 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
         form_write_immediates(insn, code);
     }
     if (copy.form.lends_rdi) {
-        host_mov(code, HOST_RDI, copy.scratch[0]);
+        host_mov(code, HOST_RDI, copy.lent);
     }
     for (unsigned i = 0; i < copy.borrowed_count; i++) {
-        if (copy.borrowed[i].stores) {
-            host_fs(code, true, HOST_MOV_STORE, copy.borrowed[i].host,
-                    frame_gpr(copy.borrowed[i].guest));
+        const struct borrowed *borrowed = &copy.borrowed[i];
+        if (borrowed->loads || borrowed->stores) {
+            scratch_hold(emit, borrowed->host, borrowed->guest, borrowed->stores);
         }
     }
     if (insn->flags_write) {
@@ -401,13 +430,21 @@ bool emit_lea(struct emit *emit, const struct guest_insn *insn)
     }
     unsigned guest = guest_number(to->reg.value);
     bool in_memory = guest_in_memory(guest);
-    unsigned host = in_memory ? HOST_R8 : guest_host(guest);
+    unsigned host = guest_host(guest);
+    if (in_memory) {
+        unsigned all = 1u << HOST_R8 | 1u << HOST_R9 | 1u << HOST_R10;
+        host = scratch_find(emit, guest);
+        if (host == HOST_NONE) {
+            host = scratch_choose(emit, emit->keeps_base ? all & ~(1u << HOST_R10) : all);
+        }
+    }
     emit_address_to(emit, host, insn, &insn->operand[1], 0);
     if (to->size == 32 && insn->decoded.address_width == 64) {
         host_op_reg(&emit->code, false, HOST_MOV_LOAD, host, host);
     }
     if (in_memory) {
-        host_fs(&emit->code, true, HOST_MOV_STORE, host, frame_gpr(guest));
+        scratch_release(emit, guest);
+        scratch_hold(emit, host, guest, true);
     }
     return true;
 }

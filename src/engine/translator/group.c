@@ -204,17 +204,15 @@ static bool spares_base(const struct plan *plan, const struct guest_insn *insn,
     return insn->borrowed == 0 && !insn->has_high_byte && !flags_are_read(insn);
 }
 
-/* May translated code be left at the instruction? */
-static bool may_leave(const struct guest_insn *insn)
+bool group_may_leave(const struct guest_insn *insn)
 {
     ZydisMnemonic mnemonic = insn->decoded.mnemonic;
     bool is_member = insn->access.kind == ACCESS_MEMBER;
     bool has_operand = insn_memory(insn) && insn->emit != emit_lea;
-    return insn->emit == emit_jcc || insn->emit == emit_ret ||
-           insn->emit == emit_loop || insn->emit == emit_jrcxz ||
-           mnemonic == ZYDIS_MNEMONIC_DIV || mnemonic == ZYDIS_MNEMONIC_IDIV ||
-           mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B || insn->uses_fpu ||
-           insn->access.kind == ACCESS_FIRST ||
+    return insn->emit == emit_jcc || insn->emit == emit_ret || insn->emit == emit_loop ||
+           insn->emit == emit_jrcxz || mnemonic == ZYDIS_MNEMONIC_DIV ||
+           mnemonic == ZYDIS_MNEMONIC_IDIV || mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ||
+           insn->uses_fpu || insn->access.kind == ACCESS_FIRST ||
            (has_operand && (!is_member || insn->uses_vector));
 }
 
@@ -375,7 +373,7 @@ static void place_looks(struct guest_insn *insn, const struct group *group)
     bool delays = false;
     for (unsigned i = group->first; i <= group->last; i++) {
         struct access *access = &insn[i].access;
-        if (may_leave(&insn[i])) {
+        if (group_may_leave(&insn[i])) {
             pending = NULL;
         }
         if (access->kind == ACCESS_ALONE || access->slot != group->slot ||

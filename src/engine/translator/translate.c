@@ -263,6 +263,7 @@ static void emit_limit(struct translation *translation)
 /* One instruction less; flags stay. */
 static void emit_count(struct emit *emit)
 {
+    scratch_overwrite(emit, HOST_R8);
     host_fs(&emit->code, true, HOST_MOV_LOAD, HOST_R8, FRAME(budget));
     host_lea(&emit->code, HOST_R8, HOST_R8, -1);
     host_fs(&emit->code, true, HOST_MOV_STORE, HOST_R8, FRAME(budget));
@@ -313,6 +314,7 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
     if (!emit_moves_later(insn)) {
         emit_settle_stack(emit);
     }
+    scratch_begin(emit, insn);
     *place = (struct block_insn){
         .offset = insn->offset,
         .length = insn->decoded.length,
@@ -381,6 +383,8 @@ static bool emit_block(struct translation *translation)
     emit->ordinal = translation->count - 1;
     emit->keeps_base = false;
     emit_settle_stack(emit);
+    scratch_save(emit);
+    scratch_clear(emit);
     if (!emit->ended) {
         emit_goto(emit, -1, translation->end, X86_FLAGS_ARITH);
     }
@@ -495,6 +499,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
         emit->code.at = cache->write + cache->used;
         emit->cold_count = emit->ordinal = 0;
         emit->stack_moves = 0;
+        memset(emit->held, 0, sizeof(emit->held));
         emit->ended = emit->flags_in_memory = emit->keeps_base = false;
         cache->link_count = link_mark;
     } while (!emit_block(translation));
