@@ -23,7 +23,8 @@
 /* What the kernel finds, and what the user gets back. */
 struct call {
     uint64_t rax, rdi, rcx, r11, rsp, flags;
-    uint16_t cs, ss;
+    uint16_t cs, ss, cs_again, ss_again; /* by memory and by register */
+    uint64_t user_cs, user_ss;
 } call;
 extern char level_entry[], level_entry_2[], level_sysret[];
 __asm__(".text\n"
@@ -35,7 +36,10 @@ __asm__(".text\n"
         "cld\n"
         "mov %rax, call(%rip)\nmov %rdi, call+8(%rip)\n"
         "mov %rcx, call+16(%rip)\nmov %r11, call+24(%rip)\n"
+        "mov %cs, %eax\nmov %ax, call+52(%rip)\n"
+        "mov %ss, %rax\nmov %ax, call+54(%rip)\n"
         "mov %cs, call+48(%rip)\nmov %ss, call+50(%rip)\n"
+        "mov %rsi, call+56(%rip)\nmov %rdx, call+64(%rip)\n"
         "call level_handle\n"
         "mov call(%rip), %rax\nmov call+8(%rip), %rdi\n"
         "mov call+16(%rip), %rcx\nmov call+24(%rip), %r11\n"
@@ -48,7 +52,8 @@ enum { CALL_ROUND, CALL_SEEN, CALL_FILL, CALL_WITH };
 /* RDI: flags to set; then what the kernel wants set next, or 0 for the end. */
 USER_FUNCTION(user_rounds,
               "1: push %rdi\npopf\nmov $0, %eax\nsyscall\n"
-              ".globl user_round_at\nuser_round_at: pushf\npop %rdi\nmov $1, %eax\n"
+              ".globl user_round_at\nuser_round_at: pushf\npop %rdi\n"
+              "mov %cs, %esi\nmov %ss, %edx\nmov $1, %eax\n"
               "syscall\n.globl user_seen_at\nuser_seen_at: test %rdi, %rdi\njnz 1b\n"
               "int $0x80");
 /* The kernel fills its TLB with the page at RDI, then this looks at it. */
@@ -148,6 +153,8 @@ static void handle_round(void)
 static void handle_seen(void)
 {
     ASSERT_EQ(call.rcx, user_address(user_seen_at));
+    ASSERT_EQ(call.user_cs, USER_CS64);
+    ASSERT_EQ(call.user_ss, USER_DS);
     ASSERT_EQ(call.rdi, expected_seen);
     ASSERT_EQ(call.r11, expected_seen);
     ASSERT_EQ(cpu_self()->count[VECTOR_IPI], interrupts);
@@ -163,6 +170,8 @@ void level_handle(void)
     ASSERT_EQ(call.flags, (call.r11 & ~mask) | RFLAGS_FIXED);
     ASSERT_EQ(call.cs, kernel);
     ASSERT_EQ(call.ss, kernel + 8);
+    ASSERT_EQ(call.cs_again, kernel);
+    ASSERT_EQ(call.ss_again, kernel + 8);
     ASSERT_EQ(call.rsp & -256ull, USER_TOP & -256ull);
     switch (call.rax) {
     case CALL_ROUND:

@@ -60,6 +60,14 @@ bool emit_read_segment(struct emit *emit, const struct guest_insn *insn)
     }
     unsigned guest = (unsigned)ZydisRegisterGetId(to->reg.value);
     unsigned host = guest_in_memory(guest) ? HOST_R8 : guest_host(guest);
+    unsigned segment = (unsigned)ZydisRegisterGetId(insn->operand[1].reg.value);
+    if (emit->is_64 && (segment == X86_CS || segment == X86_SS)) {
+        /* SYSCALL and SYSRET have changed these, and struct cpu may not know yet. */
+        emit_spill_flags(emit, insn->flags_live_before);
+        host_fs(code, false, 0x80, 7, FRAME(moved)); /* CMP byte */
+        code8(code, MOVED_NOWHERE);
+        emit_leave_if(emit, HOST_NE);
+    }
     host_fs(code, true, HOST_MOV_LOAD, HOST_R8, FRAME(cpu));
     load16(code, host, HOST_R8, selector_of(&insn->operand[1]));
     if (guest_in_memory(guest)) {
