@@ -196,11 +196,11 @@ static bool check_fxsave(struct cpu *cpu, uint64_t ea)
 }
 
 /* The area of FXSAVE and FXRSTOR. Intel's processors look at its last byte first, then at
- * the first one; where the address size ends, it goes on at 0 (part.h). */
+ * the first four; where the address size ends, it goes on at 0 (part.h). */
 static uint64_t legacy_address(struct cpu *cpu, const struct insn *insn)
 {
     bool is_amd = cpu->cpuid->vendor == CPU_VENDOR_AMD;
-    return part_address(cpu, insn, 0, is_amd ? AREA_LEGACY : 1);
+    return part_address(cpu, insn, 0, is_amd ? AREA_LEGACY : 4);
 }
 
 static bool probe_legacy(struct cpu *cpu, const struct insn *insn, uint64_t ea,

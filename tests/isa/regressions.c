@@ -486,6 +486,15 @@ const struct isa_case intel_regressions[] = {
      .mxcsr = 0x1f80,
      .fcw = 0x37f,
      .ftw = 0xff},
+    /* FXRSTOR whose first four bytes run over the limit of SS, misaligned. */
+    {.bits = 16,
+     .code_length = 4,
+     .code = {0x0f, 0xae, 0x4b, 0x8e},
+     .gpr = {[4] = ISA_STACK16_HIGH, [5] = 0x5e, [7] = 0x12},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff,
+     .is_high = true},
 };
 
 const unsigned intel_regression_count =
