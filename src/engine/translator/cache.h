@@ -95,6 +95,8 @@ struct block_insn {
  * instruction: alignment of vectors, a CMPXCHG16B's, the other operand of a CMPS (which
  * is looked at first on some processors). */
 #define INSN_FAULTS 32u
+/* The access is one of the stack. */
+#define INSN_OF_STACK 64u
 
 /* A direct exit. */
 struct link {
@@ -167,6 +169,7 @@ struct block {
     struct block_source source[2];
     uint8_t count; /* of instructions */
     uint8_t split_count;
+    bool forgets_splits; /* made for where a stack lay (split.c) */
     struct split split[SPLITS_MAX];
     uint8_t status[2]; /* what its head compares: STATUS_* that must be set */
     /* Who leaves at the head has lost the guest's flags, which so many instructions, that
@@ -270,6 +273,7 @@ struct stored_frame {
     uint32_t cost;
 };
 #define STORED_FRAMES     256u
+#define SPLIT_FRAMES      1024u
 
 #define CODE_REGIONS_MAX  16u
 #define CODE_SIZE_DEFAULT (64u << 20)
@@ -293,6 +297,9 @@ struct code_cache {
     struct block *_Atomic *kept; /* dead blocks by their places */
     struct block_source **by_frame;
     struct stored_frame stored[STORED_FRAMES]; /* by the frame's low bits */
+    /* The last split of a frame for where a stack lay, by the frame's low bits. */
+    _Atomic uint64_t split_at[SPLIT_FRAMES];
+    _Atomic uint32_t spaces; /* address spaces that were entered anew */
     _Atomic uint64_t epoch;
     struct memory *memory;
     ZydisDecoder decoder, decoder_32;
@@ -370,6 +377,14 @@ const struct block *code_before(const struct code_cache *cache,
 const uint8_t *code_before_bytes(const struct block *block, unsigned offset);
 /* The block at a place, if one that was kept is right again; else NULL. */
 struct block *code_revive(struct code_cache *cache, const struct code_place *place);
+
+/* split.c. A block has a split for where a stack lies, or is the plain variant that came
+ * instead of one that had too many. */
+void split_note(struct code_cache *cache, struct block *block, struct block *plain);
+/* Is it time to forget those of a frame? Without the lock. */
+bool split_is_over(struct code_cache *cache, frame_t frame);
+/* Retires blocks that have such. */
+void split_forget(struct code_cache *cache, frame_t frame);
 
 /* region.c. Room for a block of the longest kind? If not, there will be after
  * code_evict. */

@@ -250,11 +250,20 @@ static struct host_mem check(struct emit *emit, const struct access *access,
     return (struct host_mem){in_r10 ? HOST_R10 : HOST_R8, HOST_NONE, 0, access->offset};
 }
 
+static void note_stack(struct emit *emit)
+{
+    emit->block->insn[emit->ordinal].host_flags |= INSN_OF_STACK;
+}
+
 struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
                              const struct operand *operand, unsigned size, bool is_write)
 {
     const struct access *access = &insn->access;
     const struct wanted wanted = {size, is_write, keeps_flags(emit, insn), true};
+    if (operand->mem.base == ZYDIS_REGISTER_RSP ||
+        operand->mem.base == ZYDIS_REGISTER_RBP) {
+        note_stack(emit);
+    }
     if (access->kind != ACCESS_MEMBER) {
         if (!wanted.keeps) {
             emit_spill_flags(emit, insn->flags_live_before);
@@ -276,6 +285,7 @@ struct host_mem emit_stack(struct emit *emit, const struct guest_insn *insn,
     bool has_r10 = insn->operand[0].type != ZYDIS_OPERAND_TYPE_MEMORY;
     const struct wanted wanted = {emit->width, is_write, keeps_flags(emit, insn),
                                   has_r10};
+    note_stack(emit);
     if (access->kind != ACCESS_MEMBER) {
         if (!wanted.keeps) {
             emit_spill_flags(emit, insn->flags_live_before);

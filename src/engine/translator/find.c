@@ -32,6 +32,17 @@ static frame_t fetch_frame(struct cpu *cpu, uint64_t linear)
     return frame;
 }
 
+/* Address spaces that the processor entered for the first time, but for few. */
+static void count_spaces(struct translator_cpu *translator)
+{
+    uint64_t count = translator->cpu->counters.spaces_replaced;
+    if (unlikely(count != translator->spaces_counted)) {
+        atomic_fetch_add(&translator->cache->spaces,
+                         (uint32_t)(count - translator->spaces_counted));
+        translator->spaces_counted = count;
+    }
+}
+
 static struct block *find_block(struct translator_cpu *translator, uint64_t linear,
                                 bool *is_full)
 {
@@ -52,6 +63,12 @@ static struct block *find_block(struct translator_cpu *translator, uint64_t line
         if (place.next == FRAME_NONE) {
             return NULL;
         }
+    }
+    count_spaces(translator);
+    if (unlikely(split_is_over(cache, place.frame))) {
+        pthread_mutex_lock(&cache->lock);
+        split_forget(cache, place.frame);
+        pthread_mutex_unlock(&cache->lock);
     }
     struct block *block = code_find(cache, &place);
     if (!block) {
@@ -184,16 +201,21 @@ static bool note_split(struct block *block, const struct block_insn *insn)
 
 /* The plain variant, or one with a check more. */
 static void replace_block(struct translator_cpu *translator, struct block *block,
-                          unsigned ordinal)
+                          struct block *plain, unsigned ordinal)
 {
     struct code_cache *cache = translator->cache;
     enum where before = where_enter(WHERE_TRANSLATION);
     pthread_mutex_lock(&cache->lock);
     if (!block->is_dead) {
         bool is_full = false;
+        const struct block_insn *insn = &block->insn[ordinal];
+        struct block *instead = plain;
         code_retire(cache, block, BY_VARIANT);
-        if (note_split(block, &block->insn[ordinal])) {
-            translate(cache, translator->cpu, &block->place, block, &is_full);
+        if (note_split(block, insn)) {
+            instead = translate(cache, translator->cpu, &block->place, block, &is_full);
+        }
+        if (instead && (insn->host_flags & INSN_OF_STACK || block->forgets_splits)) {
+            split_note(cache, instead, plain);
         }
     }
     pthread_mutex_unlock(&cache->lock);
@@ -216,7 +238,7 @@ bool find_plain(struct translator_cpu *translator, struct block *block, unsigned
         return false;
     }
     if (atomic_fetch_add(&block->misses, 1) == MISSES_MAX) {
-        replace_block(translator, block, ordinal);
+        replace_block(translator, block, plain, ordinal);
     }
     *entry = (struct entry){plain->insn[ordinal].host, plain->status, entry->page};
     return true;

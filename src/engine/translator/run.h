@@ -33,9 +33,10 @@ struct translator_cpu {
     unsigned mode;
     bool entered_user; /* level and CS with which translated code was entered last */
     uint16_t entered_cs;
-    uint32_t miss_info;    /* the instruction that missed last */
-    uint64_t miss_page[2]; /* the last two that it missed */
-    unsigned misses;       /* how often in a row these */
+    uint32_t miss_info;      /* the instruction that missed last */
+    uint64_t miss_page[2];   /* the last two that it missed */
+    unsigned misses;         /* how often in a row these */
+    uint64_t spaces_counted; /* of the processor's spaces_replaced, in cache->spaces */
     struct translator_stats stats;
     uint8_t *signal_stack;
 };

@@ -334,6 +334,48 @@ static void test_jumps_leave_dead_blocks(void **state)
     engine_rig_close(&rig);
 }
 
+/* Pushes over a page's end have it made a split, which is forgotten when address spaces
+ * have come and gone, and not before. */
+static void test_splits_of_the_stack_are_forgotten(void **state)
+{
+    static const uint8_t calls[] = {
+        0xe8, 0xfb, 0x0f, 0x00, 0x00, /* call function */
+        0x49, 0x75, 0xf8, 0xf4,       /* dec %ecx; jnz; hlt */
+    };
+    static const uint8_t spaces[] = {
+        0x0f, 0x22, 0xd8,             /* mov %eax, %cr3 */
+        0x05, 0x00, 0x10, 0x00, 0x00, /* add $0x1000, %eax */
+        0x4a, 0x75, 0xf5, 0xeb, 0xb3, /* dec %edx; jnz; jmp calls */
+    };
+    static const uint8_t function[] = {0x50, 0x50, 0x50, 0x58, 0x58, 0x58, 0xc3};
+    struct engine_rig rig;
+    open_rig(&rig, 0);
+    put(&rig, 0, calls, sizeof(calls));
+    put(&rig, 0x40, spaces, sizeof(spaces));
+    put(&rig, 0x1000, function, sizeof(function));
+    struct x86_state cpu;
+    set_up(&cpu);
+    cpu.gpr[X86_RCX] = 200;
+    cpu.gpr[X86_RSP] = 0x8000c;
+    run_from(&rig, &cpu);
+    uint64_t split = counted(&rig, false, "invalidated_blocks", "by_variant");
+    assert_true(split > 0);
+    static const uint32_t count[] = {2, 12};
+    for (unsigned i = 0; i < 2; i++) {
+        set_up(&cpu);
+        cpu.rip = CODE_AT + 0x40;
+        cpu.gpr[X86_RAX] = 0x1000;
+        cpu.gpr[X86_RDX] = count[i];
+        cpu.gpr[X86_RCX] = 200;
+        cpu.gpr[X86_RSP] = 0x80800;
+        run_from(&rig, &cpu);
+        bool is_forgotten =
+            counted(&rig, false, "invalidated_blocks", "by_variant") > split;
+        assert_int_equal(is_forgotten, i == 1);
+    }
+    engine_rig_close(&rig);
+}
+
 int main(void)
 {
     struct error err;
@@ -351,6 +393,7 @@ int main(void)
         cmocka_unit_test(test_nearly_dead_memory_is_used_again),
         cmocka_unit_test(test_flags_of_before_are_overwritten),
         cmocka_unit_test(test_jumps_leave_dead_blocks),
+        cmocka_unit_test(test_splits_of_the_stack_are_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
