@@ -225,6 +225,12 @@ static const uint16_t is_simple[16] = {
     0x7fff, 0xffff, 0xfff0, 0xffff, 0xffcf, 0xffff, 0xffff, 0xffff,
 };
 
+/* Of these those that are no prefixes: all there is before ModRM, but REX. */
+static const uint16_t is_commonest[16] = {
+    0x7fff, 0xffff, 0xbfbf, 0xbfbf, 0xffff, 0xffff, 0xff0b, 0xffff,
+    0x7fff, 0xffff, 0xfff0, 0xffff, 0xffcf, 0xffff, 0xffff, 0xfff2,
+};
+
 static bool is_in(const uint16_t opcodes[16], uint8_t opcode)
 {
     return opcodes[opcode >> 4] >> (opcode & 15) & 1;
@@ -259,21 +265,33 @@ static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *
     return 0;
 }
 
-static struct head find_head(const struct emit *emit, const uint8_t *bytes, unsigned room)
+/* Behind prefixes and opcode, and whether ModRM follows; 0: a kind that is not
+ * remembered. */
+static unsigned skip_to_modrm(const uint8_t *bytes, bool is_64, bool *has_mod)
 {
-    const struct head none = {0, 0};
+    unsigned rex = (unsigned)is_64 & (unsigned)((bytes[0] & 0xf0) == 0x40);
+    if (is_in(is_commonest, bytes[rex])) {
+        *has_mod = is_in(has_modrm, bytes[rex]);
+        return rex + 1;
+    }
     unsigned i = 0;
     while (i < 4 && is_prefix(bytes[i])) {
-        if (bytes[i] == 0x67 && !emit->is_64) {
-            return none; /* ModRM of 16-bit addresses is another */
+        if (bytes[i] == 0x67 && !is_64) {
+            return 0; /* ModRM of 16-bit addresses is another */
         }
         i++;
     }
-    if (emit->is_64 && (bytes[i] & 0xf0) == 0x40) {
+    if (is_64 && (bytes[i] & 0xf0) == 0x40) {
         i++;
     }
+    return skip_opcode(bytes, i, is_64, has_mod);
+}
+
+static struct head find_head(const struct emit *emit, const uint8_t *bytes, unsigned room)
+{
+    const struct head none = {0, 0};
     bool has_mod = false;
-    i = skip_opcode(bytes, i, emit->is_64, &has_mod);
+    unsigned i = skip_to_modrm(bytes, emit->is_64, &has_mod);
     if (i == 0) {
         return none;
     }
@@ -515,7 +533,7 @@ void decode_take(const struct emit *emit, struct guest_insn *insn,
     memcpy(insn, found->copy, found->size);
     fill_in(insn, found->copy);
     if (found->copy->counts_bits) {
-        flags_find(insn);
+        flags_count_bits(insn);
     }
 }
 

@@ -55,6 +55,7 @@ struct guest_insn {
     bool moves_values : 1;    /* from register to register, perhaps (values.c) */
     bool has_high_byte : 1;   /* AH, CH, DH or BH is an operand */
     bool keeps_addresses : 1; /* see group_plan */
+    bool may_join : 1;        /* the same */
     bool stores : 1;          /* its store may be of code, and leave behind it */
     /* A guest register that lies in memory can be had there as the operand in ModRM.rm:
      * the one there, if it is read, or written whole; the one in ModRM.reg. */
@@ -214,6 +215,8 @@ static inline void emit_load_gpr(struct emit *emit, unsigned host, unsigned gues
 
 /* flags.c: what an instruction does to flags, its function being known. */
 void flags_find(struct guest_insn *insn);
+/* The same, insn->counts_bits and its immediate being another. */
+void flags_count_bits(struct guest_insn *insn);
 /* Which are live behind a block's last instruction; end: the offset behind it. */
 uint32_t flags_find_end(struct emit *emit, const struct guest_insn *insns, unsigned count,
                         unsigned end);

@@ -80,6 +80,11 @@ static bool has_store(const struct guest_insn *insn)
     return false;
 }
 
+void flags_count_bits(struct guest_insn *insn)
+{
+    insn->flags_kill = may_shift_by_zero(insn) ? 0 : insn->flags_write;
+}
+
 void flags_find(struct guest_insn *insn)
 {
     insn->stores = insn->can_recover = false;
@@ -101,7 +106,7 @@ void flags_find(struct guest_insn *insn)
     if (insn->emit == emit_read_control) {
         insn->flags_write = 0; /* they are undefined, and stay */
     }
-    insn->flags_kill = may_shift_by_zero(insn) ? 0 : insn->flags_write;
+    flags_count_bits(insn);
 }
 
 bool flags_are_read(const struct guest_insn *insn)

@@ -56,7 +56,7 @@ struct member {
 
 /* ---- accesses --------------------------------------------------------------------- */
 
-static bool find_stack_access(const struct plan *plan, const struct guest_insn *insn,
+static void find_stack_access(const struct plan *plan, const struct guest_insn *insn,
                               struct member *member)
 {
     bool is_push = insn->emit == emit_push || insn->emit == emit_call;
@@ -68,9 +68,6 @@ static bool find_stack_access(const struct plan *plan, const struct guest_insn *
     };
     member->size = plan->values.width;
     member->is_write = is_push;
-    /* An operand in memory is an access of its own. */
-    return insn->operand[0].type != ZYDIS_OPERAND_TYPE_MEMORY ||
-           insn->emit == emit_leave_frame || insn->emit == emit_ret;
 }
 
 static bool find_part(const struct plan *plan, ZydisRegister reg, uint16_t *value,
@@ -88,21 +85,16 @@ static bool find_part(const struct plan *plan, ZydisRegister reg, uint16_t *valu
     return true;
 }
 
+/* insn->may_join. */
 static bool find_access(const struct plan *plan, const struct guest_insn *insn,
                         struct member *member)
 {
-    if (insn->soft_size) {
-        return false;
-    }
-    if (insn->emit == emit_push || insn->emit == emit_pop || insn->emit == emit_call ||
-        insn->emit == emit_ret || insn->emit == emit_leave_frame) {
-        return find_stack_access(plan, insn, member);
+    if (insn->emit != emit_copy) {
+        find_stack_access(plan, insn, member);
+        return true;
     }
     const struct operand *operand = insn_memory(insn);
-    if (insn->emit != emit_copy || !operand ||
-        insn->decoded.address_width != plan->values.width * 8 ||
-        operand->mem.segment == ZYDIS_REGISTER_FS ||
-        operand->mem.segment == ZYDIS_REGISTER_GS) {
+    if (insn->decoded.address_width != plan->values.width * 8) {
         return false;
     }
     struct address *address = &member->address;
@@ -122,7 +114,7 @@ static bool find_access(const struct plan *plan, const struct guest_insn *insn,
     address->offset = (int32_t)offset;
     member->size = operand->size / 8;
     member->is_write = operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-    return member->size != 0 && member->size <= 64;
+    return true;
 }
 
 /* ---- groups ----------------------------------------------------------------------- */
@@ -170,11 +162,33 @@ static bool keeps_addresses(const struct guest_insn *insn)
     return false;
 }
 
+/* Has it an access that may be one of a group's, whatever its address is? */
+static bool may_join(const struct guest_insn *insn)
+{
+    const struct operand *operand = insn_memory(insn);
+    if (insn->borrowed > 2) {
+        return false;
+    }
+    if (insn->emit == emit_copy) {
+        return operand && operand->mem.segment != ZYDIS_REGISTER_FS &&
+               operand->mem.segment != ZYDIS_REGISTER_GS && operand->size >= 8 &&
+               operand->size <= 64 * 8;
+    }
+    if (insn->emit == emit_leave_frame || insn->emit == emit_ret) {
+        return true;
+    }
+    /* An operand in memory is an access of its own. */
+    bool is_stack =
+        insn->emit == emit_push || insn->emit == emit_pop || insn->emit == emit_call;
+    return is_stack && insn->operand[0].type != ZYDIS_OPERAND_TYPE_MEMORY;
+}
+
 void group_plan(struct guest_insn *insn)
 {
     insn->borrowed = (uint8_t)count_borrowed(insn);
     insn->has_high_byte = has_high_byte(insn);
     insn->keeps_addresses = keeps_addresses(insn);
+    insn->may_join = may_join(insn);
 }
 
 /* Can the instruction's code do without r10, which is taken for a group? As emit_copy and
@@ -310,8 +324,8 @@ static void find_slots(struct plan *plan)
     for (unsigned i = 0; i < plan->group_count; i++) {
         struct group *group = &plan->group[i];
         unsigned taken = 1u << GROUP_IN_R10;
-        for (unsigned before = 0; before < i; before++) {
-            if (overlap(&plan->group[before], group)) {
+        for (unsigned before = 0; before < i && group->count; before++) {
+            if (plan->group[before].count && overlap(&plan->group[before], group)) {
                 taken |= 1u << plan->group[before].slot;
             }
         }
@@ -319,12 +333,23 @@ static void find_slots(struct plan *plan)
         while (slot < GROUP_SLOTS && taken & 1u << slot) {
             slot++;
         }
-        if (group->count < 2 || slot == GROUP_SLOTS) {
+        if (slot == GROUP_SLOTS) {
             group->count = 0;
-            slot = GROUP_IN_R10; /* which nobody looks for here */
         }
         group->slot = (uint8_t)slot;
     }
+}
+
+/* Those of one access are none. Are there others? */
+static bool drop_single(struct plan *plan)
+{
+    bool is_any = false;
+    for (unsigned i = 0; i < plan->group_count; i++) {
+        struct group *group = &plan->group[i];
+        group->count = group->count < 2 ? 0 : group->count;
+        is_any |= group->count != 0;
+    }
+    return is_any;
 }
 
 static bool do_spare_base(const struct plan *plan, const struct group *group)
@@ -417,6 +442,12 @@ static void apply(struct plan *plan, const struct member *members,
     }
 }
 
+/* NULL emit: what is known of it is its kind's, but it is the interpreter's. */
+static bool is_joining(const struct guest_insn *insn)
+{
+    return insn->may_join && insn->emit && !insn->soft_size;
+}
+
 static void find_members(struct plan *plan, unsigned count, struct member *members)
 {
     for (unsigned i = 0; i < count; i++) {
@@ -424,7 +455,7 @@ static void find_members(struct plan *plan, unsigned count, struct member *membe
         struct group *group = NULL;
         if (!insn->emit || !insn->keeps_addresses) {
             close_groups(plan);
-        } else if (find_access(plan, insn, &members[i]) && insn->borrowed <= 2) {
+        } else if (is_joining(insn) && find_access(plan, insn, &members[i])) {
             group = join(plan, i, &members[i]);
         }
         insn->access.group = group ? (int8_t)(group - plan->group) : -1;
@@ -439,6 +470,18 @@ static void find_members(struct plan *plan, unsigned count, struct member *membe
     }
 }
 
+/* As many as there are up to the last that may be a member; 0: there are not two. */
+static unsigned count_to_last(const struct guest_insn *insn, unsigned count)
+{
+    unsigned members = 0, end = 0;
+    for (unsigned i = 0; i < count; i++) {
+        bool joins = is_joining(&insn[i]);
+        members += joins;
+        end = joins ? i + 1 : end;
+    }
+    return members < 2 ? 0 : end;
+}
+
 void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
                     const struct block *block)
 {
@@ -447,8 +490,15 @@ void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
     plan.insn = insn;
     plan.block = block;
     plan.split_count = plan.group_count = 0;
+    count = count_to_last(insn, count);
+    if (count == 0) {
+        return;
+    }
     values_init(&plan.values, width);
     find_members(&plan, count, members);
+    if (!drop_single(&plan)) {
+        return;
+    }
     find_slots(&plan);
     for (unsigned i = 0; i < plan.group_count; i++) {
         struct group *group = &plan.group[i];
@@ -464,7 +514,7 @@ void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
         }
     }
     for (unsigned i = 0; i < plan.group_count; i++) {
-        if (plan.group[i].count) {
+        if (plan.group[i].count && plan.group[i].is_write) {
             place_looks(insn, &plan.group[i]);
         }
     }

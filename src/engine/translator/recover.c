@@ -6,8 +6,6 @@
  */
 #include "engine/translator/recover.h"
 
-#include <string.h>
-
 #include "base/scope.h"
 #include "engine/translator/values.h"
 
@@ -27,6 +25,7 @@ struct origin {
     uint8_t kind;
     uint8_t size;
     struct known_value value[2];
+    uint8_t number; /* of the recovery found last, among the block's; 0: none */
 };
 
 static bool is_same_register(const struct operand *a, const struct operand *b)
@@ -139,30 +138,53 @@ static bool find_recovery(const struct origin *origin, const struct values *valu
     return true;
 }
 
-/* The number of a recovery among the block's. */
-static uint8_t add_recovery(struct emit *emit, const struct recovery *recovery)
+/* Do the registers of a recovery that was found before hold what they held then? */
+static bool is_right(const struct recovery *recovery, const struct origin *origin,
+                     const struct values *values)
 {
-    if (emit->recovery_count == 0 || memcmp(&emit->recovery[emit->recovery_count - 1],
-                                            recovery, sizeof(*recovery)) != 0) {
-        emit->recovery[emit->recovery_count++] = *recovery;
+    for (unsigned i = 0; i < array_size(origin->value); i++) {
+        const struct known_value *value = &origin->value[i];
+        if (value->is_constant) {
+            continue;
+        }
+        const struct symbol *now = &values->reg[recovery->reg[i]];
+        if (now->value != value->symbol.value ||
+            value->symbol.offset - now->offset != recovery->add[i]) {
+            return false;
+        }
     }
-    return (uint8_t)emit->recovery_count;
+    return true;
+}
+
+static bool has_right(const struct emit *emit, const struct origin *origin,
+                      const struct values *values)
+{
+    return origin->number &&
+           is_right(&emit->recovery[origin->number - 1], origin, values);
+}
+
+static bool may_be_left(const struct guest_insn *insn)
+{
+    return insn->can_recover && (insn->shows != SHOWS_NOTHING || insn->stores);
 }
 
 /* What is found before the instruction, and whether it is behind it, too: as far as it
  * may be left at either. */
-static void find_at(struct emit *emit, const struct origin *origin, struct values *values,
+static void find_at(struct emit *emit, struct origin *origin, struct values *values,
                     struct guest_insn *insn)
 {
-    struct recovery before, behind;
-    bool is_found = insn->can_recover && (insn->shows != SHOWS_NOTHING || insn->stores) &&
-                    find_recovery(origin, values, &before);
+    bool is_left = may_be_left(insn);
+    if (is_left && !has_right(emit, origin, values)) {
+        struct recovery *next = &emit->recovery[emit->recovery_count];
+        bool is_found = find_recovery(origin, values, next);
+        emit->recovery_count += is_found;
+        origin->number = (uint8_t)(is_found ? emit->recovery_count : 0);
+    }
     values_follow(values, insn);
-    if (is_found) {
-        insn->recovery_found = add_recovery(emit, &before);
-        insn->recovery_lasts = insn->stores && !insn->flags_write &&
-                               find_recovery(origin, values, &behind) &&
-                               memcmp(&behind, &before, sizeof(behind)) == 0;
+    if (is_left && origin->number) {
+        insn->recovery_found = origin->number;
+        insn->recovery_lasts =
+            insn->stores && !insn->flags_write && has_right(emit, origin, values);
     }
 }
 
@@ -179,10 +201,22 @@ void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count)
     struct origin origin;
     bool is_known = false; /* and values are followed */
     emit->recovery_count = 0;
-    values_init(&values, emit->width);
+    unsigned first = 0, end = count;
     for (unsigned i = 0; i < count; i++) {
+        insns[i].recovery_found = 0;
+    }
+    while (end > 0 && !may_be_left(&insns[end - 1])) {
+        end--;
+    }
+    while (first < end && !insns[first].is_origin) {
+        first++;
+    }
+    if (first == end) {
+        return;
+    }
+    values_init(&values, emit->width);
+    for (unsigned i = first; i < end; i++) {
         struct guest_insn *insn = &insns[i];
-        insn->recovery_found = 0;
         if (is_known) {
             find_at(emit, &origin, &values, insn);
         }

@@ -166,6 +166,16 @@ static uint64_t fullness(const struct code_region *region)
     return most;
 }
 
+static bool is_half_full(const struct code_region *region)
+{
+    bool is_half = false;
+    for (unsigned i = 0; i < CODE_RESOURCES; i++) {
+        const struct code_extent *extent = &region->extent[i];
+        is_half |= extent->used - extent->start > (extent->end - extent->start) / 2;
+    }
+    return is_half;
+}
+
 /* Where the block being published got its links from, and what comes next. */
 void code_region_publish(struct code_cache *cache, struct block *block)
 {
@@ -175,11 +185,11 @@ void code_region_publish(struct code_cache *cache, struct block *block)
     for (unsigned i = 0; i < CODE_RESOURCES; i++) {
         region->extent[i].used = *cursor(cache, i);
     }
-    uint64_t full = fullness(region);
-    if (full <= 500) {
+    if (!is_half_full(region)) {
         return;
     }
     /* From the half on, so that all are out of use when the region is full. */
+    uint64_t full = fullness(region);
     struct code_region *victim = find_victim(cache);
     const struct code_extent *blocks = &victim->extent[CODE_BLOCKS];
     if (victim != region) {

@@ -25,9 +25,11 @@ void values_init(struct values *values, unsigned width)
 
 void values_forget(struct values *values)
 {
+    unsigned value = values->next_value;
     for (unsigned i = 0; i < 16; i++) {
-        forget(values, i);
+        values->reg[i] = (struct symbol){(uint16_t)(value + i), 0};
     }
+    values->next_value = (uint16_t)(value + 16);
 }
 
 static void move(struct values *values, unsigned to, struct symbol from, int64_t offset)
