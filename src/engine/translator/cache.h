@@ -106,6 +106,7 @@ struct link {
     uint16_t target;      /* offset in the page */
     bool from_memory : 1; /* the guest's flags are in frame.arith there */
     bool is_linked : 1;
+    bool is_certain : 1; /* no branch of its block leads elsewhere before */
     uint8_t settles; /* struct block's, at the target */
     /* Of those that lead to the same block; and what points to this one. */
     struct link *next, **at;

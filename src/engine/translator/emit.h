@@ -151,6 +151,7 @@ struct emit {
     unsigned recovery_count;
     int32_t stack_moves; /* what guest RSP is to be moved by yet */
     bool ended;          /* no way leads behind the last instruction */
+    bool has_branched;   /* on a condition */
     bool keeps_base;     /* of the instruction being made */
     struct held held[3]; /* by host r8, r9 and r10 */
     bool holds;          /* the instruction being made may leave something there */

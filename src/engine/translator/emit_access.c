@@ -287,6 +287,7 @@ uint32_t emit_link(struct emit *emit, int opcode, unsigned target)
         .from = emit->block->number,
         .target = (uint16_t)target,
         .from_memory = emit->flags_in_memory,
+        .is_certain = !emit->has_branched,
         .settles = emit->settles,
     };
     struct cold *cold = emit_cold(emit, COLD_LINK, place);
@@ -296,6 +297,7 @@ uint32_t emit_link(struct emit *emit, int opcode, unsigned target)
 
 void emit_goto(struct emit *emit, int condition, int64_t target, uint32_t live)
 {
+    emit->has_branched |= condition >= 0;
     if (emit_can_link(emit, target)) {
         emit_link(emit, condition < 0 ? 0xe9 : condition, (unsigned)target);
         return;

@@ -286,6 +286,7 @@ static bool by_rcx(struct emit *emit, const struct guest_insn *insn, bool is_loo
     }
     uint8_t *distance = code->at - 1;
     uint8_t *behind = code->at;
+    emit->has_branched = true;
     emit_goto(emit, -1, relative_target(insn), insn->flags_live);
     *distance = (uint8_t)(code->at - behind);
     return true;

@@ -1,9 +1,67 @@
 /* From a guest address to a place in translated code. */
 #include "base/counter.h"
+#include "base/scope.h"
 #include "engine/sampler.h"
 #include "engine/translator/emit.h"
 #include "engine/translator/exchange.h"
 #include "interpreter/access.h"
+
+/* So many blocks are made ahead of the one that is wanted. */
+#define AHEAD_BLOCKS 16
+
+/* The lock is held. */
+static struct block *find_or_translate(struct translator_cpu *translator,
+                                       const struct code_place *place, bool *is_new,
+                                       bool *is_full)
+{
+    struct code_cache *cache = translator->cache;
+    struct block *block = code_find(cache, place);
+    if (!block) {
+        block = code_revive(cache, place);
+    }
+    *is_new = false;
+    if (!block) {
+        block = translate(cache, translator->cpu, place, NULL, is_full);
+        *is_new = block != NULL;
+        counter_add(&translator->stats.blocks_made, *is_new);
+    }
+    return block;
+}
+
+/*
+ * Leads a new block's exits to where there are blocks already, and makes those that it
+ * leads to in any case: what translation works with is at hand in the processor's caches
+ * now, and nobody has to leave translated code for them again. The lock is held.
+ */
+static void go_ahead(struct translator_cpu *translator, struct block *block)
+{
+    struct code_cache *cache = translator->cache;
+    struct block *made[1 + AHEAD_BLOCKS] = {block};
+    unsigned count = 1;
+    bool is_new = false, is_full = false;
+    /* Exits of plain variants lead to the others. */
+    if (cache->counts || block->place.mode & MODE_PLAIN) {
+        return;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        for (uint32_t n = made[i]->first_link; n < made[i]->last_link; n++) {
+            struct link *link = &cache->link[n];
+            struct code_place place = block->place;
+            place.next = FRAME_NONE;
+            place.offset = link->target;
+            struct block *to = code_find(cache, &place);
+            if (!to && link->is_certain && count < array_size(made)) {
+                to = find_or_translate(translator, &place, &is_new, &is_full);
+                if (is_new) {
+                    made[count++] = to;
+                }
+            }
+            if (to) {
+                code_link(cache, link, to);
+            }
+        }
+    }
+}
 
 static struct block *make_block(struct translator_cpu *translator,
                                 const struct code_place *place, bool *is_full)
@@ -11,13 +69,10 @@ static struct block *make_block(struct translator_cpu *translator,
     struct code_cache *cache = translator->cache;
     enum where before = where_enter(WHERE_TRANSLATION);
     pthread_mutex_lock(&cache->lock);
-    struct block *block = code_find(cache, place);
-    if (!block) {
-        block = code_revive(cache, place);
-    }
-    if (!block) {
-        block = translate(cache, translator->cpu, place, NULL, is_full);
-        counter_add(&translator->stats.blocks_made, block != NULL);
+    bool is_new;
+    struct block *block = find_or_translate(translator, place, &is_new, is_full);
+    if (is_new) {
+        go_ahead(translator, block);
     }
     pthread_mutex_unlock(&cache->lock);
     where_enter(before);

@@ -501,6 +501,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
         emit->stack_moves = 0;
         memset(emit->held, 0, sizeof(emit->held));
         emit->ended = emit->flags_in_memory = emit->keeps_base = false;
+        emit->has_branched = false;
         cache->link_count = link_mark;
     } while (!emit_block(translation));
     keep_bytes(translation);

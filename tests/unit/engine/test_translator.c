@@ -119,6 +119,9 @@ static void test_makes_each_block_once(void **state)
     uint64_t blocks = counted(&rig, false, "translated", "blocks");
     assert_true(blocks >= SLOTS);
     assert_int_equal(counted(&rig, true, "dispatcher", "blocks_made"), blocks);
+    /* Most of them when the one before was. */
+    assert_true(counted(&rig, true, "left_translated_code", "exit_not_linked") <
+                blocks / 8);
     assert_int_equal(counted(&rig, false, "cache", "blocks"), blocks);
     assert_int_equal(counted(&rig, false, "cache", "dead_blocks"), 0);
     assert_int_equal(counted(&rig, false, "evictions", "count"), 0);
