@@ -115,6 +115,23 @@ void code_cache_free(struct code_cache *cache)
     free(cache);
 }
 
+/* So much of the code cache has its pages at a time, rather than a fault for each of
+ * them in each mapping. */
+#define BACKED_STEP (256u << 10)
+
+void code_back(struct code_cache *cache, uint32_t end)
+{
+    while (cache->backed < end) {
+        uint32_t left = cache->size - cache->backed;
+        uint32_t size = left < BACKED_STEP ? left : BACKED_STEP;
+        /* In vain before Linux 5.14, where pages come as they are touched. */
+        madvise(cache->write + cache->backed, size, MADV_POPULATE_WRITE);
+        madvise((void *)(uintptr_t)(cache->execute + cache->backed), size,
+                MADV_POPULATE_READ);
+        cache->backed += size;
+    }
+}
+
 /* A guest may run one page of kernel code at addresses without number. What lies near
  * each other in a page does here, too: code is met in its order, mostly. */
 unsigned code_hash(const struct code_place *place)

@@ -286,6 +286,7 @@ struct code_cache {
     const uint8_t *execute; /* the same, PROT_READ | PROT_EXEC */
     uint32_t size;          /* of either; the limits of all else follow from it */
     uint32_t reserved;      /* so much of it are trampolines */
+    uint32_t backed;        /* so much of it has pages */
     uint8_t *metadata;
     struct block **block; /* by number */
     struct link *link;
@@ -340,6 +341,8 @@ struct block *code_find(struct code_cache *cache, const struct code_place *place
 
 /* What is in it is anything. */
 void *code_metadata(struct code_cache *cache, size_t size);
+/* Code is going to be written up to an offset. */
+void code_back(struct code_cache *cache, uint32_t end);
 /* Makes a finished block known. */
 void code_publish(struct code_cache *cache, struct block *block);
 /* Leads a displacement of 4 of 8 aligned bytes to an offset in the cache. */

@@ -117,14 +117,14 @@ static void fill(struct code_cache *cache, struct code_region *region)
 
 bool code_make_room(struct code_cache *cache)
 {
-    if (has_room(cache)) {
-        return true;
+    if (!has_room(cache)) {
+        struct code_region *region = find_victim(cache);
+        if (!is_empty(region)) {
+            return false;
+        }
+        fill(cache, region);
     }
-    struct code_region *region = find_victim(cache);
-    if (!is_empty(region)) {
-        return false;
-    }
-    fill(cache, region);
+    code_back(cache, cache->used + resources[CODE_BYTES].room);
     return true;
 }
 
