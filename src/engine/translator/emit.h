@@ -42,7 +42,9 @@ struct guest_insn {
     /* Of its kind, from here on (decode.h). */
     struct decoded decoded;
     emit_fn *emit;       /* NULL: the interpreter's */
-    uint8_t copied_size; /* not 0: emit_copy copies these bytes, and immediates */
+    /* Not 0: emit_copy copies these bytes, and immediates; between them, if it has an
+     * operand in memory, comes ModRM with this reg. */
+    uint8_t copied_size, copied_reg;
     uint8_t copied[INSN_BYTES_MAX + 1];
     bool ends_block;
     bool uses_vector, uses_fpu;

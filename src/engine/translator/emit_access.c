@@ -34,10 +34,11 @@ void emit_spill_flags(struct emit *emit, uint32_t live)
     }
     if (!emit->flags_are_stored) {
         scratch_overwrite(emit, HOST_R8);
-        host_mov(&emit->code, HOST_R8, HOST_RAX);
-        CODE(&emit->code, "\x9f\x0f\x90\xc0\x66"); /* LAHF; SETO al; MOV fs:[arith], ax */
-        host_fs(&emit->code, false, HOST_MOV_STORE, HOST_RAX, FRAME(arith));
-        host_mov(&emit->code, HOST_RAX, HOST_R8);
+        /* MOV r8, rax; LAHF; SETO al; MOV fs:[arith], ax; MOV rax, r8 */
+        CODE(&emit->code, "\x49\x89\xc0\x9f\x0f\x90\xc0\x66\x64\x89\x04\x25"
+                          "\x00\x00\x00\x00\x4c\x89\xc0");
+        int32_t arith = FRAME(arith);
+        memcpy(emit->code.at - 7, &arith, sizeof(arith));
     }
     emit->flags_in_memory = emit->flags_are_stored = true;
 }
@@ -312,17 +313,17 @@ void emit_goto(struct emit *emit, int condition, int64_t target, uint32_t live)
 /* Out by a trampoline, with the instruction's number. */
 static void leave_by(struct emit *emit, const struct cold *cold, uint32_t trampoline)
 {
-    host_fs_constant(&emit->code, FRAME(exit_info),
-                     EXIT_INFO(emit->block->number, cold->ordinal));
-    host_jmp_to(&emit->code, emit->cache->write + trampoline);
+    host_fs_constant_jmp(&emit->code, FRAME(exit_info),
+                         EXIT_INFO(emit->block->number, cold->ordinal),
+                         emit->cache->write + trampoline);
 }
 
 static void cold_link(struct emit *emit, const struct cold *cold)
 {
     struct code_cache *cache = emit->cache;
     cache->link[cold->link].stub = (uint32_t)(emit->code.at - cache->write);
-    host_fs_constant(&emit->code, FRAME(exit_info), cold->link);
-    host_jmp_to(&emit->code, cache->write + cache->leave[LEAVE_LINK][cold->from_host]);
+    host_fs_constant_jmp(&emit->code, FRAME(exit_info), cold->link,
+                         cache->write + cache->leave[LEAVE_LINK][cold->from_host]);
 }
 
 static void jump_r8(struct emit *emit)

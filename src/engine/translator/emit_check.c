@@ -68,16 +68,31 @@ static void miss(struct emit *emit, uint8_t *place, unsigned host, bool is_write
     cold->from_host = from_host;
 }
 
-/* The linear address is in a host register, where its offset in the page is left. */
+/*
+ * The linear address is in r8 or r10, where its offset in the page is left. What nearly
+ * each access begins with is written as a whole; r8's own fields are 0.
+ */
 static void check_offset(struct emit *emit, unsigned host, unsigned size, bool is_write)
 {
-    struct code *code = &emit->code;
-    struct host_mem tag = tag_at_r9(is_write);
-    host_rorx(code, HOST_R9, host, FRAME_SHIFT - ENTRY_SHIFT);
-    host_and(code, false, HOST_R9, (TLB_SIZE - 1) << ENTRY_SHIFT);
-    host_gs(code, true, 0x2b, host, &tag); /* SUB */
-    host_cmp(code, host, (int32_t)(FRAME_SIZE - size));
-    miss(emit, host_jcc(code, HOST_A), host, is_write, false);
+    static const uint8_t check[] = {
+        0xc4, 0x43, 0xfb, 0xf0, 0xc8, FRAME_SHIFT - ENTRY_SHIFT, /* RORX r9, host, 7 */
+        0x41, 0x81, 0xe1, 0,    0,    0,    0, /* AND r9d, imm32 */
+        0x65, 0x4d, 0x2b, 0x41, 0,             /* SUB host, gs:[r9 + disp8] */
+        0x49, 0x81, 0xf8, 0,    0,    0,    0, /* CMP host, imm32 */
+        0x0f, 0x87, 0,    0,    0,    0,       /* JA rel32 */
+    };
+    const uint32_t mask = (TLB_SIZE - 1) << ENTRY_SHIFT, limit = FRAME_SIZE - size;
+    unsigned number = host & 7;
+    uint8_t *at = emit->code.at;
+    memcpy(at, check, sizeof(check));
+    at[4] = (uint8_t)(0xc8 | number);
+    memcpy(at + 9, &mask, sizeof(mask));
+    at[16] = (uint8_t)(0x41 | number << 3);
+    at[17] = (uint8_t)tag_at_r9(is_write).disp;
+    at[20] = (uint8_t)(0xf8 | number);
+    memcpy(at + 21, &limit, sizeof(limit));
+    emit->code.at = at + sizeof(check);
+    miss(emit, emit->code.at - 4, host, is_write, false);
 }
 
 void emit_check_offset(struct emit *emit, unsigned size, bool is_write)
@@ -87,8 +102,12 @@ void emit_check_offset(struct emit *emit, unsigned size, bool is_write)
 
 static void add_page(struct emit *emit, unsigned host)
 {
-    struct host_mem page = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, host)};
-    host_gs(&emit->code, true, 0x03, host, &page); /* ADD */
+    /* ADD host, gs:[r9 + disp8] */
+    static const uint8_t add[8] = {0x65, 0x4d, 0x03, 0x41,
+                                   offsetof(struct tlb_entry, host)};
+    memcpy(emit->code.at, add, sizeof(add));
+    emit->code.at[3] = (uint8_t)(0x41 | (host & 7) << 3);
+    emit->code.at += 5;
 }
 
 void emit_add_page(struct emit *emit)
@@ -131,8 +150,9 @@ static void check_without_flags(struct emit *emit, unsigned host, unsigned size,
 static uint8_t *jump_if_watched(struct code *code, bool live, unsigned keeper)
 {
     if (!live) {
-        CODE(code, "\x41\x80\x79\x01\x00"); /* CMP byte [r9 + 1], 0 */
-        return host_jcc(code, HOST_NE);
+        /* CMP byte [r9 + 1], 0; JNE */
+        CODE(code, "\x41\x80\x79\x01\x00\x0f\x85\x00\x00\x00\x00");
+        return code->at - 4;
     }
     lend_rcx(code, keeper);
     CODE(code, "\x41\x0f\xb6\x49\x01"); /* MOVZX ecx, byte [r9 + 1] */

@@ -86,7 +86,12 @@ struct frame {
 extern __thread struct frame translator_frame __attribute__((tls_model("initial-exec")));
 
 /* Offset of a field of this thread's frame from fs. */
-int32_t frame_offset(size_t field);
+static inline int32_t frame_offset(size_t field)
+{
+    intptr_t frame;
+    __asm__("movq translator_frame@gottpoff(%%rip), %0" : "=r"(frame));
+    return (int32_t)(frame + (intptr_t)field);
+}
 
 /* Block (its number in the cache) and instruction (its ordinal in the block). */
 #define EXIT_INFO(block, ordinal) ((uint32_t)(block) << 8 | (ordinal))

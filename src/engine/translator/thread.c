@@ -15,12 +15,6 @@
 
 __thread struct frame translator_frame;
 
-int32_t frame_offset(size_t field)
-{
-    return (int32_t)((intptr_t)&translator_frame - (intptr_t)__builtin_thread_pointer() +
-                     (intptr_t)field);
-}
-
 #define GUARD_SIZE  FRAME_SIZE
 #define STACKS_SIZE (2 * (GUARD_SIZE + RETURN_STACK_SIZE))
 
