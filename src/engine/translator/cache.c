@@ -218,18 +218,16 @@ void code_unchain(struct block *block)
 /* Puts it where stores and those who look for it find it. */
 static void insert(struct code_cache *cache, struct block *block)
 {
-    for (unsigned i = 0; i < array_size(block->source); i++) {
-        struct block_source *source = &block->source[i];
-        if (source->frame != FRAME_NONE) {
-            struct block_source **same = code_frame_bucket(cache, source->frame);
-            source->block = block;
-            source->next = *same;
-            source->at = same;
-            if (*same) {
-                (*same)->at = &source->next;
-            }
-            *same = source;
+    struct block_source *source;
+    for (unsigned i = 0; (source = block_source(block, i)); i++) {
+        struct block_source **same = code_frame_bucket(cache, source->frame);
+        source->block = block;
+        source->next = *same;
+        source->at = same;
+        if (*same) {
+            (*same)->at = &source->next;
         }
+        *same = source;
     }
     code_chain(&cache->hash[code_hash(&block->place)], block);
 }
@@ -278,11 +276,9 @@ void code_link(struct code_cache *cache, struct link *link, struct block *to)
 
 static void source_remove(struct block_source *source)
 {
-    if (source->frame != FRAME_NONE) {
-        *source->at = source->next;
-        if (source->next) {
-            source->next->at = source->at;
-        }
+    *source->at = source->next;
+    if (source->next) {
+        source->next->at = source->at;
     }
 }
 
@@ -314,8 +310,9 @@ static void kill(struct code_cache *cache, struct block *block)
     }
     block->in = NULL;
     code_unchain(block);
-    for (unsigned i = 0; i < array_size(block->source); i++) {
-        source_remove(&block->source[i]);
+    struct block_source *source;
+    for (unsigned i = 0; (source = block_source(block, i)); i++) {
+        source_remove(source);
     }
 }
 

@@ -14,6 +14,7 @@
  */
 
 #include <Zydis/Zydis.h>
+#include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -65,21 +66,25 @@ static inline unsigned code_fixed_mode(unsigned mode, uint64_t linear)
 
 /* An instruction of a block. */
 struct block_insn {
-    uint16_t offset; /* in its page */
-    uint8_t length;  /* guest bytes */
+    uint16_t offset;        /* in its page */
+    uint16_t host;          /* where its code begins, in the block's: block_host */
+    uint16_t resume;        /* offset in its code: behind the look after its last store */
+    uint16_t popped;        /* by a RET, besides the address */
+    uint16_t mnemonic : 12; /* ZydisMnemonic */
+    /* Its bytes, so many from there, that its code reads from the guest's memory. */
+    uint16_t soft_at : 4;
+    uint8_t soft_size : 4;
+    uint8_t length : 4; /* guest bytes */
 #define STORED_TO_END 0
-    uint8_t stored;      /* bytes it stores, by its last store */
-    int32_t stack_bytes; /* what a RET pops, a CALL pushes (as negative) */
-    uint8_t host_flags;  /* INSN_* */
+    uint8_t stored;     /* bytes it stores, by its last store */
+    uint8_t host_flags; /* INSN_* */
     uint8_t group_size; /* bytes that it checks for a group of accesses; 0: begins none */
     uint8_t group_offset; /* its own among them */
-    uint16_t resume;      /* offset in its code: behind the look after its last store */
-    uint16_t mnemonic;    /* ZydisMnemonic */
     uint8_t recovery; /* where it is left: 0, flags are kept; else block->recovery[-1] */
-    /* Its bytes, so many from there, that its code reads from the guest's memory. */
-    uint8_t soft_at, soft_size;
-    uint32_t host; /* offset of its code in the cache */
 };
+
+static_assert(sizeof(struct block_insn) == 16, "most of what there is of a block");
+static_assert(ZYDIS_MNEMONIC_MAX_VALUE < 1 << 12, "struct block_insn's mnemonic");
 
 /* Are the guest's flags in the host's (else in frame.arith) at the instruction's start,
  * and where it may fault. */
@@ -107,7 +112,7 @@ struct link {
     bool from_memory : 1; /* the guest's flags are in frame.arith there */
     bool is_linked : 1;
     bool is_certain : 1; /* no branch of its block leads elsewhere before */
-    uint8_t settles; /* struct block's, at the target */
+    uint8_t settles;     /* struct block's, at the target */
     /* Of those that lead to the same block; and what points to this one. */
     struct link *next, **at;
 };
@@ -121,6 +126,11 @@ struct split {
 
 /* A block that needs more of them has a check for each access. */
 #define SPLITS_MAX 8
+
+struct splits {
+    uint8_t count;
+    struct split split[SPLITS_MAX];
+};
 
 /*
  * Flags that code overwrites unread, but shows if it is left before that, need not be
@@ -142,7 +152,7 @@ struct recovery {
 
 /* A frame that a block's guest code lies in. */
 struct block_source {
-    frame_t frame; /* FRAME_NONE: the second one of most blocks */
+    frame_t frame;
     uint32_t version;
     /* Its bytes in the frame, from start to before end, and more of them that told which
      * flags are live behind the block; start = end: none. */
@@ -164,21 +174,26 @@ struct patch {
 /* What an indirect JMP compares its target with, at most (target.c). */
 #define BLOCK_TARGETS_MAX 4
 
+/* What few blocks have. */
+struct block_more {
+    struct block_source source; /* the second frame's, if the place has one */
+    struct splits splits;
+};
+
 struct block {
     uint32_t number;
     struct code_place place;
-    struct block_source source[2];
-    uint8_t count; /* of instructions */
-    uint8_t split_count;
-    bool forgets_splits; /* made for where a stack lay (split.c) */
-    struct split split[SPLITS_MAX];
-    uint8_t status[2]; /* what its head compares: STATUS_* that must be set */
+    struct block_source source;
+    struct block_more *more; /* or NULL */
+    uint8_t count;           /* of instructions */
+    uint8_t status[2];       /* what its head compares: STATUS_* that must be set */
     /* Who leaves at the head has lost the guest's flags, which so many instructions, that
      * cannot fault, overwrite unread; 0: they are known. */
     uint8_t settles;
+    bool forgets_splits; /* made for where a stack lay (split.c) */
     bool is_dead;
     bool is_kept;          /* dead, and stands by to be revived (change.c) */
-    bool has_kept;         /* behind insn: the bytes of source[0], own ones and ahead */
+    bool has_kept;         /* behind insn: the bytes of source, own ones and ahead */
     bool is_soft;          /* has instructions with soft operands (soften.h) */
     uint8_t changes;       /* others that died at its place before; at most 255 */
     uint32_t entry;        /* with the guest's flags in the host's */
@@ -220,6 +235,21 @@ static inline uint32_t block_start(const struct block *block)
     uint32_t start =
         block->entry < block->entry_memory ? block->entry : block->entry_memory;
     return start < block->entry_jump ? start : block->entry_jump;
+}
+
+/* Where an instruction's code begins. */
+static inline uint32_t block_host(const struct block *block, unsigned ordinal)
+{
+    return block_start(block) + block->insn[ordinal].host;
+}
+
+/* Its frames, by number; NULL: it has no more. */
+static inline struct block_source *block_source(struct block *block, unsigned number)
+{
+    if (number == 0) {
+        return &block->source;
+    }
+    return number == 1 && block->place.next != FRAME_NONE ? &block->more->source : NULL;
 }
 
 /* For people. */

@@ -42,7 +42,7 @@ static bool has_bytes(const struct code_cache *cache, const struct block *block)
 {
     const uint8_t *page = memory_host(cache->memory, block->place.frame);
     const uint8_t *kept = kept_bytes(block);
-    const struct block_source *source = &block->source[0];
+    const struct block_source *source = &block->source;
     unsigned size = source->end - source->start;
     if (memcmp(page + source->ahead, kept + size, source->ahead_end - source->ahead) !=
         0) {
@@ -112,7 +112,7 @@ const uint8_t *code_before_bytes(const struct block *block, unsigned offset)
 static bool is_again(struct code_cache *cache, struct block *block)
 {
     struct memory *memory = cache->memory;
-    struct block_source *source = &block->source[0];
+    struct block_source *source = &block->source;
     source->version = memory_code_watch(memory, source->frame, source->start,
                                         source->end - source->start);
     if (source->ahead != source->ahead_end) {

@@ -41,7 +41,7 @@ struct access {
 struct guest_insn {
     /* Of its kind, from here on (decode.h). */
     struct decoded decoded;
-    emit_fn *emit;       /* NULL: the interpreter's */
+    emit_fn *emit; /* NULL: the interpreter's */
     /* Not 0: emit_copy copies these bytes, and immediates; between them, if it has an
      * operand in memory, comes ModRM with this reg. */
     uint8_t copied_size, copied_reg;
@@ -374,7 +374,7 @@ void emit_leave(struct emit *emit, unsigned reason);
  * splits.
  */
 void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
-                    const struct block *block);
+                    const struct splits *splits);
 
 /* What group_accesses finds out that is the same in every block. */
 void group_plan(struct guest_insn *insn);
@@ -417,9 +417,9 @@ emit_fn emit_call, emit_ret, emit_jmp, emit_jcc, emit_loop, emit_jrcxz;
 /*
  * Makes the block at a place, known to the cache from then on. NULL: the guest is storing
  * to the code, its first instruction crosses into a page that the place does not name, or
- * there is no room (*is_full). The lock is held. Its groups end at the splits of former,
- * a block that was there, unless that is NULL.
+ * there is no room (*is_full). The lock is held. former: one that was there, whose splits
+ * and targets it has, or NULL; splits: others instead, or NULL.
  */
 struct block *translate(struct code_cache *cache, struct cpu *cpu,
                         const struct code_place *place, const struct block *former,
-                        bool *is_full);
+                        const struct splits *splits, bool *is_full);

@@ -197,7 +197,7 @@ bool emit_ret(struct emit *emit, const struct guest_insn *insn)
     emit_add_code_base(emit);
     emit->stack_moves += emit->width + extra;
     emit_settle_stack(emit);
-    emit->block->insn[emit->ordinal].stack_bytes = emit->width + extra;
+    emit->block->insn[emit->ordinal].popped = (uint16_t)extra;
     note_branch(emit);
     code8(code, 0xc3);
     emit->ended = true;

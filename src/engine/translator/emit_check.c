@@ -74,12 +74,15 @@ static void miss(struct emit *emit, uint8_t *place, unsigned host, bool is_write
  */
 static void check_offset(struct emit *emit, unsigned host, unsigned size, bool is_write)
 {
+    /* RORX r9, host, 7; AND r9d, imm32; SUB host, gs:[r9 + disp8]; CMP host, imm32;
+     * JA rel32 */
     static const uint8_t check[] = {
-        0xc4, 0x43, 0xfb, 0xf0, 0xc8, FRAME_SHIFT - ENTRY_SHIFT, /* RORX r9, host, 7 */
-        0x41, 0x81, 0xe1, 0,    0,    0,    0, /* AND r9d, imm32 */
-        0x65, 0x4d, 0x2b, 0x41, 0,             /* SUB host, gs:[r9 + disp8] */
-        0x49, 0x81, 0xf8, 0,    0,    0,    0, /* CMP host, imm32 */
-        0x0f, 0x87, 0,    0,    0,    0,       /* JA rel32 */
+        0xc4, 0x43, 0xfb, 0xf0, 0xc8, FRAME_SHIFT - ENTRY_SHIFT,
+        0x41, 0x81, 0xe1, 0,    0,    0,
+        0,    0x65, 0x4d, 0x2b, 0x41, 0,
+        0x49, 0x81, 0xf8, 0,    0,    0,
+        0,    0x0f, 0x87, 0,    0,    0,
+        0,
     };
     const uint32_t mask = (TLB_SIZE - 1) << ENTRY_SHIFT, limit = FRAME_SIZE - size;
     unsigned number = host & 7;
@@ -341,5 +344,6 @@ void emit_watch(struct emit *emit, const struct guest_insn *insn, unsigned size,
     cold->target = access->look_from;
     struct block_insn *done = &emit->block->insn[emit->ordinal];
     done->stored = (uint8_t)(is_alone ? size : access->look_size);
-    done->resume = (uint16_t)(code->at - (emit->cache->write + done->host));
+    done->resume = (uint16_t)(code->at - (emit->cache->write +
+                                          block_host(emit->block, emit->ordinal)));
 }

@@ -24,7 +24,8 @@ void emit_leave_quick_if(struct emit *emit, unsigned condition)
 void emit_quick_resume(struct emit *emit)
 {
     struct block_insn *done = &emit->block->insn[emit->ordinal];
-    done->resume = (uint16_t)(emit->code.at - (emit->cache->write + done->host));
+    done->resume = (uint16_t)(emit->code.at - (emit->cache->write +
+                                               block_host(emit->block, emit->ordinal)));
 }
 
 /* What needs C, but no more of the guest's state than a register or two. Counting runs

@@ -21,7 +21,7 @@ static struct block *find_or_translate(struct translator_cpu *translator,
     }
     *is_new = false;
     if (!block) {
-        block = translate(cache, translator->cpu, place, NULL, is_full);
+        block = translate(cache, translator->cpu, place, NULL, NULL, is_full);
         *is_new = block != NULL;
         counter_add(&translator->stats.blocks_made, *is_new);
     }
@@ -239,15 +239,17 @@ bool find_jump(struct translator_cpu *translator, uint64_t linear, struct entry 
 
 /* The group that begins at an instruction does not work out as it is. True: its bytes lay
  * in two pages, and the block has room to say where the first one ended. */
-static bool note_split(struct block *block, const struct block_insn *insn)
+static bool find_splits(const struct block *block, const struct block_insn *insn,
+                        struct splits *splits)
 {
     unsigned left = FRAME_SIZE - translator_frame.exit_value % FRAME_SIZE;
     bool is_missed = translator_frame.exit_reason == LEAVE_READ ||
                      translator_frame.exit_reason == LEAVE_WRITE;
-    if (!is_missed || left >= insn->group_size || block->split_count == SPLITS_MAX) {
+    *splits = block->more ? block->more->splits : (struct splits){0};
+    if (!is_missed || left >= insn->group_size || splits->count == SPLITS_MAX) {
         return false;
     }
-    block->split[block->split_count++] = (struct split){
+    splits->split[splits->count++] = (struct split){
         .offset = insn->offset,
         .distance = (int16_t)((int)left - insn->group_offset),
     };
@@ -266,8 +268,10 @@ static void replace_block(struct translator_cpu *translator, struct block *block
         const struct block_insn *insn = &block->insn[ordinal];
         struct block *instead = plain;
         code_retire(cache, block, BY_VARIANT);
-        if (note_split(block, insn)) {
-            instead = translate(cache, translator->cpu, &block->place, block, &is_full);
+        struct splits splits;
+        if (find_splits(block, insn, &splits)) {
+            instead = translate(cache, translator->cpu, &block->place, block, &splits,
+                                &is_full);
         }
         if (instead && (insn->host_flags & INSN_OF_STACK || block->forgets_splits)) {
             split_note(cache, instead, plain);
@@ -295,6 +299,6 @@ bool find_plain(struct translator_cpu *translator, struct block *block, unsigned
     if (atomic_fetch_add(&block->misses, 1) == MISSES_MAX) {
         replace_block(translator, block, plain, ordinal);
     }
-    *entry = (struct entry){plain->insn[ordinal].host, plain->status, entry->page};
+    *entry = (struct entry){block_host(plain, ordinal), plain->status, entry->page};
     return true;
 }

@@ -211,7 +211,7 @@ static bool is_plain(const struct decoded *decoded)
 static unsigned read_ahead(struct emit *emit, unsigned offset,
                            uint8_t bytes[INSN_BYTES_MAX])
 {
-    const struct block_source *source = &emit->block->source[0];
+    const struct block_source *source = &emit->block->source;
     unsigned start = emit->block->place.offset;
     if (offset < (start & -64u) || offset + INSN_BYTES_MAX > emit->watched_end) {
         unsigned end = offset + INSN_BYTES_MAX;

@@ -39,7 +39,7 @@ struct group {
 
 struct plan {
     struct guest_insn *insn;
-    const struct block *block;
+    const struct splits *splits;      /* or NULL */
     struct address split[SPLITS_MAX]; /* where groups end, as far as it is known yet */
     unsigned split_count;
     struct values values;
@@ -246,12 +246,12 @@ static bool is_same_base(const struct address *a, const struct address *b)
 /* Those that an access that would begin a group says. */
 static void find_splits(struct plan *plan, unsigned i, const struct address *address)
 {
-    const struct block *block = plan->block;
-    for (unsigned s = 0; s < block->split_count; s++) {
-        if (block->split[s].offset == plan->insn[i].offset) {
+    const struct splits *splits = plan->splits;
+    for (unsigned s = 0; splits && s < splits->count; s++) {
+        if (splits->split[s].offset == plan->insn[i].offset) {
             struct address *split = &plan->split[plan->split_count++];
             *split = *address;
-            split->offset += block->split[s].distance;
+            split->offset += splits->split[s].distance;
         }
     }
 }
@@ -483,12 +483,12 @@ static unsigned count_to_last(const struct guest_insn *insn, unsigned count)
 }
 
 void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
-                    const struct block *block)
+                    const struct splits *splits)
 {
     struct plan plan;
     struct member members[BLOCK_INSN_MAX];
     plan.insn = insn;
-    plan.block = block;
+    plan.splits = splits;
     plan.split_count = plan.group_count = 0;
     count = count_to_last(insn, count);
     if (count == 0) {

@@ -39,7 +39,7 @@ static bool resume_behind(struct translator_cpu *translator, const struct block 
         !find_fits_limit(cpu, block, next)) {
         return false;
     }
-    entry->target = block->insn[next].host;
+    entry->target = block_host(block, next);
     return true;
 }
 
@@ -63,7 +63,7 @@ static bool watched(struct translator_cpu *translator, const struct block *block
         cpu->rip = run_guest_rip(cpu, entry->page + insn->offset + done);
         return false;
     }
-    entry->target = insn->host + insn->resume;
+    entry->target = block_host(block, ordinal) + insn->resume;
     return true;
 }
 
@@ -75,7 +75,11 @@ static void undo_branch(struct translator_cpu *translator)
     const struct block *block = translator->cache->block[EXIT_BLOCK(info)];
     const struct block_insn *insn = &block->insn[EXIT_ORDINAL(info)];
     cpu->rip = page_of(block) + insn->offset;
-    cpu->reg[X86_RSP] -= (uint64_t)(int64_t)insn->stack_bytes;
+    if (insn->mnemonic == ZYDIS_MNEMONIC_CALL) {
+        cpu->reg[X86_RSP] += 8;
+    } else if (insn->mnemonic == ZYDIS_MNEMONIC_RET) {
+        cpu->reg[X86_RSP] -= 8u + insn->popped;
+    }
     run_interpret_one(translator);
 }
 
@@ -198,7 +202,7 @@ bool leave_handle(struct translator_cpu *translator, struct entry *entry)
         return false;
     }
     unsigned ordinal = EXIT_ORDINAL(frame->exit_info);
-    *entry = (struct entry){block->insn[ordinal].host, block->status, page};
+    *entry = (struct entry){block_host(block, ordinal), block->status, page};
     if (block->insn[ordinal].recovery) {
         frame->arith = recover_flags(&block->recovery[block->insn[ordinal].recovery - 1],
                                      frame->gpr);

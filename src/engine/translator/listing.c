@@ -193,7 +193,7 @@ static void print_guest(const struct printer *printer, const struct block *block
     format(printer, code_decoder(cache, block->place.mode), bytes, insn->length, address,
            text);
     snprintf(line, sizeof(line), "%" PRIx64 "  %s", address, text);
-    print_rows(printer, line, insn->host, end);
+    print_rows(printer, line, block_host(block, ordinal), end);
 }
 
 static void init_formatter(ZydisFormatter *formatter)
@@ -229,9 +229,9 @@ void listing_block(FILE *out, const struct look *look, const struct code_cache *
             block->place.mode & MODE_AVX ? ", AVX" : "", block->count,
             last->offset + last->length - block->place.offset,
             block->end - block_start(block));
-    print_rows(&printer, "(head)", block_start(block), block->insn[0].host);
+    print_rows(&printer, "(head)", block_start(block), block_host(block, 0));
     for (unsigned i = 0; i < block->count; i++) {
-        uint32_t end = i + 1u < block->count ? block->insn[i + 1].host : block->cold;
+        uint32_t end = i + 1u < block->count ? block_host(block, i + 1) : block->cold;
         print_guest(&printer, block, i, end);
     }
     print_rows(&printer, "(behind)", block->cold, block->end);

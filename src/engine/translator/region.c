@@ -256,11 +256,11 @@ const struct block *code_at(const struct code_cache *cache, uintptr_t address,
         }
     }
     const struct block *block = cache->block[low];
-    if (offset < block->insn[0].host || offset >= block->end) {
+    if (offset < block_host(block, 0) || offset >= block->end) {
         return NULL;
     }
     unsigned i = 0;
-    while (i + 1u < block->count && block->insn[i + 1].host <= offset) {
+    while (i + 1u < block->count && block_host(block, i + 1) <= offset) {
         i++;
     }
     *ordinal = i;

@@ -112,7 +112,7 @@ void soften_find(struct guest_insn *insn, unsigned count, const struct block *be
 void soften_load(struct emit *emit, unsigned host, const struct guest_insn *insn)
 {
     struct code *code = &emit->code;
-    const uint8_t *page = memory_host(emit->cache->memory, emit->block->source[0].frame);
+    const uint8_t *page = memory_host(emit->cache->memory, emit->block->source.frame);
     const uint8_t *operand = page + insn->offset + insn->soft_at;
     struct host_mem mem = {(uint8_t)host, HOST_NONE, 0, 0};
     host_constant(code, host, (uint64_t)(uintptr_t)operand);

@@ -34,14 +34,14 @@ static bool watch(struct translation *translation, unsigned *watched, unsigned s
                   unsigned end)
 {
     struct emit *emit = &translation->emit;
-    struct block_source *source = emit->block->source;
+    struct block_source *source = &emit->block->source;
     while (*watched < FRAME_SIZE && *watched < end) {
         uint32_t now =
-            memory_code_watch(emit->cache->memory, source[0].frame, *watched, WATCH_STEP);
-        if (*watched > (start & -WATCH_STEP) && now != source[0].version) {
+            memory_code_watch(emit->cache->memory, source->frame, *watched, WATCH_STEP);
+        if (*watched > (start & -WATCH_STEP) && now != source->version) {
             return false;
         }
-        source[0].version = now;
+        source->version = now;
         *watched += WATCH_STEP;
     }
     return true;
@@ -60,11 +60,11 @@ static bool goes_on(const struct emit *emit, const struct guest_insn *insn,
 static void decode_block(struct translation *translation, unsigned start)
 {
     struct emit *emit = &translation->emit;
-    struct block_source *second = &emit->block->source[1];
+    struct block_source *second = block_source(emit->block, 1);
     unsigned watched = start & -WATCH_STEP, place = start, branches = 0;
     unsigned count = 0, calls = 0;
     decode_begin(emit);
-    if (second->frame != FRAME_NONE) {
+    if (second) {
         second->version =
             memory_code_watch(emit->cache->memory, second->frame, 0, INSN_BYTES_MAX);
     }
@@ -274,7 +274,9 @@ static void find_groups(struct translation *translation)
     const struct emit *emit = &translation->emit;
     bool has_bases = !emit->is_64 && !(emit->mode & MODE_FLAT);
     if (!has_bases && !(emit->mode & MODE_PLAIN)) {
-        group_accesses(translation->insn, translation->count, emit->width, emit->block);
+        const struct block_more *more = emit->block->more;
+        group_accesses(translation->insn, translation->count, emit->width,
+                       more ? &more->splits : NULL);
     }
 }
 
@@ -319,7 +321,7 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
         .offset = insn->offset,
         .length = insn->decoded.length,
         .mnemonic = insn->decoded.mnemonic,
-        .host = (uint32_t)(emit->code.at - emit->cache->write),
+        .host = (uint16_t)(emit->code.at - emit->cache->write - block_start(emit->block)),
         .host_flags = emit->flags_in_memory ? 0 : INSN_FLAGS_START | INSN_FLAGS_FAULT,
         .recovery = insn->flags_live_before ? 0 : insn->recovery,
         .soft_at = insn->soft_at,
@@ -336,9 +338,6 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
     }
     emit->keeps_base = insn->keeps_base;
     emit->ended = false;
-    if (insn->decoded.mnemonic == ZYDIS_MNEMONIC_CALL) {
-        place->stack_bytes = -8;
-    }
     if (insn->ends_block || insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR) {
         place->host_flags |= INSN_BRANCHES;
     }
@@ -396,10 +395,9 @@ static bool emit_block(struct translation *translation)
 
 static bool is_current(const struct emit *emit)
 {
-    for (unsigned i = 0; i < array_size(emit->block->source); i++) {
-        const struct block_source *source = &emit->block->source[i];
-        if (source->frame != FRAME_NONE &&
-            FRAME_VERSION(emit->cache->memory->frame[source->frame]) != source->version) {
+    const struct block_source *source;
+    for (unsigned i = 0; (source = block_source(emit->block, i)); i++) {
+        if (FRAME_VERSION(emit->cache->memory->frame[source->frame]) != source->version) {
             return false;
         }
     }
@@ -411,18 +409,20 @@ static void keep_bytes(struct translation *translation)
 {
     const struct emit *emit = &translation->emit;
     struct block *block = emit->block;
-    struct block_source *source = block->source;
+    struct block_source *source = &block->source, *second = block_source(block, 1);
     uint8_t *at = (uint8_t *)&block->insn[block->count];
     unsigned last = translation->insn[translation->count - 1].decoded.length;
     unsigned end = translation->end + (last ? 0 : INSN_BYTES_MAX);
-    source[0].start = block->place.offset;
-    source[0].end = (uint16_t)(end > FRAME_SIZE ? FRAME_SIZE : end);
-    source[1].end = INSN_BYTES_MAX;
-    source[0].ahead = emit->ahead_at;
-    source[0].ahead_end = emit->ahead_at + emit->ahead_size;
+    source->start = block->place.offset;
+    source->end = (uint16_t)(end > FRAME_SIZE ? FRAME_SIZE : end);
+    if (second) {
+        second->end = INSN_BYTES_MAX;
+    }
+    source->ahead = emit->ahead_at;
+    source->ahead_end = emit->ahead_at + emit->ahead_size;
     /* Which bytes make no instruction is not told, and what crosses a page's end is two
      * frames', and rare. */
-    if (!last || source[1].frame != FRAME_NONE) {
+    if (!last || second) {
         return;
     }
     block->has_kept = true;
@@ -436,7 +436,7 @@ static void keep_bytes(struct translation *translation)
 
 static size_t size_of(const struct block *block)
 {
-    const struct block_source *source = &block->source[0];
+    const struct block_source *source = &block->source;
     size_t size = sizeof(*block) + block->count * sizeof(block->insn[0]);
     if (block->has_kept) {
         size += source->end - source->start + source->ahead_end - source->ahead;
@@ -454,9 +454,25 @@ static void find_soft(struct translation *translation)
     soften_find(translation->insn, translation->count, before);
 }
 
+static struct block_more *make_more(struct code_cache *cache,
+                                    const struct code_place *place,
+                                    const struct splits *splits)
+{
+    if (!splits && place->next == FRAME_NONE) {
+        return NULL;
+    }
+    struct block_more *more = code_metadata(cache, sizeof(*more));
+    memset(more, 0, sizeof(*more));
+    more->source.frame = place->next;
+    if (splits) {
+        more->splits = *splits;
+    }
+    return more;
+}
+
 struct block *translate(struct code_cache *cache, struct cpu *cpu,
                         const struct code_place *place, const struct block *former,
-                        bool *is_full)
+                        const struct splits *splits, bool *is_full)
 {
     struct translation *translation = &scratch;
     struct emit *emit = &translation->emit;
@@ -465,15 +481,17 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
         return NULL;
     }
     size_t metadata_mark = cache->metadata_used;
+    if (former && former->more && !splits) {
+        splits = &former->more->splits;
+    }
+    struct block_more *more = make_more(cache, place, splits);
     struct block *block = code_metadata(cache, sizeof(*block));
     memset(block, 0, sizeof(*block));
     block->place = *place;
-    block->source[0].frame = place->frame;
-    block->source[1].frame = place->next;
+    block->source.frame = place->frame;
+    block->more = more;
     block->number = cache->block_count;
     if (former) {
-        block->split_count = former->split_count;
-        memcpy(block->split, former->split, sizeof(block->split));
         memcpy(block->target, former->target, sizeof(block->target));
         block->target_count = former->has_learnt ? former->target_count : 0;
     }
@@ -505,7 +523,8 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
         cache->link_count = link_mark;
     } while (!emit_block(translation));
     keep_bytes(translation);
-    cache->metadata_used = metadata_mark + size_of(block);
+    cache->metadata_used =
+        (uint32_t)((uint8_t *)block - cache->metadata + size_of(block));
     size_t recovery_size = emit->recovery_count * sizeof(emit->recovery[0]);
     block->recovery =
         memcpy(code_metadata(cache, recovery_size), emit->recovery, recovery_size);
