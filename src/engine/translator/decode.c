@@ -129,8 +129,8 @@ struct head {
  */
 struct kind {
     uint64_t head;
-    uint32_t place; /* of the kind's copy: in the memory, in lines; 0: none */
-    uint8_t mode;   /* KIND_MODE */
+    uint32_t place; /* of the kind's copy: in the memory, in lines */
+    uint8_t mode;   /* as kind_mode has it; 0: there is none */
     uint8_t length;
     uint8_t operands; /* that its users may look at */
     bool ends_block : 1, is_jcc : 1, is_call : 1;
@@ -140,6 +140,8 @@ struct kind {
 #define WAYS      4u
 #define SETS      8192u
 #define KIND_MODE (MODE_32 | MODE_AVX)
+/* In struct kind's mode. */
+#define KIND_IS_THERE 0x80u
 
 struct known {
     struct kind kind[SETS][WAYS];
@@ -163,6 +165,11 @@ static_assert(sizeof(struct kind) * WAYS == LINE, "a set is a line");
 size_t decode_size(void)
 {
     return MEMORY_SIZE;
+}
+
+static unsigned kind_mode(const struct emit *emit)
+{
+    return (emit->mode & KIND_MODE) | KIND_IS_THERE;
 }
 
 static struct kind *find_set(const struct emit *emit, struct head head)
@@ -361,7 +368,7 @@ static struct kind *free_kind(const struct emit *emit, struct head head)
 {
     struct kind *set = find_set(emit, head);
     for (unsigned i = 0; i < WAYS; i++) {
-        if (!set[i].place) {
+        if (!set[i].mode) {
             return &set[i];
         }
     }
@@ -397,7 +404,7 @@ static void remember(const struct emit *emit, struct guest_insn *insn,
     *kind = (struct kind){
         .head = head.bytes,
         .place = INDEX_LINES + known->used,
-        .mode = emit->mode & KIND_MODE,
+        .mode = (uint8_t)kind_mode(emit),
         .length = insn->decoded.length,
         .operands = (uint8_t)(count < OPERANDS_MIN ? OPERANDS_MIN : count),
         .ends_block = insn->ends_block,
@@ -412,31 +419,21 @@ static void remember(const struct emit *emit, struct guest_insn *insn,
 static const struct kind *find_known(const struct emit *emit, struct head head)
 {
     const struct kind *set = find_set(emit, head);
-    for (unsigned i = 0; head.size && i < WAYS; i++) {
-        if (set[i].head == head.bytes && set[i].mode == (emit->mode & KIND_MODE) &&
-            set[i].place) {
-            return &set[i];
-        }
+    unsigned mode = kind_mode(emit), found = 0;
+    /* Which one it is nobody could predict. */
+#pragma GCC unroll 4
+    for (unsigned i = 0; i < WAYS; i++) {
+        found |= (unsigned)((set[i].head == head.bytes) & (set[i].mode == mode)) << i;
     }
-    return NULL;
+    return found && head.size ? &set[__builtin_ctz(found)] : NULL;
 }
 
-/* size: 8 to 64 bits. */
+/* size: 8 to 64 bits. Eight bytes can be read. */
 static int64_t read_signed(const uint8_t *bytes, unsigned size)
 {
-    int64_t value = 0;
-    switch (size) {
-    case 8:
-        return (int8_t)bytes[0];
-    case 32: {
-        int32_t value_32;
-        memcpy(&value_32, bytes, 4);
-        return value_32;
-    }
-    default:
-        memcpy(&value, bytes, size / 8);
-        return (int64_t)((uint64_t)value << (64 - size)) >> (64 - size);
-    }
+    uint64_t value;
+    memcpy(&value, bytes, sizeof(value));
+    return (int64_t)(value << (64 - size)) >> (64 - size);
 }
 
 /* The displacement and the immediate that insn's bytes have. kind is read, not what was

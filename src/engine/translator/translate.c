@@ -313,7 +313,7 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
 {
     struct emit *emit = &translation->emit;
     struct block_insn *place = &emit->block->insn[emit->ordinal];
-    if (!emit_moves_later(insn)) {
+    if (emit->stack_moves && !emit_moves_later(insn)) {
         emit_settle_stack(emit);
     }
     scratch_begin(emit, insn);
