@@ -74,27 +74,29 @@ static void miss(struct emit *emit, uint8_t *place, unsigned host, bool is_write
  */
 static void check_offset(struct emit *emit, unsigned host, unsigned size, bool is_write)
 {
-    /* RORX r9, host, 7; AND r9d, imm32; SUB host, gs:[r9 + disp8]; CMP host, imm32;
-     * JA rel32 */
-    static const uint8_t check[] = {
+    /* RORX r9, host, 7; AND r9d, imm32; SUB host, gs:[r9 + disp8], or without disp8 */
+    static const uint8_t index[] = {
         0xc4, 0x43, 0xfb, 0xf0, 0xc8, FRAME_SHIFT - ENTRY_SHIFT,
         0x41, 0x81, 0xe1, 0,    0,    0,
-        0,    0x65, 0x4d, 0x2b, 0x41, 0,
-        0x49, 0x81, 0xf8, 0,    0,    0,
-        0,    0x0f, 0x87, 0,    0,    0,
-        0,
+        0,    0x65, 0x4d, 0x2b, 0x01, 0,
+    };
+    /* CMP host, imm32; JA rel32 */
+    static const uint8_t compare[] = {
+        0x49, 0x81, 0xf8, 0, 0, 0, 0, 0x0f, 0x87, 0, 0, 0, 0,
     };
     const uint32_t mask = (TLB_SIZE - 1) << ENTRY_SHIFT, limit = FRAME_SIZE - size;
-    unsigned number = host & 7;
+    unsigned number = host & 7, tag = (unsigned)tag_at_r9(is_write).disp;
     uint8_t *at = emit->code.at;
-    memcpy(at, check, sizeof(check));
+    memcpy(at, index, sizeof(index));
     at[4] = (uint8_t)(0xc8 | number);
     memcpy(at + 9, &mask, sizeof(mask));
-    at[16] = (uint8_t)(0x41 | number << 3);
-    at[17] = (uint8_t)tag_at_r9(is_write).disp;
-    at[20] = (uint8_t)(0xf8 | number);
-    memcpy(at + 21, &limit, sizeof(limit));
-    emit->code.at = at + sizeof(check);
+    at[16] = (uint8_t)((tag ? 0x41 : 0x01) | number << 3);
+    at[17] = (uint8_t)tag;
+    at += tag ? 18 : 17;
+    memcpy(at, compare, sizeof(compare));
+    at[2] = (uint8_t)(0xf8 | number);
+    memcpy(at + 3, &limit, sizeof(limit));
+    emit->code.at = at + sizeof(compare);
     miss(emit, emit->code.at - 4, host, is_write, false);
 }
 
