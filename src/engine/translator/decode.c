@@ -276,11 +276,6 @@ static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *
  * remembered. */
 static unsigned skip_to_modrm(const uint8_t *bytes, bool is_64, bool *has_mod)
 {
-    unsigned rex = (unsigned)is_64 & (unsigned)((bytes[0] & 0xf0) == 0x40);
-    if (is_in(is_commonest, bytes[rex])) {
-        *has_mod = is_in(has_modrm, bytes[rex]);
-        return rex + 1;
-    }
     unsigned i = 0;
     while (i < 4 && is_prefix(bytes[i])) {
         if (bytes[i] == 0x67 && !is_64) {
@@ -294,24 +289,35 @@ static unsigned skip_to_modrm(const uint8_t *bytes, bool is_64, bool *has_mod)
     return skip_opcode(bytes, i, is_64, has_mod);
 }
 
-static struct head find_head(const struct emit *emit, const uint8_t *bytes, unsigned room)
+static uint8_t byte_of(uint64_t bytes, unsigned number)
+{
+    return (uint8_t)(bytes >> (number * 8));
+}
+
+/* first: the first eight of bytes, in a register, for where the next instruction begins
+ * waits for this. */
+static struct head find_head(const struct emit *emit, const uint8_t *bytes,
+                             uint64_t first, unsigned room)
 {
     const struct head none = {0, 0};
-    bool has_mod = false;
-    unsigned i = skip_to_modrm(bytes, emit->is_64, &has_mod);
+    unsigned rex = (unsigned)emit->is_64 & (unsigned)((byte_of(first, 0) & 0xf0) == 0x40);
+    uint8_t opcode = byte_of(first, rex), modrm = byte_of(first, rex + 1);
+    unsigned i = rex + 1;
+    bool has_mod = is_in(has_modrm, opcode);
+    if (!is_in(is_commonest, opcode)) {
+        has_mod = false;
+        i = skip_to_modrm(bytes, emit->is_64, &has_mod);
+        modrm = bytes[i];
+    }
     if (i == 0) {
         return none;
     }
-    uint8_t modrm = bytes[i];
     unsigned has_sib = (unsigned)(modrm < 0xc0) & (unsigned)((modrm & 7) == 4);
     i += has_mod + (has_mod & has_sib);
-    struct head head = {0, i};
-    if (i > sizeof(head.bytes) || i > room) {
+    if (i > sizeof(first) || i > room) {
         return none;
     }
-    memcpy(&head.bytes, bytes, sizeof(head.bytes));
-    head.bytes &= ~0ull >> (64 - 8 * i);
-    return head;
+    return (struct head){first & ~0ull >> (64 - 8 * i), i};
 }
 
 static bool is_immediate(const ZydisDecodedOperand *operand)
@@ -479,22 +485,28 @@ static bool learn(const struct emit *emit, struct guest_insn *insn, struct head 
     return true;
 }
 
-/* By one load and one store mostly, from which parts can be loaded again at once. */
-static unsigned read_bytes(const struct emit *emit, struct guest_insn *insn)
+/* How many there are; first: the first eight. */
+static unsigned read_bytes(const struct emit *emit, struct guest_insn *insn,
+                           uint64_t *first)
 {
     const struct code_place *place = &emit->block->place;
     if (insn->offset > FRAME_SIZE - 16) {
-        return code_read(emit->cache, place, insn->offset, insn->bytes);
+        unsigned room = code_read(emit->cache, place, insn->offset, insn->bytes);
+        memcpy(first, insn->bytes, sizeof(*first));
+        return room;
     }
-    memcpy(insn->bytes, memory_host(emit->cache->memory, place->frame) + insn->offset,
-           16);
+    uint64_t bytes[2];
+    memcpy(bytes, memory_host(emit->cache->memory, place->frame) + insn->offset, 16);
+    memcpy(insn->bytes, bytes, 16);
+    *first = bytes[0];
     return INSN_BYTES_MAX;
 }
 
 bool decode_find(const struct emit *emit, struct guest_insn *insn, struct found *found)
 {
-    unsigned room = read_bytes(emit, insn);
-    struct head head = find_head(emit, insn->bytes, room);
+    uint64_t first;
+    unsigned room = read_bytes(emit, insn, &first);
+    struct head head = find_head(emit, insn->bytes, first, room);
     const struct kind *kind = find_known(emit, head);
     if (!kind) {
         bool is_whole = learn(emit, insn, head, room);
@@ -538,7 +550,9 @@ const struct decoded *decode_ahead(const struct emit *emit,
                                    const uint8_t bytes[INSN_BYTES_MAX], unsigned room)
 {
     static struct guest_insn scratch; /* under the lock */
-    struct head head = find_head(emit, bytes, room);
+    uint64_t first;
+    memcpy(&first, bytes, sizeof(first));
+    struct head head = find_head(emit, bytes, first, room);
     const struct kind *kind = find_known(emit, head);
     if (kind) {
         return kind->length <= room ? &kind_copy(emit, kind)->decoded : NULL;
