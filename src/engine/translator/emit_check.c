@@ -1,5 +1,7 @@
 /* Checks of memory accesses against the software TLB, alone or for a group, and the looks
  * at the watch bits of frames that have been stored to. */
+#include <assert.h>
+
 #include "engine/translator/emit.h"
 
 /* ---- without flags ----------------------------------------------------------------
@@ -87,6 +89,7 @@ static void check_offset(struct emit *emit, unsigned host, unsigned size, bool i
     const uint32_t mask = (TLB_SIZE - 1) << ENTRY_SHIFT, limit = FRAME_SIZE - size;
     unsigned number = host & 7, tag = (unsigned)tag_at_r9(is_write).disp;
     uint8_t *at = emit->code.at;
+    assert(host >= HOST_R8);
     memcpy(at, index, sizeof(index));
     at[4] = (uint8_t)(0xc8 | number);
     memcpy(at + 9, &mask, sizeof(mask));

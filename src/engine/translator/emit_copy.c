@@ -271,6 +271,12 @@ static bool plan(struct copy *copy)
     return !(form->forbids_rex && has_rex);
 }
 
+/* Of an operand in memory, or NULL. */
+static bool has_size(const struct operand *memory)
+{
+    return !memory || (memory->size >= 8 && memory->size <= 64 * 8);
+}
+
 static void mark_fault(struct emit *emit)
 {
     struct block_insn *insn = &emit->block->insn[emit->ordinal];
@@ -300,34 +306,83 @@ static void restore_needed_flags(struct emit *emit, const struct guest_insn *ins
     mark_fault(emit);
 }
 
-/* Without memory and guest registers that lie there it needs nothing of its block. */
+/*
+ * Without guest registers that lie in memory it needs nothing of its block but where its
+ * operand is, if it has one: based on r8 or r10, which differ in ModRM alone. AH to BH
+ * want a base without REX.
+ */
 void emit_copy_plan(const struct emit *emit, struct guest_insn *insn)
 {
     struct copy copy = {.emit = emit, .insn = insn};
     form_plan(insn);
+    copy.form.place = (struct host_mem){HOST_R8, HOST_NONE, 0, 0};
     bool is_zero_vectors =
         !emit->is_64 && (insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
                          insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROALL);
-    if (!is_zero_vectors && form_can_write(insn) && !form_has_ignored_bits(emit, insn) &&
-        plan(&copy) && !copy.memory && insn->borrowed == 0) {
-        uint8_t bytes[2 * INSN_BYTES_MAX];
-        struct code code = {bytes};
+    if (is_zero_vectors || !form_can_write(insn) || form_has_ignored_bits(emit, insn) ||
+        !plan(&copy) || insn->borrowed > 0 || (copy.memory && copy.form.forbids_rex) ||
+        !has_size(copy.memory)) {
+        return;
+    }
+    uint8_t bytes[2 * INSN_BYTES_MAX];
+    struct code code = {bytes};
+    if (copy.memory) {
+        form_write_front(&copy.form, insn, &code);
+        insn->copied_reg = copy.form.reg;
+    } else {
         form_write(&copy.form, insn, &code);
-        insn->copied_size = (uint8_t)(code.at - bytes);
-        assert(insn->copied_size <= sizeof(insn->copied));
-        memcpy(insn->copied, bytes, insn->copied_size);
+    }
+    insn->copied_size = (uint8_t)(code.at - bytes);
+    assert(insn->copied_size <= sizeof(insn->copied));
+    memcpy(insn->copied, bytes, insn->copied_size);
+}
+
+/* The bytes, and ModRM of the operand in memory, if there is one. */
+static void write_planned(struct emit *emit, const struct guest_insn *insn,
+                          const struct host_mem *place)
+{
+    struct code code = emit->code;
+    memcpy(code.at, insn->copied, sizeof(insn->copied));
+    code.at += insn->copied_size;
+    if (place) {
+        host_modrm_mem(&code, insn->copied_reg, place);
+    }
+    form_write_immediates(insn, &code);
+    emit->code = code;
+    if (insn->flags_write) {
+        emit_note_flags(emit);
+    }
+}
+
+static void copy_with_memory(struct emit *emit, const struct guest_insn *insn)
+{
+    const struct operand *memory = insn_memory(insn);
+    bool is_written = memory->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+    bool is_checked = insn->access.kind != ACCESS_MEMBER;
+    if (!is_checked) {
+        restore_needed_flags(emit, insn); /* by a scratch register */
+    }
+    struct host_mem place =
+        emit_operand(emit, insn, memory, memory->size / 8u, is_written);
+    if (is_checked) {
+        restore_needed_flags(emit, insn);
+    }
+    write_planned(emit, insn, &place);
+    if (is_written) {
+        emit_watch(emit, insn, memory->size / 8u, insn->flags_live);
     }
 }
 
 static bool copy_planned(struct emit *emit, const struct guest_insn *insn)
 {
-    restore_needed_flags(emit, insn);
-    memcpy(emit->code.at, insn->copied, sizeof(insn->copied));
-    emit->code.at += insn->copied_size;
-    form_write_immediates(insn, &emit->code);
-    if (insn->flags_write) {
-        emit_note_flags(emit);
+    if (insn_memory(insn)) {
+        copy_with_memory(emit, insn);
+        return true;
     }
+    if (emit->flags_in_memory) {
+        restore_needed_flags(emit, insn);
+    }
+    write_planned(emit, insn, NULL);
     return true;
 }
 
@@ -350,11 +405,10 @@ static void load_borrowed(struct emit *emit, const struct copy *copy)
     }
 }
 
-bool emit_copy(struct emit *emit, const struct guest_insn *insn)
+/* What needs to know the registers that are free. */
+static __attribute__((noinline)) bool copy_renamed(struct emit *emit,
+                                                   const struct guest_insn *insn)
 {
-    if (insn->copied_size && !insn->soft_size) {
-        return copy_planned(emit, insn);
-    }
     ZydisMnemonic mnemonic = insn->decoded.mnemonic;
     bool is_upper = mnemonic == ZYDIS_MNEMONIC_VZEROUPPER;
     if (!emit->is_64 && (is_upper || mnemonic == ZYDIS_MNEMONIC_VZEROALL)) {
@@ -373,10 +427,10 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
     }
     struct code *code = &emit->code;
     if (copy.memory) {
-        unsigned size = copy.memory->size / 8;
-        if (size == 0 || size > 64) {
+        if (!has_size(copy.memory)) {
             return false;
         }
+        unsigned size = copy.memory->size / 8u;
         /* An operand that must be aligned and is not faults on the host, too; the
          * interpreter then raises the guest's fault. */
         copy.form.place =
@@ -415,6 +469,14 @@ bool emit_copy(struct emit *emit, const struct guest_insn *insn)
         emit_watch(emit, insn, copy.memory->size / 8u, insn->flags_live);
     }
     return true;
+}
+
+bool emit_copy(struct emit *emit, const struct guest_insn *insn)
+{
+    if (insn->copied_size && !insn->soft_size) {
+        return copy_planned(emit, insn);
+    }
+    return copy_renamed(emit, insn);
 }
 
 bool emit_nothing(struct emit *emit, const struct guest_insn *insn)

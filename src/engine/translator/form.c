@@ -208,7 +208,6 @@ static void write_legacy(const struct form *form, const struct guest_insn *insn,
         opcode = (opcode & ~7u) | (form->opcode_reg & 7u);
     }
     code8(code, opcode);
-    write_modrm(form, code);
 }
 
 static void write_vex(const struct form *form, const struct guest_insn *insn,
@@ -224,7 +223,6 @@ static void write_vex(const struct form *form, const struct guest_insn *insn,
     code8(code, (unsigned)decoded->raw.vex.W << 7 | (~(unsigned)form->vvvv & 15) << 3 |
                     (unsigned)decoded->raw.vex.L << 2 | decoded->raw.vex.pp);
     code8(code, decoded->opcode);
-    write_modrm(form, code);
 }
 
 void form_write_immediates(const struct guest_insn *insn, struct code *code)
@@ -254,7 +252,8 @@ bool form_can_write(const struct guest_insn *insn)
             decoded->opcode_map == ZYDIS_OPCODE_MAP_0F3A);
 }
 
-void form_write(const struct form *form, const struct guest_insn *insn, struct code *code)
+void form_write_front(const struct form *form, const struct guest_insn *insn,
+                      struct code *code)
 {
     if (form->is_in_frame) {
         code8(code, 0x64); /* FS */
@@ -264,4 +263,10 @@ void form_write(const struct form *form, const struct guest_insn *insn, struct c
     } else {
         write_legacy(form, insn, code);
     }
+}
+
+void form_write(const struct form *form, const struct guest_insn *insn, struct code *code)
+{
+    form_write_front(form, insn, code);
+    write_modrm(form, code);
 }

@@ -34,7 +34,9 @@ void form_swap(struct form *form);
 /* Can instructions encoded like this one be written? */
 bool form_can_write(const struct guest_insn *insn);
 
-/* The instruction's bytes but for immediates; and these. */
+/* The instruction's bytes up to ModRM; all but immediates; and these. */
+void form_write_front(const struct form *form, const struct guest_insn *insn,
+                      struct code *code);
 void form_write(const struct form *form, const struct guest_insn *insn,
                 struct code *code);
 void form_write_immediates(const struct guest_insn *insn, struct code *code);
