@@ -38,8 +38,7 @@ void target_learn(struct translator_cpu *translator, struct block *block, uint64
         if (block->target_count) {
             bool is_full = false;
             code_retire(cache, block, BY_VARIANT);
-            translate(cache, translator->cpu, &block->place, block, NULL,
-                      &is_full);
+            translate(cache, translator->cpu, &block->place, block, NULL, &is_full);
         } else {
             code_patch(cache, block->target_place,
                        cache->jump[code_jump_kind(block->place.mode)]);
