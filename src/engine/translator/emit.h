@@ -62,6 +62,7 @@ struct guest_insn {
     /* A guest register that lies in memory can be had there as the operand in ModRM.rm:
      * the one there, if it is read, or written whole; the one in ModRM.reg. */
     bool reads_frame : 1, writes_frame : 1, swaps_frame : 1;
+    bool adds_page : 1;   /* as it addresses what it reads, at no cost (emit_adds_page) */
     bool counts_bits : 1; /* what it does to flags depends on its immediate: a shift */
     bool is_origin : 1;   /* its flags can be computed anew, perhaps (recover.c) */
     bool can_recover : 1; /* who leaves at it finds the registers as before it */
@@ -309,11 +310,15 @@ static inline void emit_lea_base(struct emit *emit, unsigned to, unsigned base,
 
 /* Memory. Where size bytes are, checked: of an operand, or disp behind where a host
  * register points in the stack. Spills the flags if need be. The place is based on r8,
- * with r9 as emit_check leaves it if the access is alone, or on r10. */
+ * with r9 as emit_check leaves it if the access is alone, or on r10; on both
+ * if emit_adds_page says so. */
 struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
                              const struct operand *operand, unsigned size, bool is_write);
 struct host_mem emit_stack(struct emit *emit, const struct guest_insn *insn,
                            unsigned base, int32_t disp, bool is_write);
+/* Is the place of an access that is alone based on r8 and r9, the sum being made as it is
+ * addressed? */
+bool emit_adds_page(const struct emit *emit, const struct guest_insn *insn);
 /* A scratch register that is free then, to store a value by. */
 static inline unsigned emit_value_register(const struct access *access)
 {

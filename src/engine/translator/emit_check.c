@@ -169,11 +169,16 @@ static uint8_t *jump_if_watched(struct code *code, bool live, unsigned keeper)
     return place;
 }
 
-/* Host r9 = the frame's entry that the TLB entry at r9 leads to. */
+/* Host r9 = a field of the TLB entry at r9: with frame, the frame's entry. */
+static void load_entry(struct code *code, size_t field)
+{
+    struct host_mem mem = {HOST_R9, HOST_NONE, 0, (int32_t)field};
+    host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &mem);
+}
+
 static void load_frame(struct code *code)
 {
-    struct host_mem frame = {HOST_R9, HOST_NONE, 0, offsetof(struct tlb_entry, frame)};
-    host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &frame);
+    load_entry(code, offsetof(struct tlb_entry, frame));
 }
 
 static int32_t group_base(unsigned slot)
@@ -190,7 +195,8 @@ static int32_t group_frame(unsigned slot)
 struct wanted {
     unsigned size;
     bool is_write;
-    bool keeps; /* the flags */
+    bool keeps;     /* the flags */
+    bool adds_page; /* later, as it is addressed */
     bool has_r10;
 };
 
@@ -213,7 +219,11 @@ static void check_bytes(struct emit *emit, const struct access *access,
         check_without_flags(emit, host, size, is_write, keeper);
     } else {
         check_offset(emit, host, size, is_write);
-        add_page(emit, host);
+        if (wanted->adds_page) {
+            load_entry(&emit->code, offsetof(struct tlb_entry, host));
+        } else {
+            add_page(emit, host);
+        }
     }
 }
 
@@ -273,7 +283,7 @@ static struct host_mem check(struct emit *emit, const struct access *access,
         break;
     default:
         check_bytes(emit, access, wanted, wanted->size, wanted->is_write);
-        return (struct host_mem){HOST_R8, HOST_NONE, 0, 0};
+        return (struct host_mem){HOST_R8, wanted->adds_page ? HOST_R9 : HOST_NONE, 0, 0};
     }
     return (struct host_mem){in_r10 ? HOST_R10 : HOST_R8, HOST_NONE, 0, access->offset};
 }
@@ -283,11 +293,22 @@ static void note_stack(struct emit *emit)
     emit->block->insn[emit->ordinal].host_flags |= INSN_OF_STACK;
 }
 
+/* One instruction less has to be waited for; r9 must not be needed otherwise. */
+bool emit_adds_page(const struct emit *emit, const struct guest_insn *insn)
+{
+    return insn->adds_page && insn->access.kind == ACCESS_ALONE && !insn->soft_size &&
+           !insn->has_high_byte &&
+           (emit->keeps_base ? insn->borrowed == 0 && !flags_are_read(insn)
+                             : insn->borrowed <= 1);
+}
+
 struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
                              const struct operand *operand, unsigned size, bool is_write)
 {
     const struct access *access = &insn->access;
-    const struct wanted wanted = {size, is_write, keeps_flags(emit, insn), true};
+    bool keeps = keeps_flags(emit, insn);
+    const struct wanted wanted = {size, is_write, keeps,
+                                  !keeps && emit_adds_page(emit, insn), true};
     if (operand->mem.base == ZYDIS_REGISTER_RSP ||
         operand->mem.base == ZYDIS_REGISTER_RBP) {
         note_stack(emit);
@@ -311,7 +332,7 @@ struct host_mem emit_stack(struct emit *emit, const struct guest_insn *insn,
     const struct access *access = &insn->access;
     /* What is pushed from memory is in r10. */
     bool has_r10 = insn->operand[0].type != ZYDIS_OPERAND_TYPE_MEMORY;
-    const struct wanted wanted = {emit->width, is_write, keeps_flags(emit, insn),
+    const struct wanted wanted = {emit->width, is_write, keeps_flags(emit, insn), false,
                                   has_r10};
     note_stack(emit);
     if (access->kind != ACCESS_MEMBER) {

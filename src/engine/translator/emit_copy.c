@@ -213,7 +213,8 @@ static void find_scratch(struct copy *copy)
     const struct access *access = &copy->insn->access;
     bool is_alone = copy->memory && access->kind == ACCESS_ALONE;
     bool takes_r8 = is_alone || (copy->memory && access->slot != GROUP_IN_R10);
-    bool takes_r9 = is_alone && copy->memory_written;
+    bool takes_r9 =
+        is_alone && (copy->memory_written || emit_adds_page(copy->emit, copy->insn));
     copy->free = (copy->insn->keeps_base ? 0 : 1u << HOST_R10) |
                  (takes_r9 ? 0 : 1u << HOST_R9) | (takes_r8 ? 0 : 1u << HOST_R8);
 }
@@ -308,14 +309,16 @@ static void restore_needed_flags(struct emit *emit, const struct guest_insn *ins
 
 /*
  * Without guest registers that lie in memory it needs nothing of its block but where its
- * operand is, if it has one: based on r8 or r10, which differ in ModRM alone. AH to BH
- * want a base without REX.
+ * operand is, if it has one: based on r8 or r10, which differ in ModRM alone, as an index
+ * and none do: without SIB its bit means nothing (SDM 2A 2.2.1.2). AH to BH want a base
+ * without REX.
  */
 void emit_copy_plan(const struct emit *emit, struct guest_insn *insn)
 {
     struct copy copy = {.emit = emit, .insn = insn};
     form_plan(insn);
-    copy.form.place = (struct host_mem){HOST_R8, HOST_NONE, 0, 0};
+    copy.form.place =
+        (struct host_mem){HOST_R8, insn->adds_page ? HOST_R9 : HOST_NONE, 0, 0};
     bool is_zero_vectors =
         !emit->is_64 && (insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
                          insn->decoded.mnemonic == ZYDIS_MNEMONIC_VZEROALL);

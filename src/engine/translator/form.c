@@ -123,8 +123,22 @@ static bool is_in_frame(const struct operand *operand)
            guest_in_memory(guest_number(operand->reg.value));
 }
 
+/* Processors split such an instruction in two if it has a third operand or an immediate,
+ * which costs what the sum did. */
+static bool can_add_page(const struct guest_insn *insn)
+{
+    const struct operand *memory = insn_memory(insn);
+    bool is_read = memory && !(memory->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+    bool has_third = insn->decoded.raw.imm[0].size != 0;
+    for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
+        has_third |= insn->operand[i].encoding == ZYDIS_OPERAND_ENCODING_NDSNDD;
+    }
+    return is_read && !has_third;
+}
+
 void form_plan(struct guest_insn *insn)
 {
+    insn->adds_page = can_add_page(insn);
     for (unsigned i = 0; i < insn->decoded.operand_count; i++) {
         const struct operand *operand = &insn->operand[i];
         if (!is_in_frame(operand)) {
@@ -170,6 +184,12 @@ static void write_modrm(const struct form *form, struct code *code)
     }
 }
 
+static unsigned index_of(const struct form *form)
+{
+    bool has_index = form->has_memory && form->place.index != HOST_NONE;
+    return has_index ? form->place.index : 0;
+}
+
 static void write_legacy(const struct form *form, const struct guest_insn *insn,
                          struct code *code)
 {
@@ -189,7 +209,8 @@ static void write_legacy(const struct form *form, const struct guest_insn *insn,
                     : form->has_modrm      ? form->rm
                                            : 0u;
     bool is_wide = decoded->attributes & ZYDIS_ATTRIB_HAS_REX && decoded->raw.rex.W;
-    host_rex(code, is_wide, form->has_modrm ? form->reg : 0, 0, base, form->needs_rex);
+    host_rex(code, is_wide, form->has_modrm ? form->reg : 0, index_of(form), base,
+             form->needs_rex);
     switch (decoded->opcode_map) {
     case ZYDIS_OPCODE_MAP_0F:
         code8(code, 0x0f);
@@ -218,8 +239,8 @@ static void write_vex(const struct form *form, const struct guest_insn *insn,
                     : form->has_memory ? form->place.base
                                        : form->rm;
     code8(code, 0xc4);
-    code8(code, (form->reg < 8 ? 0x80u : 0) | 0x40u | (base < 8 ? 0x20u : 0) |
-                    decoded->raw.vex.m_mmmm);
+    code8(code, (form->reg < 8 ? 0x80u : 0) | (index_of(form) < 8 ? 0x40u : 0) |
+                    (base < 8 ? 0x20u : 0) | decoded->raw.vex.m_mmmm);
     code8(code, (unsigned)decoded->raw.vex.W << 7 | (~(unsigned)form->vvvv & 15) << 3 |
                     (unsigned)decoded->raw.vex.L << 2 | decoded->raw.vex.pp);
     code8(code, decoded->opcode);

@@ -25,8 +25,8 @@ void form_change(struct form *form, const struct emit *emit,
                  const struct guest_insn *insn);
 /* Has it bits that mean nothing in 32-bit code, but do in 64-bit code? */
 bool form_has_ignored_bits(const struct emit *emit, const struct guest_insn *insn);
-/* Which of a kind's guest registers that lie in memory it can have there as an operand.
- */
+/* Which of a kind's guest registers that lie in memory it can have there as an operand;
+ * whether what it reads may be addressed by the sum of two registers. */
 void form_plan(struct guest_insn *insn);
 /* What ModRM.reg named is had in memory: ModRM.rm's register takes its field. */
 void form_swap(struct form *form);
