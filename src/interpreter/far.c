@@ -387,7 +387,9 @@ OPERATION(far_return)
         return false;
     }
     uint16_t selector = (uint16_t)frame[1];
-    stack.rsp += 2u * size + insn->imm;
+    /* The sum is one of the old mode's width. */
+    uint64_t released = 2u * size + insn->imm;
+    stack.rsp += stack.bits == 16 ? (uint16_t)released : released;
     struct x86_segment code;
     if (!cpu->is_protected) {
         code = transfer_real_segment(cpu, X86_CS, selector);

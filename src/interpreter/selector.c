@@ -6,12 +6,18 @@
 
 /* ---- Selector operands ---- */
 
+/* Of a selector in memory, whatever size the instruction's other operand has. */
+static uint64_t operand_address(struct cpu *cpu, const struct insn *insn)
+{
+    return insn_linear(cpu, insn, insn_offset(cpu, insn), 2);
+}
+
 bool selector_read(struct cpu *cpu, const struct insn *insn, uint8_t reg,
                    uint16_t *selector)
 {
     struct loaded loaded = {REG16(cpu, reg), true};
     if (insn->aux) {
-        loaded = access_load(cpu, insn_address(cpu, insn), 2);
+        loaded = access_load(cpu, operand_address(cpu, insn), 2);
     }
     *selector = (uint16_t)loaded.value;
     return loaded.ok;
@@ -20,7 +26,7 @@ bool selector_read(struct cpu *cpu, const struct insn *insn, uint8_t reg,
 bool selector_write(struct cpu *cpu, const struct insn *insn, uint16_t selector)
 {
     if (insn->aux) {
-        return access_store(cpu, insn_address(cpu, insn), 2, selector);
+        return access_store(cpu, operand_address(cpu, insn), 2, selector);
     }
     reg_write(cpu, insn->dst, insn->size, selector);
     return true;

@@ -495,6 +495,24 @@ const struct isa_case intel_regressions[] = {
      .fcw = 0x37f,
      .ftw = 0xff,
      .is_high = true},
+    /* LAR of 32 bits, of a selector that ends with its segment. */
+    {.bits = 16,
+     .code_length = 5,
+     .code = {0x66, 0x0f, 0x02, 0x66, 0x55},
+     .gpr = {[4] = ISA_STACK16_HIGH, [5] = 0xffa9},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff,
+     .is_high = true},
+    /* A far return from 16-bit into 64-bit code that releases 64 KiB and more. */
+    {.bits = 16,
+     .code_length = 4,
+     .code = {0x66, 0xca, 0xff, 0xff},
+     .gpr = {[4] = ISA_STACK16_HIGH | 0x19b8},
+     .mxcsr = 0x1f80,
+     .fcw = 0x37f,
+     .ftw = 0xff,
+     .image = 7},
 };
 
 const unsigned intel_regression_count =
