@@ -306,7 +306,7 @@ struct stored_frame {
 #define STORED_FRAMES     256u
 #define SPLIT_FRAMES      1024u
 
-#define CODE_REGIONS_MAX  16u
+#define CODE_REGIONS_MAX  32u
 #define CODE_SIZE_DEFAULT (64u << 20)
 #define BLOCK_HASH        (1u << 18)
 

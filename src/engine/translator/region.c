@@ -15,7 +15,7 @@
 
 #include "engine/translator/look.h"
 
-#define REGION_SIZE (4u << 20) /* of code, if there are not too few or too many */
+#define REGION_SIZE (2u << 20) /* of code, if there are not too few or too many */
 #define REGIONS_MIN 4u
 
 /* What blocks are made of: how much of it there is, where it is counted, and what the
