@@ -25,7 +25,7 @@
 #define TOP_PD    (PAGE_TABLES + 0x7000u)
 
 #define STEPS_MAX 4000u /* of a case that is stepped */
-#define TICKS_MAX 5     /* of the watchdog, without a new case */
+#define TICKS_MAX 10    /* of the watchdog, without a new case */
 
 extern const uint8_t isa_monitor[], isa_monitor_handlers[], isa_monitor_end[];
 
@@ -101,8 +101,9 @@ static struct control *control_of(const struct guest *guest)
  */
 
 static const struct guest *watched;
+static volatile uint64_t runs; /* each with cases from 0 on */
 static struct {
-    uint64_t current;
+    uint64_t run, current;
     unsigned ticks;
 } watch;
 
@@ -113,7 +114,9 @@ static void on_tick(int number)
         return;
     }
     uint64_t current = atomic_load(&control_of(guest)->current);
-    watch.ticks = current == watch.current ? watch.ticks + 1 : 0;
+    bool is_same = watch.run == runs && watch.current == current;
+    watch.ticks = is_same ? watch.ticks + 1 : 0;
+    watch.run = runs;
     watch.current = current;
     if (watch.ticks > TICKS_MAX) {
         watch.ticks = 0;
@@ -491,6 +494,7 @@ bool guest_run(struct guest *guest, const struct isa_input *inputs, unsigned cou
 {
     assert(count <= ISA_BATCH);
     give(guest, inputs, count);
+    runs++;
     watched = guest;
     bool ok = run_until_done(guest);
     watched = NULL;
