@@ -100,8 +100,12 @@ struct tlb_jump {
 #define AREA_JUMP_MIX       4 /* the bit so many above goes into each; 1 << this: bytes */
 #define AREA_JUMP_COUNT     (1u << AREA_JUMP_BITS)
 #define AREA_JUMP_BASED_TAG (1ull << 32)
-#define AREA_FILTER_BITS    4096u
 #define AREA_JUMP_OTHER     2u /* the bit in which the indices of a pair differ */
+
+/* Bits of the lower half, and of the upper one, which hold a kernel's pages for long. */
+#define AREA_FILTER_LOWER 4096u
+#define AREA_FILTER_UPPER 32768u
+#define AREA_FILTER_BITS  (AREA_FILTER_LOWER + AREA_FILTER_UPPER)
 
 /* How many fills are remembered, so that emptying costs what was filled. */
 #define AREA_FILLED_MAX 4096
@@ -115,7 +119,7 @@ struct tlb_area {
     const void *jump_miss;
     /* Pages that may have jumps, of each half of the addresses, hashed: INVLPG comes for
      * data, mostly. */
-    uint64_t jump_filter[2][AREA_FILTER_BITS / 64];
+    uint64_t jump_filter[AREA_FILTER_BITS / 64];
     bool has_jumps;
     /* Indices are those of entries, then of jumps + TLB_SIZE. What lasts, as far as it is
      * not empty, is of global pages in the upper half: loads of CR3 leave it (SDM 3A

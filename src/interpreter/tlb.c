@@ -23,23 +23,25 @@ void cpu_note_filled(struct tlb_area *area, unsigned index, bool lasts)
     area->filled_count += area->filled_count <= AREA_FILLED_MAX;
 }
 
-/* Of a page, by an address in it or the tag of a jump there. */
-static unsigned jump_hash(uint64_t tag)
+/* The bit of a page, by an address in it or the tag of a jump there. */
+static unsigned filter_bit(const struct tlb_area *area, uint64_t tag)
 {
     uint64_t page = (tag & ~AREA_JUMP_BASED_TAG) >> FRAME_SHIFT;
-    return (page ^ page >> 12) % AREA_FILTER_BITS;
+    return cpu_half(area, tag)
+               ? AREA_FILTER_LOWER + (page ^ page >> 15) % AREA_FILTER_UPPER
+               : (page ^ page >> 12) % AREA_FILTER_LOWER;
 }
 
 static bool may_have_jumps(const struct tlb_area *area, gva_t gva)
 {
-    unsigned hash = jump_hash(gva);
-    return area->jump_filter[cpu_half(area, gva)][hash / 64] >> hash % 64 & 1;
+    unsigned bit = filter_bit(area, gva);
+    return area->jump_filter[bit / 64] >> bit % 64 & 1;
 }
 
 static void note_jumps(struct tlb_area *area, uint64_t tag)
 {
-    unsigned hash = jump_hash(tag);
-    area->jump_filter[cpu_half(area, tag)][hash / 64] |= 1ull << hash % 64;
+    unsigned bit = filter_bit(area, tag);
+    area->jump_filter[bit / 64] |= 1ull << bit % 64;
     area->has_jumps = true;
 }
 
@@ -47,7 +49,8 @@ static void note_jumps(struct tlb_area *area, uint64_t tag)
 static void forget_filter(struct tlb_area *area, unsigned halves)
 {
     if (area->has_jumps) {
-        memset(area->jump_filter, 0, halves * sizeof(area->jump_filter[0]));
+        memset(area->jump_filter, 0,
+               (halves == 1 ? AREA_FILTER_LOWER : AREA_FILTER_BITS) / 8);
         area->has_jumps = halves == 1;
     }
 }
