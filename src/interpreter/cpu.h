@@ -107,6 +107,11 @@ struct tlb_jump {
 #define AREA_FILTER_UPPER 32768u
 #define AREA_FILTER_BITS  (AREA_FILTER_LOWER + AREA_FILTER_UPPER)
 
+/* Likewise, of the words that tell in which lines of their pages jumps lie. */
+#define AREA_LINES_LOWER 128u
+#define AREA_LINES_UPPER 1024u
+#define AREA_LINES       (AREA_LINES_LOWER + AREA_LINES_UPPER)
+
 /* How many fills are remembered, so that emptying costs what was filled. */
 #define AREA_FILLED_MAX 4096
 
@@ -117,9 +122,10 @@ struct tlb_area {
     struct tlb_entry entry[TLB_SIZE]; /* first: struct cpu's tlb points here */
     struct tlb_jump jump[AREA_JUMP_COUNT];
     const void *jump_miss;
-    /* Pages that may have jumps, of each half of the addresses, hashed: INVLPG comes for
-     * data, mostly. */
+    /* Pages that may have jumps, of each half of the addresses, hashed, and in which of
+     * their lines (jump.c). */
     uint64_t jump_filter[AREA_FILTER_BITS / 64];
+    uint64_t jump_lines[AREA_LINES];
     bool has_jumps;
     /* Indices are those of entries, then of jumps + TLB_SIZE. What lasts, as far as it is
      * not empty, is of global pages in the upper half: loads of CR3 leave it (SDM 3A

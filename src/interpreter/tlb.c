@@ -8,6 +8,7 @@
 
 #include "base/counter.h"
 #include "interpreter/cpu.h"
+#include "interpreter/jump.h"
 
 void cpu_note_filled(struct tlb_area *area, unsigned index, bool lasts)
 {
@@ -23,77 +24,9 @@ void cpu_note_filled(struct tlb_area *area, unsigned index, bool lasts)
     area->filled_count += area->filled_count <= AREA_FILLED_MAX;
 }
 
-/* The bit of a page, by an address in it or the tag of a jump there. */
-static unsigned filter_bit(const struct tlb_area *area, uint64_t tag)
-{
-    uint64_t page = (tag & ~AREA_JUMP_BASED_TAG) >> FRAME_SHIFT;
-    return cpu_half(area, tag)
-               ? AREA_FILTER_LOWER + (page ^ page >> 15) % AREA_FILTER_UPPER
-               : (page ^ page >> 12) % AREA_FILTER_LOWER;
-}
-
-static bool may_have_jumps(const struct tlb_area *area, gva_t gva)
-{
-    unsigned bit = filter_bit(area, gva);
-    return area->jump_filter[bit / 64] >> bit % 64 & 1;
-}
-
-static void note_jumps(struct tlb_area *area, uint64_t tag)
-{
-    unsigned bit = filter_bit(area, tag);
-    area->jump_filter[bit / 64] |= 1ull << bit % 64;
-    area->has_jumps = true;
-}
-
-/* Of both halves, or of the lower one. */
-static void forget_filter(struct tlb_area *area, unsigned halves)
-{
-    if (area->has_jumps) {
-        memset(area->jump_filter, 0,
-               (halves == 1 ? AREA_FILTER_LOWER : AREA_FILTER_BITS) / 8);
-        area->has_jumps = halves == 1;
-    }
-}
-
-static void jump_clear(struct tlb_area *area, unsigned i)
-{
-    area->jump[i].tag = 0;
-    area->jump[i].target = area->jump_miss;
-}
-
 static bool is_lasting(const struct tlb_area *area, unsigned index)
 {
     return area->lasting[index / 64] >> index % 64 & 1;
-}
-
-static void jump_fill(struct tlb_area *area, unsigned index, uint64_t tag,
-                      const void *target, bool lasts)
-{
-    cpu_note_filled(area, TLB_SIZE + index, lasts);
-    note_jumps(area, tag);
-    area->jump[index] = (struct tlb_jump){tag, target};
-}
-
-void cpu_note_jump(struct tlb_area *area, unsigned index, uint64_t tag,
-                   const void *target, bool lasts)
-{
-    unsigned other = index ^ AREA_JUMP_OTHER;
-    uint64_t before = area->jump[index].tag;
-    if (before != 0 && before != tag) {
-        jump_fill(area, other, before, area->jump[index].target,
-                  is_lasting(area, TLB_SIZE + index));
-    } else if (area->jump[other].tag == tag) {
-        jump_clear(area, other); /* one place for each, or an old target stays */
-    }
-    jump_fill(area, index, tag, target, lasts);
-}
-
-static void area_clear_jumps(struct tlb_area *area)
-{
-    for (unsigned i = 0; area->jump_miss && i < AREA_JUMP_COUNT; i++) {
-        jump_clear(area, i);
-    }
-    forget_filter(area, 2);
 }
 
 static void area_clear_entry(struct tlb_area *area, unsigned index)
@@ -112,7 +45,7 @@ static void area_clear_all(struct tlb_area *area)
     }
     memset(area->lasting, 0, sizeof(area->lasting));
     area->is_ready = true;
-    area_clear_jumps(area);
+    jump_clear_all(area);
     area->filled_count = 0;
 }
 
@@ -151,7 +84,7 @@ static void area_clear(struct tlb_area *area, bool keeps_lasting)
     if (!keeps_lasting) {
         area_clear_lasting(area);
     }
-    forget_filter(area, keeps_lasting ? 1 : 2);
+    jump_forget_pages(area, keeps_lasting ? 1 : 2);
 }
 
 void cpu_forget_jumps(struct cpu *cpu, const void *target)
@@ -163,7 +96,7 @@ void cpu_forget_jumps(struct cpu *cpu, const void *target)
             /* What never had a jump has entries of the same target already. */
             if (area->has_jumps || area->jump_miss != target) {
                 area->jump_miss = target;
-                area_clear_jumps(area);
+                jump_clear_all(area);
             }
         }
     }
@@ -260,7 +193,7 @@ static bool drop_entry(struct tlb_area *area, unsigned index, gva_t gva, unsigne
         return false;
     }
     if (index >= TLB_SIZE) {
-        note_jumps(area, area->jump[index - TLB_SIZE].tag);
+        jump_note_page(area, area->jump[index - TLB_SIZE].tag);
     }
     return true;
 }
@@ -273,7 +206,7 @@ static void drop_region(struct tlb_area *area, gva_t gva, unsigned shift)
     unsigned all = area->jump_miss ? AREA_ENTRIES : TLB_SIZE;
     unsigned count = knows_which ? area->filled_count : all, kept = 0;
     uint64_t seen[AREA_ENTRIES / 64] = {0}; /* the list may have one many times */
-    forget_filter(area, 2);
+    jump_forget_pages(area, 2);
     for (unsigned i = 0; i < count; i++) {
         unsigned index = knows_which ? area->filled[i] : i;
         bool is_again = seen[index / 64] >> index % 64 & 1;
@@ -290,20 +223,6 @@ static void drop_region(struct tlb_area *area, gva_t gva, unsigned shift)
     for (unsigned i = 0; i < AREA_ENTRIES / 64; i++) {
         for (uint64_t left = area->lasting[i]; left; left &= left - 1) {
             drop_entry(area, i * 64 + (unsigned)__builtin_ctzll(left), gva, shift);
-        }
-    }
-}
-
-static void drop_jumps(struct tlb_area *area, gva_t page)
-{
-    if (may_have_jumps(area, page)) {
-        drop_region(area, page, FRAME_SHIFT);
-    } else if (may_have_jumps(area, page - 1)) {
-        /* Instructions of the page before that end in this one. */
-        for (unsigned back = 1; back < INSN_BYTES_MAX; back++) {
-            unsigned index = cpu_area_jump(page - back);
-            jump_clear(area, index);
-            jump_clear(area, index ^ AREA_JUMP_OTHER);
         }
     }
 }
@@ -331,7 +250,7 @@ void cpu_clear_page(struct cpu *cpu, gva_t gva)
             if (area->entry[index].read == page) {
                 cpu_clear_entry(&area->entry[index], index);
             }
-            drop_jumps(area, page);
+            jump_drop_page(area, page);
         }
     }
 }

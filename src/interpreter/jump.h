@@ -1,0 +1,17 @@
+#pragma once
+/* Where jumps of translated code went, in a view: struct tlb_area's entries of them. */
+
+#include "interpreter/cpu.h"
+
+void jump_clear(struct tlb_area *area, unsigned index);
+
+/* All of them; each leads to area->jump_miss then. */
+void jump_clear_all(struct tlb_area *area);
+
+/* The filter of pages that may have some: a page has, by the tag of one; no page has, of
+ * both halves of the addresses, or of the lower one. */
+void jump_note_page(struct tlb_area *area, uint64_t tag);
+void jump_forget_pages(struct tlb_area *area, unsigned halves);
+
+/* Those of the page at an address, and those whose instruction only ends there. */
+void jump_drop_page(struct tlb_area *area, gva_t page);
