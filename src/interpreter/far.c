@@ -256,8 +256,9 @@ static bool push_return(struct cpu *cpu, const struct insn *insn, struct target 
 {
     target->stack = transfer_current_stack(cpu);
     bool is_to_64 = cpu->is_long && target->code.access & X86_ACCESS_L;
-    if (target->is_checked_late && is_to_64) {
-        target->stack.bits = 64; /* Intel's processors push in the new mode */
+    if (target->is_checked_late) {
+        /* Intel's processors push in the new mode. */
+        target->stack.bits = transfer_stack_bits(cpu, &target->stack.ss, is_to_64);
     }
     if (target->is_inner) {
         if (!transfer_inner_stack(cpu, target->cpl, 0, &target->stack) ||

@@ -134,14 +134,18 @@ static const struct insn *store_slow(struct cpu *cpu, const struct insn *insn,
 {
     /* Intel's processors compute first and then find that the store faults: MXCSR's flags
      * (VCVTPS2PH) and MMX's TOP of 0 stay, though SDM 3A 6.5 has a fault leave no trace.
+     * TOP does at an alignment check, too.
      */
     bool is_amd = cpu->cpuid->vendor == CPU_VENDOR_AMD;
-    if (!check_alignment(cpu, insn, ea) ||
-        (is_amd && !access_probe(cpu, ea, insn->size, true))) {
+    if (is_amd && (!check_alignment(cpu, insn, ea) ||
+                   !access_probe(cpu, ea, insn->size, true))) {
         return insn_fault(cpu, insn);
     }
     if (gate == STUB_MMX) {
         x87_set_top(&cpu->state.fpu, 0);
+    }
+    if (!is_amd && !check_alignment(cpu, insn, ea)) {
+        return insn_fault(cpu, insn);
     }
     if (stub_of(insn)(cpu, insn, cpu->operand, NULL) == NULL) {
         return NULL;

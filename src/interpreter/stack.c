@@ -20,11 +20,9 @@ OPERATION(enter)
     if (!transfer_push(cpu, &stack, &pushed, 1, size)) {
         return false;
     }
-    /* SDM 2A "ENTER": FrameTemp is ESP, whatever a 16-bit stack uses of it. */
-    uint64_t frame = stack.rsp;
-    if (stack.bits == 16) {
-        frame |= cpu->reg[X86_RSP] & ~0xffffull;
-    }
+    /* SDM 2A "ENTER": FrameTemp is ESP, whatever a 16-bit stack uses of it: it does not
+     * wrap around with SP. */
+    uint64_t frame = stack.bits == 16 ? cpu->reg[X86_RSP] - size : stack.rsp;
     /* The display: the enclosing levels' frame pointers, found through RBP. */
     struct transfer_stack outer = stack;
     outer.rsp = cpu->reg[X86_RBP];

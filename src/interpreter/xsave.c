@@ -186,6 +186,9 @@ static bool check_fxsave(struct cpu *cpu, uint64_t ea)
     if (cpu->state.cr0 & X86_CR0_TS) {
         return cpu_raise(cpu, X86_NM, 0);
     }
+    if (cpu->has_fault) {
+        return false;
+    }
     if (cpu->is_long64 && !x86_canonical(ea)) {
         return true; /* the access tells, with #SS if it goes through SS */
     }
@@ -201,6 +204,16 @@ static uint64_t legacy_address(struct cpu *cpu, const struct insn *insn)
 {
     bool is_amd = cpu->cpuid->vendor == CPU_VENDOR_AMD;
     return part_address(cpu, insn, 0, is_amd ? AREA_LEGACY : 4);
+}
+
+/* That a segment cannot be written is told behind the alignment, by Intel's processors. */
+static uint64_t address_to_save(struct cpu *cpu, const struct insn *insn)
+{
+    struct insn reads = *insn;
+    if (cpu->cpuid->vendor != CPU_VENDOR_AMD) {
+        reads.special &= (uint8_t)~INSN_WRITES;
+    }
+    return legacy_address(cpu, &reads);
 }
 
 static bool probe_legacy(struct cpu *cpu, const struct insn *insn, uint64_t ea,
@@ -233,9 +246,9 @@ static bool transfer_legacy(struct cpu *cpu, const struct insn *insn, uint8_t *a
 OPERATION(save_legacy)
 {
     uint8_t area[AREA_LEGACY];
-    uint64_t ea = legacy_address(cpu, insn);
+    uint64_t ea = address_to_save(cpu, insn);
     /* The whole area must be writable, whatever is written. */
-    if (cpu->has_fault || !check_fxsave(cpu, ea) || !probe_legacy(cpu, insn, ea, true)) {
+    if (!check_fxsave(cpu, ea) || !probe_legacy(cpu, insn, ea, true)) {
         return false;
     }
     unsigned size = AREA_XMM;
@@ -270,7 +283,7 @@ OPERATION(restore_legacy)
     uint8_t area[AREA_LEGACY];
     uint64_t ea = legacy_address(cpu, insn);
     bool has_sse = cpu->state.cr4 & X86_CR4_OSFXSR;
-    if (cpu->has_fault || !check_fxsave(cpu, ea) || !probe_legacy(cpu, insn, ea, false) ||
+    if (!check_fxsave(cpu, ea) || !probe_legacy(cpu, insn, ea, false) ||
         !transfer_legacy(cpu, insn, area, sizeof(area), false) ||
         (has_sse && !check_mxcsr(cpu, mxcsr_of(area)))) {
         return false;
@@ -295,7 +308,7 @@ static bool check_xsave(struct cpu *cpu, uint64_t ea)
     if (cpu->state.cr0 & X86_CR0_TS) {
         return cpu_raise(cpu, X86_NM, 0);
     }
-    return access_check_alignment(cpu, ea, 4) &&
+    return !cpu->has_fault && access_check_alignment(cpu, ea, 4) &&
            (!(ea & 63) || cpu_raise(cpu, X86_GP, 0));
 }
 
@@ -369,7 +382,7 @@ static const struct insn *save_standard(struct cpu *cpu, const struct insn *insn
                                         bool optimise)
 {
     uint64_t ea = insn_address(cpu, insn);
-    if (cpu->has_fault || !check_xsave(cpu, ea)) {
+    if (!check_xsave(cpu, ea)) {
         return insn_fault(cpu, insn);
     }
     uint64_t components = requested(cpu);
@@ -405,7 +418,7 @@ const struct insn *xsave_xsaveopt(struct cpu *cpu, const struct insn *insn)
 const struct insn *xsave_xsavec(struct cpu *cpu, const struct insn *insn)
 {
     uint64_t ea = insn_address(cpu, insn);
-    if (cpu->has_fault || !check_xsave(cpu, ea)) {
+    if (!check_xsave(cpu, ea)) {
         return insn_fault(cpu, insn);
     }
     uint64_t components = requested(cpu);
@@ -473,7 +486,7 @@ OPERATION(restore_area)
     uint8_t area[AREA_TOTAL];
     struct xsave_header header;
     uint64_t ea = insn_address(cpu, insn);
-    if (cpu->has_fault || !check_xsave(cpu, ea) ||
+    if (!check_xsave(cpu, ea) ||
         !access_read(cpu, ea, area, AREA_YMM)) {
         return false;
     }

@@ -99,6 +99,7 @@ void generate_state(uint64_t *random, struct isa_case *test)
     test->flags = (uint32_t)isa_random(random) & X86_FLAGS_ARITH;
     test->flags |= one_in(random, 8) ? X86_FLAG_DF : 0;
     test->flags |= one_in(random, 32) ? X86_FLAG_TF : 0;
+    test->flags |= one_in(random, 16) ? X86_FLAG_AC : 0;
     test->mxcsr = one_in(random, 2) ? MXCSR_DEFAULT : pick(random, 0x10000);
     test->fcw = one_in(random, 2) ? FCW_DEFAULT : (pick(random, 0x2000) & 0x1f3f) | 0x40;
     test->fsw = one_in(random, 2) ? 0 : status_word(random, test->fcw);
