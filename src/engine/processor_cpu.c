@@ -265,7 +265,7 @@ void processor_take_events(struct processor *processor)
             /* STI, HLT: what was pending wakes it at once (SDM 2B, STI); nobody would
              * kick for it again. */
         }
-        cpu->state.interrupt_shadow = false;
+        cpu->state.interrupt_shadow = X86_SHADOW_NONE;
     }
     if (!take_nmi(processor)) {
         take_interrupt(processor);

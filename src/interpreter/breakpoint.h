@@ -10,11 +10,6 @@
 
 #include "interpreter/cpu.h"
 
-#define DR6_BD   (1u << 13)
-#define DR6_BS   (1u << 14)
-#define DR6_BT   (1u << 15)
-#define DR6_HITS 0xfu /* B0 to B3 */
-
 /* After any change of DR0 to DR3, DR7, or CR4.DE. */
 void breakpoint_update(struct cpu *cpu);
 /* A task switch takes back the local breakpoints; has_trap: its TSS asks for a trap. */

@@ -259,7 +259,6 @@ OPERATION(smsw)
 
 #define DR6_WRITABLE 0xe00full
 #define DR6_FIXED    0xffff0ff0ull
-#define DR7_GD       (1ull << 13)
 #define DR7_WRITABLE 0xffff23ffull
 #define DR7_FIXED    0x400ull
 

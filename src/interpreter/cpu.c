@@ -133,7 +133,7 @@ void cpu_sync_in(struct cpu *cpu, const struct x86_state *state)
     cpu_flush_all(cpu);
     cpu_switch_context(cpu, false);
     breakpoint_update(cpu);
-    cpu->debug_traps = 0;
+    cpu->debug_traps = state->held_debug;
     if (state->rflags & X86_FLAG_RF) {
         cpu_set_resume(cpu);
     }
@@ -147,7 +147,9 @@ void cpu_sync_out(struct cpu *cpu, struct x86_state *state)
     *state = cpu->state;
     state->rflags = cpu_rflags(cpu) & ~(uint64_t)X86_FLAG_RF;
     state->rflags |= cpu_resumes(cpu) ? X86_FLAG_RF : 0;
-    state->interrupt_shadow = cpu->state.interrupt_shadow && cpu->rip == cpu->shadow_rip;
+    state->interrupt_shadow =
+        cpu->rip == cpu->shadow_rip ? cpu->state.interrupt_shadow : X86_SHADOW_NONE;
+    state->held_debug = cpu_is_behind_ss(cpu) ? cpu->debug_traps : 0;
 }
 
 static uint8_t code_width(const struct cpu *cpu)

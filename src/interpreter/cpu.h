@@ -359,6 +359,12 @@ static inline struct jump_entry *cpu_jump_entry(struct cpu *cpu, uint64_t rip)
     return cpu_jump_page(cpu, rip) + slot;
 }
 
+/* Is this the instruction behind one that loaded SS? */
+static inline bool cpu_is_behind_ss(const struct cpu *cpu)
+{
+    return cpu->state.interrupt_shadow == X86_SHADOW_SS && cpu->rip == cpu->shadow_rip;
+}
+
 /* Every flag; of RF only whether it was set at some time, see cpu_resumes. */
 static inline uint64_t cpu_rflags(const struct cpu *cpu)
 {

@@ -14,8 +14,6 @@
 #define IDT_ERROR(vector) ((uint32_t)(vector)*8 + 2)
 #define ERROR_EXT         1u
 
-#define DR7_GD            (1u << 13)
-
 static bool is_software(const struct x86_event *event)
 {
     return event->type == X86_EVENT_SOFTWARE ||

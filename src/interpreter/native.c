@@ -137,8 +137,8 @@ static const struct insn *store_slow(struct cpu *cpu, const struct insn *insn,
      * TOP does at an alignment check, too.
      */
     bool is_amd = cpu->cpuid->vendor == CPU_VENDOR_AMD;
-    if (is_amd && (!check_alignment(cpu, insn, ea) ||
-                   !access_probe(cpu, ea, insn->size, true))) {
+    if (is_amd &&
+        (!check_alignment(cpu, insn, ea) || !access_probe(cpu, ea, insn->size, true))) {
         return insn_fault(cpu, insn);
     }
     if (gate == STUB_MMX) {

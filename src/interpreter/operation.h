@@ -61,7 +61,7 @@ static inline uint64_t operation_next_rip(const struct cpu *cpu, const struct in
 /* The instruction behind this one will not be interrupted (SDM 3A 6.8.3). */
 static inline void operation_shadow(struct cpu *cpu, const struct insn *insn)
 {
-    cpu->state.interrupt_shadow = true;
+    cpu->state.interrupt_shadow = X86_SHADOW_STI;
     cpu->shadow_rip = operation_next_rip(cpu, insn);
 }
 
@@ -69,5 +69,6 @@ static inline void operation_shadow(struct cpu *cpu, const struct insn *insn)
 static inline void operation_stack_shadow(struct cpu *cpu, const struct insn *insn)
 {
     operation_shadow(cpu, insn);
+    cpu->state.interrupt_shadow = X86_SHADOW_SS;
     cpu->hides_step = true;
 }

@@ -21,14 +21,8 @@ static void execute(struct cpu *cpu, const struct block *block)
 static void deliver_breakpoint(struct cpu *cpu, uint32_t hits)
 {
     cpu_raise(cpu, X86_DB, 0);
-    cpu->fault.address = hits;
+    cpu->fault.address = hits | cpu->debug_traps; /* and what a load of SS held back */
     event_deliver_fault(cpu);
-}
-
-/* Is this the instruction behind one that loaded SS? */
-static bool is_behind_ss(const struct cpu *cpu)
-{
-    return cpu->hides_step && cpu->state.interrupt_shadow && cpu->rip == cpu->shadow_rip;
 }
 
 /* False: stopped by a debugger's breakpoint, nothing was executed. */
@@ -36,12 +30,15 @@ static bool run_block(struct cpu *cpu)
 {
     if (unlikely(cpu->needs_interpreter)) {
         /* SDM 3B 18.3.1.1: Intel's processors suppress its breakpoint. */
-        bool is_suppressed = is_behind_ss(cpu) && cpu->cpuid->vendor == CPU_VENDOR_INTEL;
-        cpu->hides_step = false;
+        bool is_behind_ss = cpu_is_behind_ss(cpu);
         if (cpu->debug && debug_breaks_at(cpu, debug_address(cpu))) {
             return false;
         }
+        bool is_suppressed = is_behind_ss && cpu->cpuid->vendor == CPU_VENDOR_INTEL;
         uint32_t hits = is_suppressed ? 0 : breakpoint_hits(cpu);
+        if (is_behind_ss) {
+            cpu->state.interrupt_shadow = X86_SHADOW_NONE; /* not at another arrival */
+        }
         if (hits) {
             deliver_breakpoint(cpu, hits);
             return true;
@@ -61,7 +58,7 @@ static bool run_block(struct cpu *cpu)
 static void deliver_traps(struct cpu *cpu)
 {
     uint32_t traps = cpu->debug_traps;
-    if (!traps || is_behind_ss(cpu)) {
+    if (!traps || cpu_is_behind_ss(cpu)) {
         return;
     }
     const struct x86_event event = {
@@ -107,7 +104,7 @@ void cpu_step(struct cpu *cpu)
 {
     bool had_shadow = cpu->state.interrupt_shadow && cpu->rip == cpu->shadow_rip;
     if (step(cpu) && had_shadow) {
-        cpu->state.interrupt_shadow = false;
+        cpu->state.interrupt_shadow = X86_SHADOW_NONE;
     }
 }
 

@@ -206,7 +206,8 @@ static uint64_t legacy_address(struct cpu *cpu, const struct insn *insn)
     return part_address(cpu, insn, 0, is_amd ? AREA_LEGACY : 4);
 }
 
-/* That a segment cannot be written is told behind the alignment, by Intel's processors. */
+/* That a segment cannot be written is told behind the alignment, by Intel's processors.
+ */
 static uint64_t address_to_save(struct cpu *cpu, const struct insn *insn)
 {
     struct insn reads = *insn;
@@ -486,8 +487,7 @@ OPERATION(restore_area)
     uint8_t area[AREA_TOTAL];
     struct xsave_header header;
     uint64_t ea = insn_address(cpu, insn);
-    if (!check_xsave(cpu, ea) ||
-        !access_read(cpu, ea, area, AREA_YMM)) {
+    if (!check_xsave(cpu, ea) || !access_read(cpu, ea, area, AREA_YMM)) {
         return false;
     }
     memcpy(&header, area + AREA_XSTATE_BV, sizeof(header));

@@ -107,7 +107,7 @@ static const struct state_part device_part = {"devices", devices_save, devices_c
 
 /* --- Processors --- */
 
-#define VCPU_VERSION     2
+#define VCPU_VERSION     3
 #define LAPIC_VERSION    1
 #define PARAVIRT_VERSION 1
 

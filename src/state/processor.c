@@ -84,6 +84,7 @@ const struct device_field processor_fields[] = {
     ROW("event.length", event.length),
     ROW("interrupt_shadow", interrupt_shadow),
     ROW("nmi_blocked", nmi_blocked),
+    ROW("held_debug", held_debug),
     DEVICE_FIELD_END,
 };
 
@@ -124,6 +125,13 @@ static bool is_event(const struct x86_event *event)
     memcpy(&type, &event->type, sizeof(type));
     return is_bool(&event->pending) && is_bool(&event->has_error) &&
            type <= X86_EVENT_SOFTWARE_EXCEPTION && type != 1 && event->length <= 15;
+}
+
+/* Nothing but a load of SS holds back debug conditions: data breakpoints. */
+static bool is_held_debug(const struct x86_state *state)
+{
+    return !state->held_debug ||
+           (state->interrupt_shadow == X86_SHADOW_SS && state->held_debug <= 0xf);
 }
 
 static bool is_paging_mode(const struct x86_state *state)
@@ -170,7 +178,8 @@ const char *processor_bad_part(const struct x86_state *state,
     } checks[] = {
         {"activity", activity <= X86_SHUTDOWN},
         {"event", is_event(&state->event)},
-        {"interrupt_shadow", is_bool(&state->interrupt_shadow)},
+        {"interrupt_shadow", state->interrupt_shadow <= X86_SHADOW_SS},
+        {"held_debug", is_held_debug(state)},
         {"nmi_blocked", is_bool(&state->nmi_blocked)},
         {"rflags", state->rflags & X86_FLAG_1 &&
                        !(state->rflags & ~(uint64_t)(X86_FLAGS_VALID | X86_FLAG_1))},

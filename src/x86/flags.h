@@ -124,6 +124,13 @@ enum x86_vector_number {
     X86_XM = 19,
 };
 
+/* SDM 3B 18.2.3, 18.2.4 */
+#define DR6_HITS              0xfu /* B0 to B3 */
+#define DR6_BD                (1u << 13)
+#define DR6_BS                (1u << 14)
+#define DR6_BT                (1u << 15)
+#define DR7_GD                (1ull << 13)
+
 #define MSR_TSC               0x00000010u
 #define MSR_PLATFORM_ID       0x00000017u
 #define MSR_APIC_BASE         0x0000001bu

@@ -58,8 +58,9 @@ static void reset_core(struct x86_state *state, bool is_bootstrap)
 
     state->activity = is_bootstrap ? X86_RUNNING : X86_WAIT_SIPI;
     state->event = (struct x86_event){0};
-    state->interrupt_shadow = false;
+    state->interrupt_shadow = X86_SHADOW_NONE;
     state->nmi_blocked = false;
+    state->held_debug = 0;
 }
 
 void x86_state_reset(struct x86_state *state, bool is_bootstrap)
@@ -230,6 +231,9 @@ int x86_state_format(const struct x86_state *state, char *buffer, unsigned size)
     if (state->event.pending) {
         text_add(&text, "pending: vector %u, type %u, error code %x\n",
                  state->event.vector, state->event.type, state->event.error);
+    }
+    if (state->held_debug) {
+        text_add(&text, "held back: debug exception, conditions %x\n", state->held_debug);
     }
     return (int)text.length;
 }

@@ -123,6 +123,9 @@ struct x86_event {
         length; /* instruction length, for software events: the pushed RIP is behind it */
 };
 
+/* SDM 3A 6.8.3: behind STI, and behind a load of SS, which holds back #DB, too. */
+enum x86_shadow { X86_SHADOW_NONE, X86_SHADOW_STI, X86_SHADOW_SS };
+
 #define X86_MTRR_VARIABLE 8
 
 struct x86_mtrr {
@@ -164,9 +167,10 @@ struct x86_state {
 
     enum x86_activity activity;
     struct x86_event event;
-    bool interrupt_shadow; /* after STI or MOV SS: the next instruction is not interrupted
-                            */
-    bool nmi_blocked;      /* between an NMI's delivery and IRET */
+    uint8_t
+        interrupt_shadow; /* enum x86_shadow: the next instruction is not interrupted */
+    bool nmi_blocked;     /* between an NMI's delivery and IRET */
+    uint32_t held_debug;  /* what X86_SHADOW_SS holds back: conditions, as in DR6 */
 };
 
 /* CR0, CR4, EFER, selector and other bit names are in x86/flags.h. */

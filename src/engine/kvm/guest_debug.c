@@ -12,8 +12,6 @@
 #include "engine/kvm/vcpu.h"
 #include "x86/exception.h"
 
-#define DR6_POINTS        0xfu
-#define DR6_BS            (1u << 14)
 #define DR7_FIXED         0x400u
 #define DR7_ENABLED       0xffu
 #define DR7_ENABLE(i)     (2u << 2 * (i)) /* globally */
@@ -47,7 +45,7 @@ static bool stops(struct kvm_bench *bench, uint64_t pc, uint64_t dr6)
 {
     const struct kvm_debug_exit_arch *arch = &bench->run->debug.arch;
     return kvm_bench_run(bench) >= 0 && bench->run->exit_reason == KVM_EXIT_DEBUG &&
-           arch->pc == pc && (arch->dr6 & (DR6_POINTS | DR6_BS)) == dr6;
+           arch->pc == pc && (arch->dr6 & (DR6_HITS | DR6_BS)) == dr6;
 }
 
 static bool goes_on_from_point(struct kvm_bench *bench)
@@ -217,7 +215,7 @@ static void give_to_guest(struct engine_vcpu *vcpu, uint64_t dr6)
     events.exception.injected = 1;
     events.exception.nr = (uint8_t)vcpu->run->debug.arch.exception;
     events.exception.has_error_code = 0;
-    own.dr6 |= dr6 & (DR6_POINTS | DR6_BS);
+    own.dr6 |= dr6 & (DR6_HITS | DR6_BS);
     if (kvm_ioctl_pointer(vcpu->fd, KVM_SET_VCPU_EVENTS, &events) < 0 ||
         kvm_ioctl_pointer(vcpu->fd, KVM_SET_DEBUGREGS, &own) < 0) {
         kvm_fail(vcpu, errno, "KVM: cannot give a debug exception to the guest");

@@ -368,7 +368,10 @@ static void save_events(struct engine_vcpu *vcpu)
             .pending = true, .vector = events.interrupt.nr, .type = X86_EVENT_EXTERNAL};
     }
     vcpu->state.nmi_blocked = events.nmi.masked && !events.nmi.injected;
-    vcpu->state.interrupt_shadow = events.interrupt.shadow != 0;
+    vcpu->state.interrupt_shadow = events.interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS
+                                       ? X86_SHADOW_SS
+                                   : events.interrupt.shadow ? X86_SHADOW_STI
+                                                             : X86_SHADOW_NONE;
 }
 
 static void load_events(struct engine_vcpu *vcpu)
@@ -380,7 +383,9 @@ static void load_events(struct engine_vcpu *vcpu)
         .nmi.masked = state->nmi_blocked,
     };
     if (state->interrupt_shadow) {
-        events.interrupt.shadow = KVM_X86_SHADOW_INT_STI;
+        events.interrupt.shadow = state->interrupt_shadow == X86_SHADOW_SS
+                                      ? KVM_X86_SHADOW_INT_MOV_SS
+                                      : KVM_X86_SHADOW_INT_STI;
     }
     if (event->pending && event->type == X86_EVENT_EXCEPTION) {
         events.exception.injected = 1;
@@ -410,10 +415,29 @@ void kvm_state_save(struct engine_vcpu *vcpu)
     }
 }
 
+/* KVM has no place for a debug exception that a load of SS holds back: it comes an
+ * instruction early. What its delivery changes has been done when an exception is
+ * injected.
+ */
+static void release_held_debug(struct x86_state *state)
+{
+    if (!state->held_debug || state->event.pending) {
+        return;
+    }
+    state->event = (struct x86_event){
+        .pending = true, .vector = X86_DB, .type = X86_EVENT_EXCEPTION};
+    state->dr6 = (state->dr6 & ~(uint64_t)DR6_HITS) | state->held_debug;
+    state->dr7 &= ~(uint64_t)DR7_GD;
+    state->debugctl &= ~(uint64_t)DEBUGCTL_BTF;
+    state->held_debug = 0;
+    state->interrupt_shadow = X86_SHADOW_NONE;
+}
+
 /* System registers first: what the others may hold depends on CR4, EFER and XCR0. */
 void kvm_state_load(struct engine_vcpu *vcpu)
 {
     const struct x86_state *state = &vcpu->state;
+    release_held_debug(&vcpu->state);
     load_system(vcpu);
     load_msrs(vcpu);
     load_xcr0(vcpu);

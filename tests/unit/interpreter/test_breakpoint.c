@@ -265,6 +265,89 @@ static void test_load_of_ss_delays_the_trap(void **state)
     assert_int_equal(f->cpu->state.dr6, DR6_NONE | 1);
 }
 
+/* mov ss, [rbx]; nop; nop, saved and loaded again behind the first. */
+static void test_delayed_trap_is_saved(void **state)
+{
+    struct fixture *f = *state;
+    static const uint8_t code[] = {0x8e, 0x13, 0x90, 0x90};
+    memcpy(f->ram + FIXTURE_CODE, code, sizeof(code));
+    fixture_write(f, FIXTURE_DATA, 2, SEL_DATA);
+    f->cpu->reg[X86_RBX] = FIXTURE_DATA;
+    arm(f, 0, FIXTURE_DATA, ACCESS4(0));
+    cpu_step(f->cpu);
+    struct x86_state saved;
+    cpu_sync_out(f->cpu, &saved);
+    assert_int_equal(saved.rip, FIXTURE_CODE + 2);
+    assert_int_equal(saved.interrupt_shadow, X86_SHADOW_SS);
+    assert_int_equal(saved.held_debug, 1);
+    assert_int_equal(saved.dr6, DR6_NONE);
+
+    teardown(state);
+    setup(state);
+    f = *state;
+    memcpy(f->ram + FIXTURE_CODE, code, sizeof(code));
+    cpu_sync_in(f->cpu, &saved);
+    fixture_go(f);
+    assert_int_equal(fixture_vector(f), X86_DB);
+    assert_int_equal(fixture_frame(f, 0), FIXTURE_CODE + 3);
+    assert_int_equal(f->cpu->state.dr6, DR6_NONE | 1);
+    cpu_sync_out(f->cpu, &saved);
+    assert_int_equal(saved.interrupt_shadow, X86_SHADOW_NONE);
+    assert_int_equal(saved.held_debug, 0);
+}
+
+/* mov ss, [rbx]; nop; hlt, with a breakpoint at the second, one instruction at a time, as
+ * when an interrupt waits. */
+static void test_step_behind_ss_keeps_what_is_delayed(void **state)
+{
+    static const uint8_t code[] = {0x8e, 0x13, 0x90, 0xf4};
+    static const enum cpu_vendor vendors[] = {CPU_VENDOR_AMD, CPU_VENDOR_INTEL};
+    for (unsigned i = 0; i < 2; i++) {
+        struct fixture *f = *state;
+        bool is_amd = vendors[i] == CPU_VENDOR_AMD;
+        f->cpuid.vendor = vendors[i];
+        memcpy(f->ram + FIXTURE_CODE, code, sizeof(code));
+        fixture_write(f, FIXTURE_DATA, 2, SEL_DATA);
+        f->cpu->reg[X86_RBX] = FIXTURE_DATA;
+        arm(f, 0, FIXTURE_DATA, ACCESS4(0));
+        arm(f, 1, FIXTURE_CODE + 2, EXECUTE(1));
+        cpu_step(f->cpu);
+        cpu_step(f->cpu);
+        fixture_go(f);
+        assert_int_equal(fixture_vector(f), X86_DB);
+        assert_int_equal(fixture_frame(f, 0), FIXTURE_CODE + (is_amd ? 2 : 3));
+        assert_int_equal(f->cpu->state.dr6, DR6_NONE | (is_amd ? 3 : 1));
+        teardown(state);
+        setup(state);
+    }
+}
+
+/* STI behind a load of SS that was long ago: its shadow hides no breakpoint. */
+static void test_sti_does_not_hide_a_breakpoint(void **state)
+{
+    struct fixture *f = *state;
+    f->cpuid.vendor = CPU_VENDOR_INTEL;
+    arm(f, 0, FIXTURE_CODE + 4, EXECUTE(0));
+    f->cpu->reg[X86_RAX] = SEL_DATA;
+    RUN_BYTES(f, 0x8e, 0xd0, 0x90, 0xfb, 0x90, 0xf4); /* mov ss, eax; nop; sti; nop */
+    assert_int_equal(fixture_vector(f), X86_DB);
+    assert_int_equal(fixture_frame(f, 0), FIXTURE_CODE + 4);
+}
+
+/* mov ss, eax; at: dec ecx; jnz at; hlt: hidden at the first arrival alone. */
+static void test_load_of_ss_hides_a_breakpoint_once(void **state)
+{
+    struct fixture *f = *state;
+    f->cpuid.vendor = CPU_VENDOR_INTEL;
+    arm(f, 0, FIXTURE_CODE + 2, EXECUTE(0));
+    f->cpu->reg[X86_RAX] = SEL_DATA;
+    f->cpu->reg[X86_RCX] = 5;
+    RUN_BYTES(f, 0x8e, 0xd0, 0xff, 0xc9, 0x75, 0xfc, 0xf4);
+    assert_int_equal(fixture_vector(f), X86_DB);
+    assert_int_equal(fixture_frame(f, 0), FIXTURE_CODE + 2);
+    assert_int_equal(f->cpu->reg[X86_RCX], 4);
+}
+
 static void test_int1_takes_the_delayed_trap_along(void **state)
 {
     struct fixture *f = *state;
@@ -410,6 +493,10 @@ int main(void)
         TEST(instruction_breakpoint),
         TEST(breakpoint_in_decoded_code),
         TEST(load_of_ss_hides_a_breakpoint_on_intel),
+        TEST(delayed_trap_is_saved),
+        TEST(step_behind_ss_keeps_what_is_delayed),
+        TEST(sti_does_not_hide_a_breakpoint),
+        TEST(load_of_ss_hides_a_breakpoint_once),
         TEST(disabled_or_elsewhere),
         TEST(resume_flag),
         TEST(saved_state_shows_rf_only_while_it_holds),

@@ -80,6 +80,27 @@ static void test_fresh_processors_are_possible(void **state)
     }
 }
 
+/* Only behind a load of SS, and of data breakpoints. */
+static void test_a_held_debug_exception_has_its_shadow(void **state)
+{
+    const struct cpuid_config config = {.cpus = 1};
+    struct cpuid_policy policy;
+    struct x86_state saved;
+    assert_int_equal(cpuid_policy_init(&policy, &config, NULL), 0);
+    x86_state_reset(&saved, true);
+    saved.held_debug = 2;
+    assert_string_equal(processor_bad_part(&saved, &policy), "held_debug");
+    saved.interrupt_shadow = X86_SHADOW_STI;
+    assert_string_equal(processor_bad_part(&saved, &policy), "held_debug");
+    saved.interrupt_shadow = X86_SHADOW_SS;
+    assert_null(processor_bad_part(&saved, &policy));
+    saved.held_debug = 0x10;
+    assert_string_equal(processor_bad_part(&saved, &policy), "held_debug");
+    saved.held_debug = 0;
+    saved.interrupt_shadow = X86_SHADOW_SS + 1;
+    assert_string_equal(processor_bad_part(&saved, &policy), "interrupt_shadow");
+}
+
 static void test_a_count_of_nothing_never_comes(void **state)
 {
     const struct cpuid_config config = {.cpus = 1};
@@ -124,6 +145,7 @@ int main(void)
         cmocka_unit_test(test_no_apic_register_is_forgotten),
         cmocka_unit_test(test_names_are_unique),
         cmocka_unit_test(test_fresh_processors_are_possible),
+        cmocka_unit_test(test_a_held_debug_exception_has_its_shadow),
         cmocka_unit_test(test_a_count_of_nothing_never_comes),
         cmocka_unit_test(test_the_cpu_model_comes_back),
     };
