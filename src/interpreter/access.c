@@ -383,20 +383,26 @@ bool access_probe(struct cpu *cpu, uint64_t ea, unsigned size, bool is_write)
                      &span);
 }
 
+/* A table near the end of 32 bits of linear addresses goes on at 0. */
+static gva_t system_address(const struct cpu *cpu, gva_t gva)
+{
+    return cpu->is_long ? gva : (uint32_t)gva;
+}
+
 bool access_read_system(struct cpu *cpu, uint64_t gva, void *buffer, unsigned size)
 {
-    return read_view(cpu, reach_of_system(cpu), gva, buffer, size);
+    return read_view(cpu, reach_of_system(cpu), system_address(cpu, gva), buffer, size);
 }
 
 bool access_write_system(struct cpu *cpu, uint64_t gva, const void *buffer, unsigned size)
 {
-    return write_view(cpu, reach_of_system(cpu), gva, buffer, size);
+    return write_view(cpu, reach_of_system(cpu), system_address(cpu, gva), buffer, size);
 }
 
 bool access_probe_system(struct cpu *cpu, gva_t gva, unsigned size, bool is_write)
 {
     struct span span;
-    return find_span(cpu, reach_of_system(cpu), gva, size,
+    return find_span(cpu, reach_of_system(cpu), system_address(cpu, gva), size,
                      is_write ? X86_WRITE : X86_READ, &span);
 }
 

@@ -400,6 +400,9 @@ void event_deliver_fault(struct cpu *cpu)
 {
     cpu->faults++;
     cpu->debug_traps = 0; /* the instruction did not complete */
+    if (cpu->fault.vector == X86_DB && cpu->fault.address & DR6_BD) {
+        cpu_set_resume(cpu); /* SDM 3B 18.3.1.1: a fault that pushes RF */
+    }
     cpu->hooks->count(cpu, EXIT_EXCEPTION);
     struct x86_event event = exception_event(&cpu->fault);
     event_deliver(cpu, &event, cpu->fault.address);

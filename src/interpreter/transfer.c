@@ -27,9 +27,13 @@ static bool has_high_half(unsigned type)
            type == X86_TYPE_CALL_GATE;
 }
 
+/* Where a type would be in the upper half: zero (AMD APM 2 4.8.3, SDM 3A 5.8.3.1). */
+#define HIGH_TYPE (0x1full << 40)
+
 enum fetch_result {
     FETCH_OK,
     FETCH_OUTSIDE, /* not within the table */
+    FETCH_BAD,     /* no descriptor of long mode */
     FETCH_FAULT,   /* reading it faulted; recorded */
 };
 
@@ -53,9 +57,6 @@ static enum fetch_result read_descriptor(struct cpu *cpu, uint16_t selector,
     }
     *high = 0;
     *address = base + offset;
-    if (!cpu->is_long) {
-        *address = (uint32_t)*address;
-    }
     if (!access_read_system(cpu, *address, low, 8)) {
         return FETCH_FAULT;
     }
@@ -66,6 +67,9 @@ static enum fetch_result read_descriptor(struct cpu *cpu, uint16_t selector,
         }
         if (!access_read_system(cpu, *address + 8, high, 8)) {
             return FETCH_FAULT;
+        }
+        if (*high & HIGH_TYPE) {
+            return FETCH_BAD;
         }
     }
     return FETCH_OK;
@@ -78,6 +82,7 @@ bool transfer_fetch_descriptor(struct cpu *cpu, uint16_t selector, uint8_t vecto
     case FETCH_OK:
         return true;
     case FETCH_OUTSIDE:
+    case FETCH_BAD:
         return cpu_raise(cpu, vector, SELECTOR_ERROR(selector));
     default:
         return false;
@@ -364,7 +369,8 @@ static uint64_t stack_mask(unsigned bits)
     return bits == 64 ? ~0ull : (1ull << bits) - 1;
 }
 
-/* Linear address of size bytes at an offset of the stack segment, or #SS(0). */
+/* Linear address of size bytes at an offset of the stack segment, or #SS(0); of a stack
+ * that the TSS names #SS of its selector (SDM 2A "CALL", "INT n": NewSS). */
 static bool stack_linear(struct cpu *cpu, const struct transfer_stack *stack,
                          uint64_t offset, unsigned size, bool is_write, uint64_t *linear)
 {
@@ -376,7 +382,8 @@ static bool stack_linear(struct cpu *cpu, const struct transfer_stack *stack,
         return true;
     }
     if (!x86_segment_allows(&stack->ss, offset, size, is_write)) {
-        return cpu_raise(cpu, X86_SS_FAULT, 0);
+        uint32_t error = stack->is_system ? SELECTOR_ERROR(stack->ss.selector) : 0;
+        return cpu_raise(cpu, X86_SS_FAULT, error);
     }
     *linear = (uint32_t)(stack->ss.base + offset);
     return true;

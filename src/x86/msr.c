@@ -51,6 +51,7 @@ struct msr_row {
     /* Where it lives: a uint64_t of struct x86_state (the first of an array if there is
      * more than one MSR in the row), or nowhere, and then it reads as `fixed`. */
     bool is_field;
+    bool is_read_only; /* every write is #GP, also of what it holds */
     size_t offset;
     uint64_t fixed;
     /* Bits that a write may change; #GP if it differs in others from what a read gives.
@@ -187,8 +188,9 @@ static uint64_t read_arch_capabilities(const struct msr_access *access)
 static const struct msr_row rows[] = {
     {ONE(MSR_TSC), .feature = CPU_TSC, .effect = MSR_EFFECT_TSC, .writable = ALL,
      .read = read_tsc, .write = write_tsc},
-    {ONE(MSR_PLATFORM_ID), .vendor = INTEL},
-    {ONE(MSR_FEATURE_CONTROL), .vendor = INTEL, .fixed = 1 /* locked, nothing enabled */},
+    {ONE(MSR_PLATFORM_ID), .vendor = INTEL, .is_read_only = true},
+    {ONE(MSR_FEATURE_CONTROL), .vendor = INTEL, .is_read_only = true,
+     .fixed = 1 /* locked, nothing enabled */},
     {ONE(MSR_TSC_ADJUST), .feature = CPU_TSC_ADJUST, .effect = MSR_EFFECT_TSC,
      FIELD(tsc_adjust), .writable = ALL, .write = write_tsc_adjust},
     /* SDM 3A 10.11.7.1: written as 0 before CPUID puts the revision into the high half.
@@ -196,16 +198,17 @@ static const struct msr_row rows[] = {
     {ONE(MSR_UCODE_REV), .vendor = INTEL, .fixed = 1ull << 32, .writable = ALL},
     {ONE(MSR_UCODE_REV), .vendor = AMD, .fixed = 0x01000065},
     {ONE(MSR_PLATFORM_INFO), .vendor = INTEL, .read = read_platform_info},
-    {ONE(MSR_MTRRCAP), .feature = CPU_MTRR,
+    {ONE(MSR_MTRRCAP), .feature = CPU_MTRR, .is_read_only = true,
      .fixed = MTRR_COUNT | MTRR_CAP_FIXED | MTRR_CAP_WC},
-    {ONE(MSR_ARCH_CAPABILITIES), .feature = CPU_ARCH_CAPABILITIES,
+    {ONE(MSR_ARCH_CAPABILITIES), .feature = CPU_ARCH_CAPABILITIES, .is_read_only = true,
      .read = read_arch_capabilities},
     {ONE(MSR_SYSENTER_CS), .feature = CPU_SEP, FIELD(sysenter_cs), .writable = LOW32},
     {ONE(MSR_SYSENTER_ESP), .feature = CPU_SEP, FIELD(sysenter_esp), .writable = ALL,
      .valid = valid_canonical},
     {ONE(MSR_SYSENTER_EIP), .feature = CPU_SEP, FIELD(sysenter_eip), .writable = ALL,
      .valid = valid_canonical},
-    {ONE(MSR_MCG_CAP), .feature = CPU_MCA, .fixed = 0 /* no banks, no MCG_CTL */},
+    {ONE(MSR_MCG_CAP), .feature = CPU_MCA, .is_read_only = true,
+     .fixed = 0 /* no banks, no MCG_CTL */},
     {ONE(MSR_MCG_STATUS), .feature = CPU_MCA, FIELD(mcg_status),
      .writable = 7 /* RIPV, EIPV, MCIP */},
     {ONE(MSR_MISC_ENABLE), .vendor = INTEL, FIELD(misc_enable), .read = read_misc_enable,
@@ -324,7 +327,7 @@ static uint64_t row_read(const struct msr_row *row, const struct msr_access *acc
 static bool row_write(const struct msr_row *row, const struct msr_access *access,
                       uint64_t value)
 {
-    if ((value ^ row_read(row, access)) & ~row->writable) {
+    if (row->is_read_only || (value ^ row_read(row, access)) & ~row->writable) {
         return false;
     }
     if (row->valid && !row->valid(access, value)) {

@@ -390,6 +390,7 @@ static void test_general_detect(void **state)
     assert_int_equal(fixture_vector(f), X86_DB);
     assert_int_equal(f->cpu->state.dr6, DR6_NONE | 1u << 13);
     assert_int_equal(fixture_frame(f, 0), FIXTURE_CODE);
+    assert_true(fixture_frame(f, 2) & X86_FLAG_RF); /* SDM 3B 18.3.1.1: as of any fault */
     assert_int_equal(f->cpu->state.dr[0], 0);
     assert_false(f->cpu->state.dr7 & 1ull << 13); /* the handler may use them */
 }

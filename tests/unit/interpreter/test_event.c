@@ -246,6 +246,65 @@ static void test_far_return_within_the_level(void **state)
     assert_int_equal(f->cpu->reg[X86_RSP], FIXTURE_STACK);
 }
 
+/* SDM 3A 5.8.3.1, APM 2 4.8.3: where the upper half would have a type there is none. */
+static void test_upper_half_of_a_long_descriptor_has_no_type(void **state)
+{
+    struct fixture *f = *state;
+    f->cpu->reg[X86_RCX] = SEL_TSS;
+    RUN_BYTES(f, 0x0f, 0x02, 0xc1, 0xf4); /* lar eax, ecx */
+    assert_true(f->cpu->arith & ARITH_ZF);
+    for (unsigned bit = 40; bit < 45; bit++) {
+        uint64_t high = fixture_read(f, FIXTURE_GDT + SEL_TSS + 8, 8);
+        fixture_write(f, FIXTURE_GDT + SEL_TSS + 8, 8, high | 1ull << bit);
+        f->cpu->state.activity = X86_RUNNING;
+        f->cpu->rip = FIXTURE_CODE;
+        RUN_BYTES(f, 0x0f, 0x02, 0xc1, 0xf4);
+        assert_false(f->cpu->arith & ARITH_ZF);
+        f->cpu->state.activity = X86_RUNNING;
+        f->cpu->rip = FIXTURE_CODE;
+        f->ram[FIXTURE_GDT + SEL_TSS + 5] = 0x89; /* available */
+        RUN_BYTES(f, 0x0f, 0x00, 0xd9);           /* ltr cx */
+        assert_int_equal(fixture_vector(f), X86_GP);
+        assert_int_equal(fixture_frame(f, 0), SEL_TSS);
+        fixture_write(f, FIXTURE_GDT + SEL_TSS + 8, 8, high);
+    }
+}
+
+/* From ring 3 to a ring 0 stack whose pointer is beyond its segment's limit. */
+static void test_no_room_on_the_inner_stack(void **state)
+{
+    struct fixture *f = *state;
+    struct x86_state user;
+    /* A data segment of 4 KiB in SEL_ABSENT's place, whose stack would begin above it. */
+    fixture_write(f, FIXTURE_GDT + SEL_ABSENT, 8, 0x0040920000000fffull);
+    fixture_write(f, FIXTURE_TSS + 4, 4, FIXTURE_RSP0);
+    fixture_write(f, FIXTURE_TSS + 8, 4, SEL_ABSENT);
+    /* #SS through a task-free way out: the handlers' stack is the same, so it cannot be
+     * delivered either, nor #DF: what came first is in `fault`. */
+    cpu_sync_out(f->cpu, &user);
+    user.seg[X86_CS] = x86_segment_flat_code(SEL_USER_CODE32, false, 3);
+    user.seg[X86_SS] = x86_segment_flat_data(SEL_USER_DATA, 3);
+    user.gpr[X86_RSP] = FIXTURE_USER;
+    cpu_sync_in(f->cpu, &user);
+    fixture_write(f, FIXTURE_IDT + 0x40 * 8, 8,
+                  (FIXTURE_HANDLERS + 0x40 * 16) | (uint64_t)SEL_CODE32 << 16 |
+                      0xeeull << 40);
+    RUN_BYTES(f, 0xcd, 0x40); /* int 0x40 */
+    assert_int_equal(f->cpu->state.activity, X86_SHUTDOWN);
+    assert_int_equal(f->cpu->fault.vector, X86_SS_FAULT);
+    assert_int_equal(f->cpu->fault.error & 0xfffc, SEL_ABSENT);
+}
+
+/* 64 gates before the end of 32 bits of linear addresses, the others from 0 on. */
+static void test_table_goes_on_at_zero(void **state)
+{
+    struct fixture *f = *state;
+    fixture_write(f, 0, 8, fixture_read(f, FIXTURE_IDT + 0x40 * 8, 8));
+    f->cpu->state.idtr.base = 0x100000000ull - 0x40 * 8;
+    RUN_BYTES(f, 0xcd, 0x40); /* int 0x40 */
+    assert_int_equal(fixture_vector(f), 0x40);
+}
+
 static void test_protected_mode_frame(void **state)
 {
     struct fixture *f = *state;
@@ -286,6 +345,11 @@ int main(void)
         TEST(test_nmi_is_blocked_until_iret),
         TEST(test_lar_and_lsl),
         TEST(test_far_return_within_the_level),
+        TEST(test_upper_half_of_a_long_descriptor_has_no_type),
+        cmocka_unit_test_setup_teardown(test_no_room_on_the_inner_stack, setup_protected,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_table_goes_on_at_zero, setup_protected,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_protected_mode_frame, setup_protected,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_real_mode_frame, setup_real, teardown),
