@@ -1,96 +1,16 @@
 /* Kinds of instructions that the translator remembers: what it recalls of one is what it
  * works out anew. */
 
-#include "engine/translator/decode.h"
+#include "decode_rig.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 
-#include "interpreter/insn.h"
-
-#include <cmocka.h>
-
 #define ROUNDS 20000u
-#define AT     64u /* offset in the page */
-
-struct rig {
-    struct memory *memory;
-    struct cpuid_policy cpuid;
-    struct code_cache *cache;
-    struct cpu *cpu;
-    struct block block;
-    struct emit emit;
-    uint64_t seed;
-};
 
 static uint32_t next(struct rig *rig)
 {
     rig->seed = rig->seed * 6364136223846793005ull + 1442695040888963407ull;
     return (uint32_t)(rig->seed >> 33);
-}
-
-static void open_rig(struct rig *rig)
-{
-    struct error err = {0};
-    struct cpuid_config config = {.cpus = 1};
-    memset(rig, 0, sizeof(*rig));
-    assert_int_equal(cpuid_policy_init(&rig->cpuid, &config, NULL), 0);
-    rig->memory = memory_new(1 << 20, &err);
-    assert_non_null(rig->memory);
-    int64_t frame = memory_add_frames(rig->memory, 1 << 20, &err);
-    assert_true(frame >= 0);
-    rig->cache = code_cache_new(rig->memory, &rig->cpuid, 1 << 20, false, &err);
-    assert_non_null(rig->cache);
-    rig->cpu = calloc(1, sizeof(*rig->cpu));
-    assert_non_null(rig->cpu);
-    rig->cpu->cpuid = &rig->cpuid;
-    rig->block.place.frame = (frame_t)frame;
-    rig->block.place.next = FRAME_NONE;
-    rig->emit.cache = rig->cache;
-    rig->emit.cpu = rig->cpu;
-    rig->emit.block = &rig->block;
-    insn_index_rows();
-}
-
-static void close_rig(struct rig *rig)
-{
-    free(rig->cpu);
-    code_cache_free(rig->cache);
-    memory_free(rig->memory);
-}
-
-static void set_mode(struct rig *rig, unsigned mode)
-{
-    rig->emit.mode = mode;
-    rig->emit.is_64 = !(mode & MODE_32);
-    rig->emit.width = rig->emit.is_64 ? 8 : 4;
-    rig->block.place.mode = (uint8_t)mode;
-}
-
-static bool decode(struct rig *rig, const uint8_t bytes[INSN_BYTES_MAX], unsigned offset,
-                   struct guest_insn *insn)
-{
-    unsigned room = FRAME_SIZE - offset;
-    memcpy(memory_host(rig->memory, rig->block.place.frame) + offset, bytes,
-           room < INSN_BYTES_MAX ? room : INSN_BYTES_MAX);
-    memset(insn, 0x5a, sizeof(*insn)); /* what was there before must not matter */
-    memset(&insn->access, 0, sizeof(*insn) - offsetof(struct guest_insn, access));
-    insn->offset = (uint16_t)offset;
-    struct found found;
-    decode_begin(&rig->emit);
-    bool is_whole = decode_find(&rig->emit, insn, &found);
-    if (is_whole) {
-        decode_take(&rig->emit, insn, &found);
-        assert_int_equal(found.length, insn->decoded.length);
-        assert_int_equal(found.ends_block, insn->ends_block);
-        assert_int_equal(found.is_jcc,
-                         insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR);
-    }
-    return is_whole;
 }
 
 /* A decoder that knows nothing: what is decoded by it was remembered. */
