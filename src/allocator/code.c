@@ -46,6 +46,10 @@ uint32_t memory_code_watch(struct memory *memory, frame_t frame, unsigned offset
     atomic_fetch_or(&memory->code_lines[frame], line_mask(offset, size));
     uint64_t entry = atomic_fetch_or(&memory->frame[frame], FRAME_WATCH_CODE);
     if (!(entry & FRAME_WATCH_CODE)) {
+        const struct memory_listener *listener = memory->listener;
+        if (listener && listener->code_watched) {
+            listener->code_watched(memory->engine_opaque, frame);
+        }
         barrier_all_threads();
     }
     pthread_mutex_unlock(code_lock(memory, frame));

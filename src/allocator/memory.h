@@ -112,8 +112,9 @@ struct memory {
 struct memory_listener {
     /* The layout changed. On any thread, perhaps with a device's lock held. */
     void (*changed)(void *opaque);
-    /* For engines that do not look at frame entries when the guest stores: the dirty log
-     * starts or stops; and before it is fetched, to mark what was stored to since. */
+    /* For engines that do not look at frame entries when the guest stores, or only while
+     * guest code does not run: the dirty log starts or stops; and before it is fetched,
+     * to mark what was stored to since. */
     void (*log)(void *opaque, bool is_on);
     void (*collect)(void *opaque);
     /* A store of these bytes hit code of this frame, whose version has advanced. On any
@@ -121,6 +122,9 @@ struct memory_listener {
      * what was decoded holds, and calls memory_code_forget when nothing does. NULL:
      * nothing holds. */
     void (*code_changed)(void *opaque, frame_t frame, unsigned offset, unsigned size);
+    /* Stores to a frame have to be noticed that had not to be: who is about to decode
+     * code of it says so, on his own thread. The frame's code lock is held. */
+    void (*code_watched)(void *opaque, frame_t frame);
 };
 
 /* One engine at a time, NULL: none; before guest code runs, or after. */

@@ -6,6 +6,7 @@
 
 #include "base/counter.h"
 #include "base/scope.h"
+#include "interpreter/hold.h"
 
 static void interrupt_others(struct processor *processor)
 {
@@ -35,12 +36,43 @@ static void code_changed(void *opaque, frame_t frame, unsigned offset, unsigned 
     engine->backend->code_changed(engine, frame, offset, size);
 }
 
+/* To processors whose TLB holds stores to watched frames back: there is only one then,
+ * and this its thread. */
+static void code_watched(void *opaque, frame_t frame)
+{
+    struct engine *engine = opaque;
+    struct cpu *cpu = engine->vcpu[0] ? engine->vcpu[0]->processor.cpu : NULL;
+    if (cpu && cpu->hold) {
+        hold_frame(cpu, frame);
+    }
+}
+
+/* Frames become watched, for the dirty log, while no guest code runs. */
+static void frames_watched(void *opaque)
+{
+    struct engine *engine = opaque;
+    struct cpu *cpu = engine->vcpu[0] ? engine->vcpu[0]->processor.cpu : NULL;
+    if (cpu && cpu->hold) {
+        cpu_flush_all(cpu);
+    }
+}
+
+static void log_switched(void *opaque, bool is_on)
+{
+    if (is_on) {
+        frames_watched(opaque);
+    }
+}
+
 static const struct memory_listener listener = {.changed = layout_changed};
 
 /* Of engines that keep code which outlives its frame's version. */
 static const struct memory_listener code_listener = {
     .changed = layout_changed,
+    .log = log_switched,
+    .collect = frames_watched,
     .code_changed = code_changed,
+    .code_watched = code_watched,
 };
 
 static void execute(struct processor *processor)

@@ -6,6 +6,7 @@
 #include "interpreter/block.h"
 #include "interpreter/breakpoint.h"
 #include "interpreter/debug.h"
+#include "interpreter/hold.h"
 #include "interpreter/key.h"
 #include "x86/paging.h"
 
@@ -156,6 +157,9 @@ static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
     entry->write = is_writable && translation->writable ? page : never;
     entry->host = host;
     entry->frame = &cpu->memory->frame[frame];
+    if (cpu->hold) {
+        hold_fill(cpu, area, index);
+    }
     if (translation->page_size > FRAME_SIZE) {
         cpu_note_large_page(cpu->tlb_context, gva, translation->page_size);
     }
@@ -169,11 +173,12 @@ static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
 static bool find_place(struct cpu *cpu, enum tlb_view view, gva_t gva,
                        enum x86_access access, struct place *place)
 {
-    struct tlb_entry *entry =
-        &cpu->tlb_context->view[view].entry[gva >> FRAME_SHIFT & (TLB_SIZE - 1)];
+    struct tlb_area *area = &cpu->tlb_context->view[view];
+    const struct tlb_entry *entry = &area->entry[gva >> FRAME_SHIFT & (TLB_SIZE - 1)];
     uint64_t offset = gva - (access == X86_WRITE ? entry->write : entry->read);
-    if (offset < FRAME_SIZE) {
-        place->host = entry->host + offset;
+    if (offset < FRAME_SIZE ||
+        (access == X86_WRITE && cpu->hold && hold_find(cpu, area, gva))) {
+        place->host = entry->host + gva % FRAME_SIZE;
         place->frame = (frame_t)(entry->frame - cpu->memory->frame);
         return true;
     }

@@ -10,6 +10,7 @@
 #include "interpreter/block.h"
 #include "interpreter/breakpoint.h"
 #include "interpreter/debug.h"
+#include "interpreter/hold.h"
 #include "interpreter/native.h"
 
 /* Behind entries without a frame: stores to them take the slow path. */
@@ -106,6 +107,7 @@ void cpu_free(struct cpu *cpu)
     free(cpu->debug);
     block_cache_free(cpu->blocks);
     native_free(cpu->native);
+    hold_end(cpu);
     if (cpu->tlb_contexts) {
         munmap(cpu->tlb_contexts, CONTEXTS_SIZE);
     }

@@ -134,6 +134,9 @@ struct tlb_area {
     uint16_t filled[AREA_FILLED_MAX];
     unsigned filled_count; /* more than AREA_FILLED_MAX: unknown which */
     bool is_ready;         /* it has been emptied as a whole once */
+    /* Entries by which the page may be stored to, but for their frame's being watched, if
+     * they are filled: interpreter/hold.h. */
+    uint64_t held[TLB_SIZE / 64];
     uint8_t half_shift; /* of the bit that tells the halves: 63, outside IA-32e mode 31 */
 };
 
@@ -202,6 +205,7 @@ struct block;
 struct cpu_debug;   /* interpreter/debug.h */
 struct block_cache; /* interpreter/block.h */
 struct native;      /* interpreter/native.h */
+struct hold;        /* interpreter/hold.c */
 struct insn;
 struct cpu;
 
@@ -305,6 +309,7 @@ struct cpu {
     uint64_t limit;   /* of retired: cpu_run returns there; UINT64_MAX: none */
 
     struct memory *memory;
+    struct hold *hold; /* NULL: whoever stores looks at the frame's watch bits then */
     const struct cpuid_policy *cpuid;
     struct lapic *lapic;
     const struct cpu_hooks *hooks;
