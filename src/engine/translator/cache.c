@@ -56,7 +56,8 @@ static int map_code(struct code_cache *cache, struct error *err)
 }
 
 struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_policy *cpuid,
-                                  uint64_t size, bool counts, struct error *err)
+                                  uint64_t size, bool counts, bool looks,
+                                  struct error *err)
 {
     struct code_cache *cache = calloc(1, sizeof(*cache));
     if (!cache) {
@@ -66,6 +67,7 @@ struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_poli
     pthread_mutex_init(&cache->lock, NULL);
     cache->memory = memory;
     cache->counts = counts;
+    cache->looks = looks;
     cache->size = (uint32_t)(size ? size : CODE_SIZE_DEFAULT) & -(1u << 20);
     size_t blocks = code_limit(cache, CODE_BLOCKS), links = code_limit(cache, CODE_LINKS);
     isa_decoder_init(&cache->decoder, 64, cpuid);

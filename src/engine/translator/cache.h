@@ -337,6 +337,10 @@ struct code_cache {
     ZydisDecoder decoder, decoder_32;
     void *known; /* decode.c's */
     bool counts; /* code counts the instructions that it executes in frame.budget */
+    /* Behind a store code looks whether the frame is watched, for that may change at any
+     * time; else the TLB lets no store to a watched frame through (interpreter/hold.h).
+     */
+    bool looks;
 
     /* Trampolines, offsets. leave[reason][h]: h, the guest's flags are in the host's. */
     uint32_t enter;
@@ -353,7 +357,8 @@ struct code_cache {
 };
 
 struct code_cache *code_cache_new(struct memory *memory, const struct cpuid_policy *cpuid,
-                                  uint64_t size, bool counts, struct error *err);
+                                  uint64_t size, bool counts, bool looks,
+                                  struct error *err);
 void code_cache_free(struct code_cache *cache);
 
 /* The bytes of the instruction at an offset of a place's page: as many as one may have,

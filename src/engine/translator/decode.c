@@ -104,7 +104,7 @@ static bool work_out(const struct emit *emit, struct guest_insn *insn, unsigned 
         }
         insn->ends_block = ends_block(insn);
     }
-    flags_find(insn);
+    flags_find(emit, insn);
     group_plan(insn);
     emit_stack_plan(insn);
     values_plan(insn);

@@ -218,7 +218,7 @@ static inline void emit_load_gpr(struct emit *emit, unsigned host, unsigned gues
 }
 
 /* flags.c: what an instruction does to flags, its function being known. */
-void flags_find(struct guest_insn *insn);
+void flags_find(const struct emit *emit, struct guest_insn *insn);
 /* The same, insn->counts_bits and its immediate being another. */
 void flags_count_bits(struct guest_insn *insn);
 /* Which are live behind a block's last instruction; end: the offset behind it. */
@@ -344,6 +344,11 @@ void emit_add_page(struct emit *emit);
 void emit_load_base(struct emit *emit, unsigned slot);
 /* To the interpreter, on a condition; the flags have been spilled. */
 void emit_leave_if(struct emit *emit, unsigned condition);
+/* Does an instruction that stores look? A group's look may be a later store's. */
+static inline bool emit_looks(const struct emit *emit, const struct access *access)
+{
+    return emit->cache->looks && (access->kind == ACCESS_ALONE || access->look_size);
+}
 /* Behind an instruction's store of size bytes (to r8, with r9 as emit_check left it,
  * unless the access is a group's). live: flags in the host's that must stay. */
 void emit_watch(struct emit *emit, const struct guest_insn *insn, unsigned size,
@@ -376,10 +381,10 @@ void emit_leave(struct emit *emit, unsigned reason);
 
 /* group.c: finds the groups of a block's accesses, whose functions are known; addresses
  * have width bytes, and segments no bases but FS and GS. Groups end at the block's
- * splits.
+ * splits. looks: struct code_cache's.
  */
 void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
-                    const struct splits *splits);
+                    const struct splits *splits, bool looks);
 
 /* What group_accesses finds out that is the same in every block. */
 void group_plan(struct guest_insn *insn);

@@ -243,7 +243,7 @@ static void begin_group(struct emit *emit, const struct access *access,
         host_fs(code, true, HOST_MOV_STORE, HOST_R8, group_base(access->slot));
         scratch_hold(emit, HOST_R8, HELD_BASE(access->slot), false);
     }
-    if (access->group_stores) {
+    if (access->group_stores && emit->cache->looks) {
         load_frame(code);
         host_fs(code, true, HOST_MOV_STORE, HOST_R9, group_frame(access->slot));
     }
@@ -351,8 +351,8 @@ void emit_watch(struct emit *emit, const struct guest_insn *insn, unsigned size,
     struct code *code = &emit->code;
     const struct access *access = &insn->access;
     bool is_alone = access->kind == ACCESS_ALONE;
-    if (!is_alone && !access->look_size) {
-        return; /* a later store's look is for this one, too */
+    if (!emit_looks(emit, access)) {
+        return;
     }
     scratch_clear(emit);
     if (is_alone) {

@@ -85,7 +85,7 @@ void flags_count_bits(struct guest_insn *insn)
     insn->flags_kill = may_shift_by_zero(insn) ? 0 : insn->flags_write;
 }
 
-void flags_find(struct guest_insn *insn)
+void flags_find(const struct emit *emit, struct guest_insn *insn)
 {
     insn->stores = insn->can_recover = false;
     if (!insn->emit || insn->emit == emit_syscall || insn->emit == emit_sysret) {
@@ -97,7 +97,7 @@ void flags_find(struct guest_insn *insn)
     }
     insn->shows = find_shows(insn);
     insn->counts_bits = insn->decoded.raw.imm[0].size && is_shift(insn->decoded.mnemonic);
-    insn->stores = insn->emit != emit_call && has_store(insn);
+    insn->stores = emit->cache->looks && insn->emit != emit_call && has_store(insn);
     insn->can_recover = insn->emit == emit_copy || insn->emit == emit_push ||
                         insn->emit == emit_pop || insn->emit == emit_leave_frame ||
                         insn->emit == emit_call;

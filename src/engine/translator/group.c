@@ -10,9 +10,10 @@
  *
  * A group may check for a write before the write is due: nothing of the guest changes by
  * that, for entries are not filled then (miss.c). Whether stored bytes are code, or
- * logged, is looked at behind the last store before translated code could be left; a
- * group with more stores than looks begins only while its frame is not watched, so that
- * no instruction executes that a store before it has changed.
+ * logged, is looked at behind the last store before translated code could be left, if
+ * code looks at all (struct code_cache's looks); a group with more stores than looks
+ * begins only while its frame is not watched, so that no instruction executes that a
+ * store before it has changed.
  */
 #include "base/scope.h"
 #include "engine/translator/values.h"
@@ -483,7 +484,7 @@ static unsigned count_to_last(const struct guest_insn *insn, unsigned count)
 }
 
 void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
-                    const struct splits *splits)
+                    const struct splits *splits, bool looks)
 {
     struct plan plan;
     struct member members[BLOCK_INSN_MAX];
@@ -514,7 +515,7 @@ void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
         }
     }
     for (unsigned i = 0; i < plan.group_count; i++) {
-        if (plan.group[i].count && plan.group[i].is_write) {
+        if (looks && plan.group[i].count && plan.group[i].is_write) {
             place_looks(insn, &plan.group[i]);
         }
     }

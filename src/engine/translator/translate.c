@@ -276,7 +276,7 @@ static void find_groups(struct translation *translation)
     if (!has_bases && !(emit->mode & MODE_PLAIN)) {
         const struct block_more *more = emit->block->more;
         group_accesses(translation->insn, translation->count, emit->width,
-                       more ? &more->splits : NULL);
+                       more ? &more->splits : NULL, emit->cache->looks);
     }
 }
 
@@ -375,7 +375,7 @@ static bool emit_block(struct translation *translation)
     for (unsigned i = 0; i < translation->count; i++) {
         emit->ordinal = i;
         if (!emit_insn(translation, &translation->insn[i])) {
-            flags_find(&translation->insn[i]);
+            flags_find(emit, &translation->insn[i]);
             return false;
         }
     }

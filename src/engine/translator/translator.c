@@ -8,6 +8,7 @@
 #include "engine/translator/look.h"
 #include "engine/translator/run.h"
 #include "engine/translator/stats.h"
+#include "interpreter/hold.h"
 
 /* ---- a VM's part ------------------------------------------------------------------ */
 
@@ -30,9 +31,11 @@ static void code_changed(struct engine *engine, frame_t frame, unsigned offset,
 
 static int backend_open(struct engine *engine, struct error *err)
 {
+    const struct engine_config *config = &engine->config;
+    bool counts = config->is_deterministic;
     struct code_cache *cache =
-        code_cache_new(engine->config.memory, engine->config.cpuid,
-                       engine->config.code_cache, engine->config.is_deterministic, err);
+        code_cache_new(config->memory, config->cpuid, config->code_cache, counts,
+                       counts || config->cpus > 1, err);
     if (!cache) {
         return -ENOMEM;
     }
@@ -61,13 +64,16 @@ static void backend_close(struct engine *engine)
 
 static int backend_vcpu_open(struct engine_vcpu *vcpu, struct error *err)
 {
+    const struct code_cache *cache = vcpu->engine->opaque;
+    if (!cache->looks && hold_begin(vcpu->processor.cpu, err) < 0) {
+        return -ENOMEM;
+    }
     struct translator_cpu *translator = calloc(1, sizeof(*translator));
     if (!translator) {
         return fail(err, ENOMEM, "cannot make virtual processor %u",
                     vcpu->processor.config.index);
     }
     vcpu->opaque = translator;
-    const struct code_cache *cache = vcpu->engine->opaque;
     vcpu->sampler.code = (uintptr_t)cache->execute;
     vcpu->sampler.code_size = cache->size;
     return translator_cpu_init(translator, vcpu->engine->opaque, vcpu->processor.cpu,

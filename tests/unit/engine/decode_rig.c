@@ -10,7 +10,7 @@ void open_rig(struct rig *rig)
     assert_non_null(rig->memory);
     int64_t frame = memory_add_frames(rig->memory, 1 << 20, &err);
     assert_true(frame >= 0);
-    rig->cache = code_cache_new(rig->memory, &rig->cpuid, 1 << 20, false, &err);
+    rig->cache = code_cache_new(rig->memory, &rig->cpuid, 1 << 20, false, true, &err);
     assert_non_null(rig->cache);
     rig->cpu = calloc(1, sizeof(*rig->cpu));
     assert_non_null(rig->cpu);
