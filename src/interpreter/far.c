@@ -431,6 +431,13 @@ OPERATION(far_return)
 
 /* ---- Handlers and rows ---- */
 
+/* RF does not outlast the transfer, unless it is the new task's. */
+static struct cpu *begin(struct cpu *cpu)
+{
+    cpu->state.rflags &= ~(uint64_t)X86_FLAG_RF;
+    return cpu;
+}
+
 /* The operations leave the target in cpu->rip; a task may have set RF for it. */
 static const struct insn *leave(struct cpu *cpu, const struct insn *insn)
 {
@@ -445,11 +452,11 @@ static const struct insn *leave(struct cpu *cpu, const struct insn *insn)
         return (call) ? leave(cpu, insn) : insn_fault(cpu, insn);                   \
     }
 
-FAR_HANDLER(jump_direct, far_jump(cpu, insn, false))
-FAR_HANDLER(jump_indirect, far_jump(cpu, insn, true))
-FAR_HANDLER(call_direct, far_call(cpu, insn, false))
-FAR_HANDLER(call_indirect, far_call(cpu, insn, true))
-FAR_HANDLER(far_return, far_return(cpu, insn))
+FAR_HANDLER(jump_direct, far_jump(begin(cpu), insn, false))
+FAR_HANDLER(jump_indirect, far_jump(begin(cpu), insn, true))
+FAR_HANDLER(call_direct, far_call(begin(cpu), insn, false))
+FAR_HANDLER(call_indirect, far_call(begin(cpu), insn, true))
+FAR_HANDLER(far_return, far_return(begin(cpu), insn))
 
 static insn_exec *const jump_routines[] = {exec_jump_direct, exec_jump_indirect};
 static insn_exec *const call_routines[] = {exec_call_direct, exec_call_indirect};

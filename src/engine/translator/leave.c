@@ -80,6 +80,9 @@ static void undo_branch(struct translator_cpu *translator)
     } else if (insn->mnemonic == ZYDIS_MNEMONIC_RET) {
         cpu->reg[X86_RSP] -= 8u + insn->popped;
     }
+    if (translator->cache->counts) {
+        cpu->retired--; /* it was counted when it began */
+    }
     run_interpret_one(translator);
 }
 

@@ -124,6 +124,24 @@ static void test_resume_flag(void **state)
     assert_int_equal(f->cpu->reg[X86_RAX], 6);
 }
 
+/* RF held for a NOP; a far return behind it is another instruction. */
+static void test_far_transfer_does_not_bring_rf_back(void **state)
+{
+    struct fixture *f = *state;
+    struct x86_state saved;
+    cpu_sync_out(f->cpu, &saved);
+    saved.rflags |= X86_FLAG_RF;
+    saved.gpr[X86_RSP] = FIXTURE_STACK - 16;
+    cpu_sync_in(f->cpu, &saved);
+    fixture_write(f, FIXTURE_STACK - 16, 8, FIXTURE_DATA);
+    fixture_write(f, FIXTURE_STACK - 8, 8, SEL_CODE64);
+    f->ram[FIXTURE_DATA] = 0xf4;
+    arm(f, 0, FIXTURE_DATA, EXECUTE(0));
+    RUN_BYTES(f, 0x90, 0x48, 0xcb); /* nop; retfq */
+    assert_int_equal(fixture_vector(f), X86_DB);
+    assert_int_equal(fixture_frame(f, 0), FIXTURE_DATA);
+}
+
 static void test_saved_state_shows_rf_only_while_it_holds(void **state)
 {
     struct fixture *f = *state;
@@ -500,6 +518,7 @@ int main(void)
         TEST(load_of_ss_hides_a_breakpoint_once),
         TEST(disabled_or_elsewhere),
         TEST(resume_flag),
+        TEST(far_transfer_does_not_bring_rf_back),
         TEST(saved_state_shows_rf_only_while_it_holds),
         TEST(write_traps_behind_the_instruction),
         TEST(sizes_and_kinds),
