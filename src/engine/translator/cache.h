@@ -39,13 +39,12 @@ struct code_place {
 
 /* What code depends on besides its bytes. */
 #define MODE_USER 1u /* CPL 3 */
-#define MODE_AVX  2u /* the guest has switched AVX on */
-#define MODE_32   4u /* 32-bit code on a 32-bit stack, CS being 4 GiB; else 64-bit mode */
-#define MODE_FLAT 8u /* MODE_32: bases of CS, DS, ES and SS are 0, and none is odd */
+#define MODE_32   2u /* 32-bit code on a 32-bit stack, CS being 4 GiB; else 64-bit mode */
+#define MODE_FLAT 4u /* MODE_32: bases of CS, DS, ES and SS are 0, and none is odd */
 /* A variant of the code: a check for each access (group.c). */
-#define MODE_PLAIN 16u
+#define MODE_PLAIN 8u
 /* MODE_USER: at this address only. All other code of users is position-independent. */
-#define MODE_FIXED 32u
+#define MODE_FIXED 16u
 
 /* What a block's mode has besides a vCPU's. */
 #define MODE_OF_BLOCK (MODE_PLAIN | MODE_FIXED)
@@ -186,7 +185,10 @@ struct block {
     struct block_source source;
     struct block_more *more; /* or NULL */
     uint8_t count;           /* of instructions */
-    uint8_t status[2];       /* what its head compares: STATUS_* that must be set */
+    /* What its head compares: whether the guest's x87, its vector state must be in the
+     * host's units, and AVX on. */
+    uint8_t status[2];
+    bool needs_avx;
     /* Who leaves at the head has lost the guest's flags, which so many instructions, that
      * cannot fault, overwrite unread; 0: they are known. */
     uint8_t settles;

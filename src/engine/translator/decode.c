@@ -49,11 +49,6 @@ static bool is_call(const struct guest_insn *insn)
     return insn->emit == emit_call;
 }
 
-static bool needs_avx(const struct guest_insn *insn)
-{
-    return insn->uses_vector && insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
-}
-
 /* What is asked of operands most. */
 static void find_operands(struct guest_insn *insn)
 {
@@ -99,9 +94,6 @@ static bool work_out(const struct emit *emit, struct guest_insn *insn, unsigned 
         if (native_isa_offered(emit->cpu->cpuid, &full->decoded)) {
             insn->emit = emit_find(insn);
         }
-        if (needs_avx(insn) && !(emit->mode & MODE_AVX)) {
-            insn->emit = NULL;
-        }
         insn->ends_block = ends_block(insn);
     }
     flags_find(emit, insn);
@@ -139,7 +131,7 @@ struct kind {
 #define LINE      64u
 #define WAYS      4u
 #define SETS      8192u
-#define KIND_MODE (MODE_32 | MODE_AVX)
+#define KIND_MODE MODE_32
 /* In struct kind's mode. */
 #define KIND_IS_THERE 0x80u
 

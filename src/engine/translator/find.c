@@ -146,7 +146,8 @@ bool find_fits_limit(const struct cpu *cpu, const struct block *block, unsigned 
 
 bool find_is_open(const struct cpu *cpu, const struct block *block)
 {
-    return (!block->status[1] || exchange_vector_is_open(cpu)) &&
+    return (!block->needs_avx || prepare_has_avx(cpu)) &&
+           (!block->status[1] || exchange_vector_is_open(cpu)) &&
            (!block->status[0] || exchange_fpu_is_open(cpu));
 }
 

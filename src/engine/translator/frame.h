@@ -24,9 +24,13 @@ struct cpu;
 
 /* Bytes of status; code compares several at once. */
 enum {
+    STATUS_ZERO,      /* always */
     STATUS_FPU,       /* the guest's x87 state is in the host's unit */
     STATUS_ATTENTION, /* something wants a look; set by any thread */
     STATUS_VECTOR,    /* the guest's vector state and MXCSR are in the host's registers */
+    STATUS_NO_AVX,    /* the guest has not switched AVX on */
+    STATUS_ZERO_BEHIND,
+    STATUS_SIZE = 8,
 };
 
 /* Where translated code went by itself. */
@@ -44,7 +48,7 @@ struct frame {
     uint64_t fs_base, gs_base;
     int64_t budget; /* instructions that may still retire; only where they are counted */
     uint32_t arith; /* arithmetic flags, as struct cpu has them */
-    _Atomic uint8_t status[4];
+    _Atomic uint8_t status[STATUS_SIZE];
     uint64_t host_rsp;   /* return stack, while other code runs */
     uint64_t stack_base; /* where the return stack of the guest's privilege begins */
     /* For changes of privilege without leaving: where the return stacks of the kernel and

@@ -32,6 +32,7 @@ static const struct field frame_fields[] = {
     FRAME_FIELD(status[STATUS_FPU], "status: fpu"),
     FRAME_FIELD(status[STATUS_ATTENTION], "status: attention"),
     FRAME_FIELD(status[STATUS_VECTOR], "status: vector"),
+    FRAME_FIELD(status[STATUS_ZERO], "status: fpu, vector"),
     FRAME_FIELD(host_rsp, "host_rsp"),
     FRAME_FIELD(stack_base, "stack_base"),
     FRAME_FIELD(level_base[0], "kernel's return stack"),
@@ -226,7 +227,7 @@ void listing_block(FILE *out, const struct look *look, const struct code_cache *
             block->number, name, block->place.frame,
             block->place.mode & MODE_USER ? "user" : "kernel",
             block->place.mode & MODE_32 ? ", 32 bits" : "",
-            block->place.mode & MODE_AVX ? ", AVX" : "", block->count,
+            block->needs_avx ? ", AVX" : "", block->count,
             last->offset + last->length - block->place.offset,
             block->end - block_start(block));
     print_rows(&printer, "(head)", block_start(block), block_host(block, 0));

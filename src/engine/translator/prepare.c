@@ -19,11 +19,15 @@ bool prepare_can_translate(const struct cpu *cpu)
            (cpu->cpl == 0 || cpu->cpl == 3);
 }
 
-unsigned prepare_mode(const struct cpu *cpu)
+bool prepare_has_avx(const struct cpu *cpu)
 {
     uint64_t avx = X86_XCR0_SSE | X86_XCR0_AVX;
-    bool has_avx = cpu->state.cr4 & X86_CR4_OSXSAVE && (cpu->state.xcr0 & avx) == avx;
-    unsigned mode = (cpu->cpl == 3 ? MODE_USER : 0) | (has_avx ? MODE_AVX : 0);
+    return cpu->state.cr4 & X86_CR4_OSXSAVE && (cpu->state.xcr0 & avx) == avx;
+}
+
+unsigned prepare_mode(const struct cpu *cpu)
+{
+    unsigned mode = cpu->cpl == 3 ? MODE_USER : 0;
     if (!cpu->is_long64) {
         mode |= MODE_32 | (exchange_is_flat(cpu) ? MODE_FLAT : 0);
     }
@@ -37,8 +41,9 @@ void prepare_code(struct translator_cpu *translator)
     unsigned mode = prepare_mode(cpu);
     uint64_t epoch = atomic_load(&translator->cache->epoch);
     bool is_user = mode & MODE_USER;
-    bool is_other = (mode ^ translator->mode) & MODE_AVX;
-    if (unlikely(epoch != translator->epoch || is_other)) {
+    atomic_store_explicit(&frame->status[STATUS_NO_AVX], !prepare_has_avx(cpu),
+                          memory_order_relaxed);
+    if (unlikely(epoch != translator->epoch)) {
         counter_add(&translator->stats.jumps_emptied, 1);
         cpu_forget_jumps(cpu,
                          code_address(translator->cache, translator->cache->jump_miss));

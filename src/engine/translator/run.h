@@ -73,6 +73,8 @@ enum found {
 bool prepare_can_translate(const struct cpu *cpu);
 /* Which code: MODE_... of a block's place. */
 unsigned prepare_mode(const struct cpu *cpu);
+/* Has the guest switched AVX on? */
+bool prepare_has_avx(const struct cpu *cpu);
 /* Return stacks, jump entries and gs are made to fit what happened since translated code
  * last ran. */
 void prepare_code(struct translator_cpu *translator);

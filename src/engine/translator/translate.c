@@ -13,6 +13,7 @@
 struct gate {
     unsigned first, size;
     uint32_t value;
+    bool fpu, vector, avx; /* what that asks for */
 };
 
 struct translation {
@@ -107,20 +108,34 @@ static void fs_compare(struct code *code, unsigned size, int32_t offset, uint32_
     code_bytes(code, &value, size);
 }
 
+static bool needs_avx(const struct guest_insn *insn)
+{
+    return insn->uses_vector && insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+}
+
 static struct gate find_gate(const struct translation *translation)
 {
-    bool vector = false, fpu = false;
+    struct gate gate = {STATUS_ATTENTION, 1, 0};
     for (unsigned i = 0; i < translation->count; i++) {
         const struct guest_insn *insn = &translation->insn[i];
-        vector |= insn->emit && insn->uses_vector;
-        fpu |= insn->emit && insn->uses_fpu;
+        gate.fpu |= insn->emit && insn->uses_fpu;
+        gate.vector |= insn->emit && insn->uses_vector;
+        gate.avx |= insn->emit && needs_avx(insn);
     }
-    if (fpu && vector) {
-        return (struct gate){STATUS_FPU, 4, 0x010001};
+    /* Enough of the bytes of frame.status, and what they must be. */
+    if (gate.avx) {
+        gate.first = gate.fpu ? STATUS_FPU : STATUS_ATTENTION;
+        gate.size = 4;
+        gate.value = gate.fpu ? 0x00010001 : 0x0100;
+    } else if (gate.fpu) {
+        gate.first = gate.vector ? STATUS_ZERO : STATUS_FPU;
+        gate.size = gate.vector ? 4 : 2;
+        gate.value = gate.vector ? 0x01000100 : 0x0001;
+    } else if (gate.vector) {
+        gate.size = 2;
+        gate.value = 0x0100;
     }
-    return fpu      ? (struct gate){STATUS_FPU, 2, 0x0001}
-           : vector ? (struct gate){STATUS_ATTENTION, 2, 0x0100}
-                    : (struct gate){STATUS_ATTENTION, 1, 0};
+    return gate;
 }
 
 /* The same without flags. */
@@ -193,9 +208,9 @@ static void emit_head(struct translation *translation)
         (uint8_t)(wanted == HEAD_NOWHERE
                       ? flags_count_settling(emit, translation->insn, translation->count)
                       : 0);
-    block->status[0] = gate.value & 1 && gate.first == STATUS_FPU;
-    block->status[1] =
-        gate.size > 1 && (gate.first == STATUS_ATTENTION || gate.size == 4);
+    block->status[0] = gate.fpu;
+    block->status[1] = gate.vector;
+    block->needs_avx = gate.avx;
     uint8_t *jump = NULL;
     block->entry_jump = (uint32_t)(code->at - base);
     if (!emit->is_fixed) {
