@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "interpreter/block.h"
 #include "interpreter/breakpoint.h"
 #include "interpreter/insn.h"
 #include "interpreter/string.h"
@@ -89,6 +90,15 @@ static void copy_forward(uint8_t *to, const uint8_t *from, uint64_t count, unsig
     }
 }
 
+/* Of a run of elements to a place in RAM. In deterministic runs one at a time where the
+ * instruction itself may be overwritten, so that it does not matter where they stop. */
+static uint64_t run_away_from_code(const struct cpu *cpu, const uint8_t *to,
+                                   uint64_t count)
+{
+    uint64_t frame = (uint64_t)(to - cpu->memory->base) >> FRAME_SHIFT;
+    return cpu->is_counting && frame == cpu->block->frame ? 1 : count;
+}
+
 uint64_t string_movs(struct cpu *cpu, struct string_run *run)
 {
     uint64_t from_linear = 0, to_linear = 0;
@@ -116,6 +126,8 @@ uint64_t string_movs(struct cpu *cpu, struct string_run *run)
         unsigned bytes = (unsigned)(count * run->size);
         uint8_t *to = access_modify(cpu, to_linear, bytes);
         if (to) {
+            count = run_away_from_code(cpu, to, count);
+            bytes = (unsigned)(count * run->size);
             copy_forward(to, from, count, run->size);
             access_modified(cpu, to, bytes);
             return count;
@@ -151,6 +163,8 @@ uint64_t string_stos(struct cpu *cpu, struct string_run *run)
         unsigned bytes = (unsigned)(count * run->size);
         uint8_t *to = access_modify(cpu, linear, bytes);
         if (to) {
+            count = run_away_from_code(cpu, to, count);
+            bytes = (unsigned)(count * run->size);
             fill_forward(to, cpu->reg[X86_RAX], count, run->size);
             access_modified(cpu, to, bytes);
             return count;
