@@ -244,8 +244,7 @@ static const struct insn *registers_mmx(struct cpu *cpu, const struct insn *insn
 
 /* ---- binding ---------------------------------------------------------------------- */
 
-/* Legacy instructions whose 16-byte operands need no alignment (SDM 2A 2.4, class 4). */
-static bool is_unaligned(ZydisMnemonic mnemonic)
+bool native_is_unaligned(ZydisMnemonic mnemonic)
 {
     switch (mnemonic) {
     case ZYDIS_MNEMONIC_MOVUPS:
@@ -272,7 +271,7 @@ static uint8_t alignment_of(const ZydisDecodedInstruction *decoded, unsigned siz
         }
         return class == ZYDIS_EXCEPTION_CLASS_AVX1 ? (size - 1) | NATIVE_STRICT : 0;
     }
-    if (size != 16 || is_unaligned(decoded->mnemonic)) {
+    if (size != 16 || native_is_unaligned(decoded->mnemonic)) {
         return 0;
     }
     /* AMD's processors do not ask it of SHA, Intel's do. */

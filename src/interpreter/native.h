@@ -36,5 +36,7 @@ insn_bind native_bind_zero;
 bool native_check_sse(struct cpu *cpu);
 bool native_check_avx(struct cpu *cpu);
 bool native_check_mmx(struct cpu *cpu);
+/* Legacy instructions whose 16-byte operands need no alignment (SDM 2A 2.4, class 4). */
+bool native_is_unaligned(ZydisMnemonic mnemonic);
 /* The state in which an MMX instruction leaves the x87: TOP 0, nothing empty. */
 void native_enter_mmx(struct cpu *cpu);

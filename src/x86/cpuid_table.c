@@ -56,7 +56,8 @@ const struct cpuid_feature_row cpuid_features[CPU_FEATURE_COUNT] = {
     ROW(FSGSBASE, "FSGSBASE", 7, EBX, 0, OURS, .since = 3),
     ROW(TSC_ADJUST, "IA32_TSC_ADJUST", 7, EBX, 1, OURS, .since = 1),
     ROW(BMI1, "BMI1", 7, EBX, 3, HOST, .level = 3),
-    /* Not what the unit can do, but how the host's does it: every model's is the host's. */
+    /* Not what the unit can do, but how the host's does it: every model's is the host's.
+     */
     ROW(FDP_EXCEPTION_ONLY, "FDP_EXCPTN_ONLY", 7, EBX, 6, HOST, .since = 1),
     ROW(AVX2, "AVX2", 7, EBX, 5, HOST, .level = 3, .needs = CPU_AVX),
     ROW(SMEP, "SMEP", 7, EBX, 7, OURS, .since = 3),

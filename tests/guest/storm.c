@@ -253,6 +253,17 @@ static void model_register(void)
         content = base_efer ^ (pick(2) ? EFER_SCE : 1ull << pick(16));
         content |= EFER_NXE; /* the tables need it */
     }
+    if (number == 0x1d9) {
+        content = pick(8) ? pick(4) : content;
+    } else if (number == MSR_SYSENTER_CS || number == MSR_TSC_AUX) {
+        content = pick(4) ? selector() : content;
+    } else if (number == MSR_FMASK) {
+        content = flags();
+    } else if (number == MSR_STAR) {
+        content = (uint64_t)selector() << 48 | (uint64_t)selector() << 32;
+    } else if (number == 0x277) {
+        content = next() & 0x0707070707070707;
+    }
     /* Whose new values would outlast the case. */
     bool is_ours = number == MSR_APIC_BASE || number == 0x10 ||
                    number == MSR_TSC_ADJUST || number == 0x1a0;
@@ -309,10 +320,23 @@ static void load_system_segment(void)
     PUT(0x0f, 0x00, pick(4) ? 0xd1 : 0xd9); /* lldt, ltr cx */
 }
 
+/* The same GDT or IDT again, or one that is nowhere. */
 static void tables(void)
 {
+    bool is_idt = pick(2);
     set(3, address() & ~7ull);
-    PUT(0x0f, 0x01, 0x03 | (uint8_t)(pick(2) << 3)); /* sgdt, sidt [rbx] */
+    if (pick(2) || is_32[pad]) {
+        PUT(0x0f, 0x01, 0x03 | (uint8_t)(is_idt << 3)); /* sgdt, sidt [rbx] */
+        return;
+    }
+    uint64_t base = is_idt ? (uint64_t)idt : (uint64_t)table;
+    uint16_t limit = is_idt ? 256 * sizeof(idt[0]) - 1 : sizeof(table) - 1;
+    base |= pick(4) ? 0 : 1ull << 47;
+    memcpy(code + LITERALS + literal, &limit, 2);
+    memcpy(code + LITERALS + literal + 2, &base, 8);
+    set(3, AREA + LITERALS + literal + (pick(2) ? USER_ALIAS : 0));
+    literal = (literal + 16) % 0x400;
+    PUT(0x0f, 0x01, 0x13 | (uint8_t)(is_idt << 3)); /* lgdt, lidt [rbx] */
 }
 
 static void set_flags(void)
@@ -327,7 +351,7 @@ static void set_flags(void)
 
 static void small(void)
 {
-    static const uint8_t codes[][4] = {
+    static const uint8_t codes[][5] = {
         {1, 0xfa},             /* cli */
         {1, 0xfb},             /* sti */
         {2, 0xfb, 0x90},       /* sti; nop */
@@ -394,6 +418,26 @@ static void access(void)
         {2, 0x8e, 0x13},             /* mov ss, [rbx] */
         {3, 0x0f, 0xae, 0x3b},       /* clflush [rbx] */
         {2, 0xd7, 0x90},             /* xlat */
+        {3, 0x0f, 0xc7, 0x0b},       /* cmpxchg8b [rbx] */
+        {4, 0x48, 0x0f, 0xc7, 0x0b}, /* cmpxchg16b [rbx] */
+        {3, 0x0f, 0xae, 0x13},       /* ldmxcsr [rbx] */
+        {3, 0x0f, 0xae, 0x1b},       /* stmxcsr [rbx] */
+        {2, 0xd9, 0x33},             /* fnstenv [rbx] */
+        {2, 0xd9, 0x23},             /* fldenv [rbx] */
+        {2, 0xdd, 0x33},             /* fnsave [rbx] */
+        {2, 0xdd, 0x23},             /* frstor [rbx] */
+        {2, 0xdb, 0x2b},             /* fld tbyte [rbx] */
+        {2, 0xdb, 0x3b},             /* fstp tbyte [rbx] */
+        {4, 0xc5, 0xfc, 0x10, 0x03}, /* vmovups ymm0, [rbx] */
+        {4, 0xc5, 0xfc, 0x29, 0x03}, /* vmovaps [rbx], ymm0 */
+        {4, 0xc5, 0xf8, 0x58, 0x03}, /* vaddps xmm0, xmm0, [rbx] */
+        {4, 0x0f, 0x58, 0x03, 0x90}, /* addps xmm0, [rbx] */
+        {3, 0x0f, 0xe7, 0x03},       /* movntq [rbx], mm0 */
+        {4, 0x0f, 0x38, 0xf1, 0x03}, /* movbe [rbx], eax */
+        {1, 0xc9},                   /* leave */
+        {4, 0xc8, 0x10, 0x00, 0x01}, /* enter 16, 1 */
+        {3, 0x0f, 0xae, 0x33},       /* xsaveopt [rbx] */
+        {3, 0x0f, 0xc7, 0x23},       /* xsavec [rbx] */
     };
     const uint8_t *chosen = PICK(codes);
     set(3, address());
@@ -683,6 +727,7 @@ static void restore(void)
     cr4_write(base_cr4);
     cr3_write(base_cr3);
     cr8_write(0);
+    __asm__ volatile("xsetbv" : : "a"(7), "d"(0), "c"(0));
     msr_write(MSR_EFER, base_efer);
     load_table();
     msr_write(MSR_FS_BASE, 0);
@@ -826,6 +871,8 @@ static void prepare(void)
     base_cr0 = cr0_read();
     base_cr3 = cr3_read();
     base_cr4 = cr4_read() | CR4_OSFXSR | CR4_OSXMMEXCPT | 1ull << 18; /* OSXSAVE */
+    cr4_write(base_cr4);
+    __asm__ volatile("xsetbv" : : "a"(7), "d"(0), "c"(0)); /* x87, SSE, AVX */
     base_efer = msr_read(MSR_EFER);
 }
 

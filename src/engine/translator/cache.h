@@ -101,6 +101,8 @@ static_assert(ZYDIS_MNEMONIC_MAX_VALUE < 1 << 12, "struct block_insn's mnemonic"
 #define INSN_FAULTS 32u
 /* The access is one of the stack. */
 #define INSN_OF_STACK 64u
+/* Its operand in memory must be aligned, to 16 bytes or 32. */
+#define INSN_ALIGNED 128u
 
 /* A direct exit. */
 struct link {

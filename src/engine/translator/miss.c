@@ -47,28 +47,11 @@ static enum miss fill(struct translator_cpu *translator, const struct block_insn
     return is_filled ? MISS_FILLED : MISS_OTHER;
 }
 
-/* Does it fault, for want of alignment, before it would reach memory? Then no bit of a
- * page table tells of it. */
-static bool is_misaligned(const struct block_insn *insn, uint64_t ea)
+/* May it fault, for want of alignment, before it would reach memory? Then no bit of a
+ * page table tells of it. Of 16 bytes or 32: the interpreter knows. */
+static bool may_be_misaligned(const struct block_insn *insn, uint64_t ea)
 {
-    switch (insn->mnemonic) {
-    case ZYDIS_MNEMONIC_MOVAPS:
-    case ZYDIS_MNEMONIC_MOVAPD:
-    case ZYDIS_MNEMONIC_MOVDQA:
-    case ZYDIS_MNEMONIC_MOVNTPS:
-    case ZYDIS_MNEMONIC_MOVNTPD:
-    case ZYDIS_MNEMONIC_MOVNTDQ:
-        return ea & 15;
-    case ZYDIS_MNEMONIC_VMOVAPS:
-    case ZYDIS_MNEMONIC_VMOVAPD:
-    case ZYDIS_MNEMONIC_VMOVDQA:
-    case ZYDIS_MNEMONIC_VMOVNTPS:
-    case ZYDIS_MNEMONIC_VMOVNTPD:
-    case ZYDIS_MNEMONIC_VMOVNTDQ:
-        return ea & 31; /* of 32 bytes; less is the interpreter's to decide */
-    default:
-        return false;
-    }
+    return insn->host_flags & INSN_ALIGNED && ea & 31;
 }
 
 enum miss miss_fill(struct translator_cpu *translator, const struct block_insn *insn)
@@ -82,7 +65,7 @@ enum miss miss_fill(struct translator_cpu *translator, const struct block_insn *
         frame->exit_value % FRAME_SIZE + insn->group_size > FRAME_SIZE) {
         return MISS_OTHER;
     }
-    if (unlikely(is_misaligned(insn, frame->exit_value))) {
+    if (unlikely(may_be_misaligned(insn, frame->exit_value))) {
         return MISS_OTHER;
     }
     bool is_due = !insn->group_size || insn->host_flags & INSN_FILLS;

@@ -5,6 +5,7 @@
 #include "engine/translator/decode.h"
 #include "engine/translator/soften.h"
 #include "engine/translator/target.h"
+#include "interpreter/native.h"
 
 #define WATCH_STEP 64u
 #define JCC_MAX    4 /* conditional branches that a block goes on behind */
@@ -324,6 +325,22 @@ static void find_flags_and_groups(struct translation *translation)
     }
 }
 
+/* #GP for an operand that is misaligned? */
+static bool is_aligned(const struct guest_insn *insn)
+{
+    const struct operand *operand = insn_memory(insn);
+    if (insn->decoded.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B) {
+        return true;
+    }
+    if (!insn->uses_vector || !operand || operand->size < 128) {
+        return false;
+    }
+    if (insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
+        return insn->decoded.meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX1;
+    }
+    return !native_is_unaligned(insn->decoded.mnemonic);
+}
+
 static bool emit_insn(struct translation *translation, struct guest_insn *insn)
 {
     struct emit *emit = &translation->emit;
@@ -346,6 +363,9 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
     emit->settles = emit->ordinal == translation->count - 1 ? emit->ahead : 0;
     if (insn->needs_base) {
         place->host_flags |= INSN_NEEDS_BASE;
+    }
+    if (is_aligned(insn)) {
+        place->host_flags |= INSN_ALIGNED;
     }
     if (insn->access.kind == ACCESS_ALONE && insn->accesses == 1 && !insn->uses_vector &&
         !insn->uses_fpu && insn->decoded.mnemonic != ZYDIS_MNEMONIC_CMPXCHG16B) {

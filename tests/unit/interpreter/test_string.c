@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "fixture.h"
+#include "interpreter/run.h"
 
 #include <cmocka.h>
 
@@ -48,6 +49,31 @@ static void test_rep_movs_replicates_into_its_own_source(void **state)
     RUN_BYTES(f, 0xf3, 0xa4, 0xf4);
     for (unsigned i = 0; i < 102; i++) {
         assert_int_equal(f->ram[FIXTURE_DATA + i], i % 2 ? 'b' : 'a');
+    }
+}
+
+/* rep stosb; hlt, whose first round makes the instruction nop; stosb. In deterministic
+ * runs that is the same wherever they stop. */
+static void test_rep_stos_over_itself(void **state)
+{
+    static const uint8_t code[] = {0xf3, 0xaa, 0xf4};
+    for (unsigned step = 1; step <= 2; step++) {
+        struct fixture *f = *state;
+        memcpy(f->ram + FIXTURE_CODE, code, sizeof(code));
+        f->cpu->is_counting = true;
+        f->cpu->reg[X86_RAX] = 0x90;
+        set(f, 0, FIXTURE_CODE, 2);
+        for (unsigned i = 0; i < 10 && f->cpu->state.activity == X86_RUNNING; i++) {
+            f->cpu->limit = step == 1 ? f->cpu->retired + 1 : UINT64_MAX;
+            atomic_store(&f->cpu->attention, 0);
+            cpu_run(f->cpu);
+        }
+        assert_int_equal(f->cpu->state.activity, X86_HALTED);
+        assert_int_equal(f->cpu->rip, FIXTURE_CODE + 3);
+        assert_int_equal(f->cpu->reg[X86_RCX], 1);
+        assert_int_equal(f->cpu->reg[X86_RDI], FIXTURE_CODE + 2);
+        teardown(state);
+        setup(state);
     }
 }
 
@@ -193,6 +219,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_rep_movs_copies_across_pages),
         TEST(test_rep_movs_replicates_into_its_own_source),
+        TEST(test_rep_stos_over_itself),
         TEST(test_rep_movs_backward),
         TEST(test_rep_stos_faults_where_the_page_ends),
         TEST(test_element_over_an_absent_page_changes_nothing),
