@@ -386,7 +386,7 @@ void emit_leave(struct emit *emit, unsigned reason);
 void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
                     const struct splits *splits, bool looks);
 
-/* What group_accesses finds out that is the same in every block. */
+/* member.c: what group_accesses finds out that is the same in every block. */
 void group_plan(struct guest_insn *insn);
 
 /* May translated code be left at the instruction? Its access's kind is known. */
