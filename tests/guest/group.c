@@ -49,7 +49,22 @@ ASM_FUNCTION(mixed_run, "lea -512(%rsp), %rsi; mov $1, %eax; mov $2, %r8d; stc\n
                         "mixed_2: mov %rcx, 16(%rdi)\n"
                         "mov %rax, 24(%rsi)\n"
                         "mixed_3: mov %r9, 24(%rdi)\n");
+/* A loop whose accesses stay where they are. */
+ASM_FUNCTION(loop_run, "mov $3, %ecx; mov $1, %eax; jmp 1f\n"
+                       "1: loop_0: mov %rax, (%rdi)\n"
+                       "loop_1: mov %rax, 8(%rdi)\n"
+                       "loop_2: add %rax, 16(%rdi)\n"
+                       "loop_3: add %rax, 24(%rdi)\n"
+                       "dec %ecx; jnz 1b\n");
+/* A carry over two bases, set before the first access. */
+ASM_FUNCTION(adc_run, "lea -512(%rsp), %rsi; mov $1, %eax; xor %ecx, %ecx; stc; jmp 1f\n"
+                      "1: adc_0: adc %rax, (%rdi)\n"
+                      "adc %rcx, (%rsi)\n"
+                      "adc_1: adc %rax, 8(%rdi)\n"
+                      "adc %rcx, 8(%rsi)\n"
+                      "adc_2: adc %rcx, 16(%rdi)\n");
 extern char mixed_0[], mixed_1[], mixed_2[], mixed_3[];
+extern char loop_0[], loop_1[], loop_2[], loop_3[], adc_0[], adc_1[], adc_2[];
 extern char store_0[], store_1[], store_2[], store_3[], store_4[];
 extern char load_0[], load_1[], load_2[], load_3[];
 extern char push_0[], push_1[], push_2[], push_3[], pop_0[], pop_1[], pop_2[], pop_3[];
@@ -71,6 +86,8 @@ static const struct run runs[] = {
      4,
      true,
      false},
+    {"stores of a loop", loop_run, {loop_0, loop_1, loop_2, loop_3}, 4, true, false},
+    {"a chain of carries", adc_run, {adc_0, adc_1, adc_2}, 3, true, false},
     {"loads", load_run, {load_0, load_1, load_2, load_3}, 4, false, false},
     {"pushes and a call", push_run, {push_0, push_1, push_2, push_3}, 4, true, true},
     {"pops", pop_run, {pop_0, pop_1, pop_2, pop_3}, 4, false, false},
@@ -105,6 +122,7 @@ static void try_edge(const struct run *run, unsigned done, bool is_present,
         ASSERT_EQ(cpu->trap.vector, VECTOR_PF);
         ASSERT_EQ(cpu->trap.error, (is_present ? PF_P : 0) | (run->writes ? PF_W : 0));
         ASSERT_EQ(cpu->trap.rip, run->at[done]);
+        ASSERT(run->function != adc_run || (cpu->trap.rflags & 1) == (done == 0));
         ASSERT_EQ(cpu->trap_cr2, run->is_down ? EDGE - 8 : EDGE);
         const uint8_t *page = run->is_down ? second : first;
         const uint8_t *other = run->is_down ? first : second;
@@ -139,6 +157,12 @@ static void try_across(const struct run *run)
         } else if (run->function == push_run) {
             ASSERT_EQ(*(volatile uint64_t *)(start - 8), 7);
             ASSERT_EQ(*(volatile uint64_t *)(start - 24), 9);
+        } else if (run->function == loop_run) {
+            ASSERT_EQ(*(volatile uint64_t *)(start + 8), 1);
+            ASSERT_EQ(*(volatile uint64_t *)(start + 24), 3);
+        } else if (run->function == adc_run) {
+            ASSERT_EQ(*(volatile uint64_t *)start, 2);
+            ASSERT_EQ(*(volatile uint64_t *)(start + 8), 1);
         } else {
             *(volatile uint64_t *)(start + 8) = i;
             *(volatile uint64_t *)(start + 24) = 5;

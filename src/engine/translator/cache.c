@@ -259,6 +259,14 @@ void code_patch(struct code_cache *cache, uint32_t place, uint32_t target)
                      : "memory");
 }
 
+static uint32_t entry_of(const struct link *link, const struct block *to)
+{
+    if (link->is_loop && link->from == to->number && to->loop[link->from_memory]) {
+        return block_start(to) + to->loop[link->from_memory];
+    }
+    return link->from_memory ? to->entry_memory : to->entry;
+}
+
 void code_link(struct code_cache *cache, struct link *link, struct block *to)
 {
     /* Where the page behind lies each jump has to find out. */
@@ -273,7 +281,7 @@ void code_link(struct code_cache *cache, struct link *link, struct block *to)
         to->in->at = &link->next;
     }
     to->in = link;
-    code_patch(cache, link->place, link->from_memory ? to->entry_memory : to->entry);
+    code_patch(cache, link->place, entry_of(link, to));
 }
 
 static void source_remove(struct block_source *source)

@@ -113,6 +113,7 @@ struct link {
     bool from_memory : 1; /* the guest's flags are in frame.arith there */
     bool is_linked : 1;
     bool is_certain : 1; /* no branch of its block leads elsewhere before */
+    bool is_loop : 1;    /* to its block's beginning, whose early checks hold yet */
     uint8_t settles;     /* struct block's, at the target */
     /* Of those that lead to the same block; and what points to this one. */
     struct link *next, **at;
@@ -130,6 +131,7 @@ struct split {
 
 struct splits {
     uint8_t count;
+    bool is_late; /* nor is any checked before its first access is due (early.c) */
     struct split split[SPLITS_MAX];
 };
 
@@ -203,6 +205,10 @@ struct block {
     uint32_t entry;        /* with the guest's flags in the host's */
     uint32_t entry_memory; /* with the guest's flags in frame.arith */
     uint32_t entry_jump;   /* the same, by a jump to linear address r8 */
+    /* Behind the head's early checks (early.c), with the flags in the host's, in memory:
+     * so far from block_start; 0: as from elsewhere. */
+    uint16_t loop[2];
+    uint64_t early; /* the instructions that those are for, a bit each */
     /* Where it is entered: the look of its head, behind both; return sites that it goes
      * on behind. */
     uint8_t patch_count;
@@ -245,6 +251,12 @@ static inline uint32_t block_start(const struct block *block)
 static inline uint32_t block_host(const struct block *block, unsigned ordinal)
 {
     return block_start(block) + block->insn[ordinal].host;
+}
+
+/* Is the group that begins at an instruction checked at the block's head (early.c)? */
+static inline bool block_is_early(const struct block *block, unsigned ordinal)
+{
+    return block->early >> ordinal & 1;
 }
 
 /* Its frames, by number; NULL: it has no more. */

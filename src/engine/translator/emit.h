@@ -36,6 +36,7 @@ struct access {
     uint8_t group_size;
     bool group_stores;
     bool looks_first; /* begins only while nobody watches the frame */
+    bool is_early;    /* checked at the block's head; a member by its kind */
 };
 
 struct guest_insn {
@@ -128,8 +129,28 @@ struct held {
     uint8_t used;  /* the instruction that did last */
 };
 
+/* A group that is checked at the block's head (early.c): its bytes are where registers
+ * say, and disp. */
+struct early {
+    uint8_t ordinal; /* of the instruction with its first access */
+    uint8_t slot, size;
+    bool is_write, looks_first;
+#define EARLY_RIP 16     /* the page's address */
+    uint8_t base, index; /* guest registers, or HOST_NONE */
+    uint8_t scale;
+    int32_t disp;
+};
+#define EARLY_MAX 6
+
 /* So many instructions behind a block are looked at (flags.c). */
 #define AHEAD_MAX 8
+
+/* What must hold of frame.status for a block's code to run: one compare. */
+struct gate {
+    unsigned first, size;
+    uint32_t value;
+    bool fpu, vector, avx; /* what that asks for */
+};
 
 struct emit {
     struct code code;
@@ -145,6 +166,7 @@ struct emit {
     /* What was looked at behind the block, if it tells that flags are dead there. */
     uint16_t ahead_at, ahead_size; /* offset in the page */
     uint8_t ahead_bytes[AHEAD_MAX * INSN_BYTES_MAX];
+    struct gate gate;
     unsigned ordinal;
     bool flags_in_memory;  /* the guest's flags are in frame.arith, not in the host's */
     bool flags_are_stored; /* they are in frame.arith, too */
@@ -156,6 +178,9 @@ struct emit {
     bool ended;          /* no way leads behind the last instruction */
     bool has_branched;   /* on a condition */
     bool keeps_base;     /* of the instruction being made */
+    struct early early[EARLY_MAX];
+    unsigned early_count;
+    int8_t loop_end;     /* up to here the block may lead behind those checks; or -1 */
     struct held held[3]; /* by host r8, r9 and r10 */
     bool holds;          /* the instruction being made may leave something there */
     struct cold cold[COLD_MAX];
@@ -338,6 +363,8 @@ void emit_address_to(struct emit *emit, unsigned host, const struct guest_insn *
 void emit_check(struct emit *emit, unsigned size, bool is_write);
 /* The same up to the offset in the page, in r8. */
 void emit_check_offset(struct emit *emit, unsigned size, bool is_write);
+/* The checks that the block begins with; the flags have been spilled. */
+void emit_early(struct emit *emit);
 /* What is missing then: r8 += the page's host address. */
 void emit_add_page(struct emit *emit);
 /* Host r8 = the host address of a group's bytes that were checked; flags stay. */
@@ -379,12 +406,9 @@ bool emit_can_link(const struct emit *emit, int64_t target);
 uint32_t emit_link(struct emit *emit, int opcode, unsigned target);
 void emit_leave(struct emit *emit, unsigned reason);
 
-/* group.c: finds the groups of a block's accesses, whose functions are known; addresses
- * have width bytes, and segments no bases but FS and GS. Groups end at the block's
- * splits. looks: struct code_cache's.
- */
-void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
-                    const struct splits *splits, bool looks);
+/* group.c: finds the groups of a block's accesses, whose functions are known; segments
+ * have no bases but FS and GS. Groups end at the block's splits. */
+void group_accesses(struct emit *emit, struct guest_insn *insn, unsigned count);
 
 /* member.c: what group_accesses finds out that is the same in every block. */
 void group_plan(struct guest_insn *insn);
@@ -392,6 +416,14 @@ void group_plan(struct guest_insn *insn);
 /* May translated code be left at the instruction? Its access's kind is known. */
 bool group_may_leave(const struct guest_insn *insn);
 
+/* emit_head.c. What the block begins with. */
+void emit_head(struct emit *emit, const struct guest_insn *insns);
+/* The block must not be entered if it could go beyond the limit. */
+void emit_limit(struct emit *emit);
+/* Whoever was called may have left translated code, and the units' state with it. What
+ * wants a look is seen at the next head, as loops have one. offset: where the call
+ * returns to. */
+void emit_gate_again(struct emit *emit, int64_t offset);
 /* emit_copy.c */
 emit_fn emit_copy, emit_nothing, emit_lea;
 /* What emit_copy finds out that is the same in every block. */

@@ -289,6 +289,8 @@ uint32_t emit_link(struct emit *emit, int opcode, unsigned target)
         .target = (uint16_t)target,
         .from_memory = emit->flags_in_memory,
         .is_certain = !emit->has_branched,
+        .is_loop =
+            (int)emit->ordinal <= emit->loop_end && target == emit->block->place.offset,
         .settles = emit->settles,
     };
     struct cold *cold = emit_cold(emit, COLD_LINK, place);

@@ -255,6 +255,71 @@ static void begin_group(struct emit *emit, const struct access *access,
     }
 }
 
+/* ---- at the head ------------------------------------------------------------------ */
+
+/* A part of an address in a host register; from memory by way of scratch. */
+static unsigned early_part(struct emit *emit, unsigned guest, unsigned scratch)
+{
+    if (guest == HOST_NONE) {
+        return HOST_NONE;
+    }
+    if (guest_in_memory(guest)) {
+        host_fs(&emit->code, true, HOST_MOV_LOAD, scratch, frame_gpr(guest));
+        return scratch;
+    }
+    return guest_host(guest);
+}
+
+static void early_address(struct emit *emit, unsigned host, const struct early *early)
+{
+    struct host_mem mem = {
+        .index = (uint8_t)early_part(emit, early->index, HOST_R9),
+        .scale = early->scale ? (uint8_t)__builtin_ctz(early->scale) : 0,
+        .disp = early->disp,
+    };
+    if (early->base == EARLY_RIP) {
+        emit_page_address(emit, host, early->disp);
+        mem.base = (uint8_t)host;
+        mem.disp = 0;
+    } else {
+        mem.base = (uint8_t)early_part(emit, early->base, HOST_R8);
+    }
+    host_op_mem(&emit->code, emit->is_64, HOST_LEA, host, &mem);
+}
+
+static void check_early(struct emit *emit, const struct early *early)
+{
+    struct code *code = &emit->code;
+    unsigned host = early->slot == GROUP_IN_R10 ? HOST_R10 : HOST_R8;
+    early_address(emit, host, early);
+    check_offset(emit, host, early->size, early->is_write);
+    emit->cold[emit->cold_count - 1].ordinal = early->ordinal;
+    add_page(emit, host);
+    if (host == HOST_R8) {
+        host_fs(code, true, HOST_MOV_STORE, HOST_R8, group_base(early->slot));
+    }
+    if (early->is_write && emit->cache->looks) {
+        load_frame(code);
+        host_fs(code, true, HOST_MOV_STORE, HOST_R9, group_frame(early->slot));
+    }
+    if (early->looks_first) {
+        uint8_t *place = jump_if_watched(code, false, HOST_NONE);
+        struct cold *cold = emit_cold(emit, COLD_LEAVE, place);
+        cold->reason = LEAVE_PLAIN;
+        cold->ordinal = early->ordinal;
+        cold->from_host = false;
+    }
+}
+
+void emit_early(struct emit *emit)
+{
+    for (unsigned i = 0; i < emit->early_count; i++) {
+        check_early(emit, &emit->early[i]);
+    }
+}
+
+/* ---- accesses --------------------------------------------------------------------- */
+
 void emit_load_base(struct emit *emit, unsigned slot)
 {
     if (slot == GROUP_IN_R10) {

@@ -238,16 +238,31 @@ bool find_jump(struct translator_cpu *translator, uint64_t linear, struct entry 
 /* So often a block may need its plain variant until another block takes its place. */
 #define MISSES_MAX 64
 
-/* The group that begins at an instruction does not work out as it is. True: its bytes lay
- * in two pages, and the block has room to say where the first one ended. */
+static bool is_missed(void)
+{
+    return translator_frame.exit_reason == LEAVE_READ ||
+           translator_frame.exit_reason == LEAVE_WRITE;
+}
+
+/* Do the bytes of a group that begins at an instruction lie in two pages? */
+static bool is_across(const struct block_insn *insn)
+{
+    unsigned left = FRAME_SIZE - translator_frame.exit_value % FRAME_SIZE;
+    return is_missed() && left < insn->group_size;
+}
+
+/* The group that begins at an instruction does not work out as it is. True: the block can
+ * do with a check more, where its first page ended, or with later ones. */
 static bool find_splits(const struct block *block, const struct block_insn *insn,
                         struct splits *splits)
 {
     unsigned left = FRAME_SIZE - translator_frame.exit_value % FRAME_SIZE;
-    bool is_missed = translator_frame.exit_reason == LEAVE_READ ||
-                     translator_frame.exit_reason == LEAVE_WRITE;
     *splits = block->more ? block->more->splits : (struct splits){0};
-    if (!is_missed || left >= insn->group_size || splits->count == SPLITS_MAX) {
+    if (!is_across(insn)) {
+        splits->is_late = true;
+        return block_is_early(block, (unsigned)(insn - block->insn));
+    }
+    if (splits->count == SPLITS_MAX) {
         return false;
     }
     splits->split[splits->count++] = (struct split){
@@ -282,8 +297,9 @@ static void replace_block(struct translator_cpu *translator, struct block *block
     where_enter(before);
 }
 
-bool find_plain(struct translator_cpu *translator, struct block *block, unsigned ordinal,
-                struct entry *entry)
+/* The block's plain variant, if it has an instruction at the same place. */
+static struct block *find_variant(struct translator_cpu *translator,
+                                  const struct block *block, unsigned ordinal)
 {
     struct code_cache *cache = translator->cache;
     struct code_place place = block->place;
@@ -293,13 +309,46 @@ bool find_plain(struct translator_cpu *translator, struct block *block, unsigned
     if (!plain) {
         plain = make_block(translator, &place, &is_full);
     }
-    if (!plain || block->is_dead || ordinal >= plain->count ||
-        plain->insn[ordinal].offset != block->insn[ordinal].offset) {
+    bool is_fit = plain && !block->is_dead && ordinal < plain->count &&
+                  plain->insn[ordinal].offset == block->insn[ordinal].offset;
+    return is_fit ? plain : NULL;
+}
+
+bool find_plain(struct translator_cpu *translator, struct block *block, unsigned ordinal,
+                struct entry *entry)
+{
+    struct block *plain = find_variant(translator, block, ordinal);
+    if (!plain) {
         return false;
     }
     if (atomic_fetch_add(&block->misses, 1) == MISSES_MAX) {
         replace_block(translator, block, plain, ordinal);
     }
     *entry = (struct entry){block_host(plain, ordinal), plain->status, entry->page};
+    return true;
+}
+
+/* Where only the TLB has no entry yet, the accesses themselves fill it, mostly; if it has
+ * none again the next time, they do not. */
+static bool is_hopeless(struct translator_cpu *translator, const struct block_insn *insn)
+{
+    uint64_t page = translator_frame.exit_value >> FRAME_SHIFT;
+    bool is_again = !is_missed() || page == translator->early_page || is_across(insn);
+    translator->early_page = page;
+    return is_again;
+}
+
+bool find_late(struct translator_cpu *translator, struct block *block, unsigned ordinal,
+               struct entry *entry)
+{
+    struct block *plain = find_variant(translator, block, ordinal);
+    if (!plain || !find_fits_limit(translator->cpu, plain, 0)) {
+        return false;
+    }
+    if (is_hopeless(translator, &block->insn[ordinal]) &&
+        atomic_fetch_add(&block->misses, 1) == MISSES_MAX) {
+        replace_block(translator, block, plain, ordinal);
+    }
+    *entry = (struct entry){block_host(plain, 0), plain->status, entry->page};
     return true;
 }

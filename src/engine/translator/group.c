@@ -93,6 +93,7 @@ static struct group *join(struct plan *plan, unsigned i, const struct member *me
     *group = (struct group){
         .address = *address,
         .end = end,
+        .begin = (uint8_t)i,
         .first = (uint8_t)i,
         .last = (uint8_t)i,
         .count = 1,
@@ -135,7 +136,7 @@ static bool drop_single(struct plan *plan)
     bool is_any = false;
     for (unsigned i = 0; i < plan->group_count; i++) {
         struct group *group = &plan->group[i];
-        group->count = group->count < 2 ? 0 : group->count;
+        group->count = group->count < 2 && !group->is_early ? 0 : group->count;
         is_any |= group->count != 0;
     }
     return is_any;
@@ -207,7 +208,7 @@ static void place_looks(struct guest_insn *insn, const struct group *group)
         access->look_size = (uint8_t)(end - from);
         pending = access;
     }
-    insn[group->first].access.looks_first = delays;
+    insn[group->begin].access.looks_first = delays;
 }
 
 static void apply(struct plan *plan, const struct member *members,
@@ -221,7 +222,9 @@ static void apply(struct plan *plan, const struct member *members,
             continue;
         }
         struct access *access = &insn[i].access;
-        access->kind = i == group->first ? ACCESS_FIRST : ACCESS_MEMBER;
+        bool is_first = i == group->begin;
+        access->kind = is_first && !group->is_early ? ACCESS_FIRST : ACCESS_MEMBER;
+        access->is_early = is_first && group->is_early;
         access->slot = group->slot;
         access->offset = (uint8_t)(members[i].address.offset - group->address.offset);
         access->size = (uint8_t)members[i].size;
@@ -271,40 +274,47 @@ static unsigned count_to_last(const struct guest_insn *insn, unsigned count)
     return members < 2 ? 0 : end;
 }
 
-void group_accesses(struct guest_insn *insn, unsigned count, unsigned width,
-                    const struct splits *splits, bool looks)
+static void give_r10(struct plan *plan)
+{
+    struct group *group;
+    for (unsigned i = 0; i < plan->group_count; i++) {
+        group = &plan->group[i];
+        group->is_spared = group->count && do_spare_base(plan, group);
+    }
+    while ((group = choose(plan)) != NULL) {
+        group->slot = GROUP_IN_R10;
+    }
+}
+
+void group_accesses(struct emit *emit, struct guest_insn *insn, unsigned count)
 {
     struct plan plan;
     struct member members[BLOCK_INSN_MAX];
+    const struct block_more *more = emit->block->more;
     plan.insn = insn;
-    plan.splits = splits;
-    plan.split_count = plan.group_count = 0;
-    count = count_to_last(insn, count);
-    if (count == 0) {
+    plan.splits = more ? &more->splits : NULL;
+    plan.split_count = plan.group_count = plan.early_count = 0;
+    unsigned end = count_to_last(insn, count);
+    if (end == 0) {
         return;
     }
-    values_init(&plan.values, width);
-    find_members(&plan, count, members);
+    values_init(&plan.values, emit->width);
+    find_members(&plan, end, members);
+    early_choose(&plan, count);
     if (!drop_single(&plan)) {
         return;
     }
     find_slots(&plan);
-    for (unsigned i = 0; i < plan.group_count; i++) {
-        struct group *group = &plan.group[i];
-        group->is_spared = group->count && do_spare_base(&plan, group);
-    }
-    struct group *group;
-    while ((group = choose(&plan)) != NULL) {
-        group->slot = GROUP_IN_R10;
-    }
+    give_r10(&plan);
     for (unsigned i = 0; i < plan.group_count; i++) {
         if (plan.group[i].count) {
             apply(&plan, members, &plan.group[i]);
         }
     }
     for (unsigned i = 0; i < plan.group_count; i++) {
-        if (looks && plan.group[i].count && plan.group[i].is_write) {
+        if (emit->cache->looks && plan.group[i].count && plan.group[i].is_write) {
             place_looks(insn, &plan.group[i]);
         }
     }
+    early_note(emit, &plan);
 }

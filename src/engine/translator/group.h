@@ -13,9 +13,12 @@ struct address {
 struct group {
     struct address address; /* offset: of its lowest byte */
     int32_t end;
-    uint8_t first, last, count;
-    uint8_t slot; /* struct access's */
+    uint8_t begin;       /* the instruction with its first access */
+    uint8_t first, last; /* where its host address is known behind, and wanted yet */
+    uint8_t count;       /* of accesses; 0: it is none */
+    uint8_t slot;        /* struct access's */
     bool is_open, is_write;
+    bool is_early;  /* checked at the block's head (early.c) */
     bool is_spared; /* all code from the first to the last can do without r10 */
 };
 
@@ -28,7 +31,8 @@ struct plan {
     unsigned split_count;
     struct values values;
     struct group group[GROUPS_MAX];
-    unsigned group_count;
+    unsigned group_count, early_count;
+    int loop_end; /* struct emit's */
 };
 
 /* The access of an instruction that may be one of a group. */
@@ -45,3 +49,8 @@ bool member_find(const struct plan *plan, const struct guest_insn *insn,
 /* Can the instruction's code do without r10, which is taken for a group? */
 bool member_spares_base(const struct plan *plan, const struct guest_insn *insn,
                         const struct group *group);
+
+/* early.c: which groups are checked at the block's head, all being known. */
+void early_choose(struct plan *plan, unsigned count);
+/* What the head is to check then. */
+void early_note(struct emit *emit, const struct plan *plan);

@@ -146,6 +146,25 @@ static void settle(struct translator_cpu *translator, unsigned count)
     }
 }
 
+/* A check that a block begins with failed: at its beginning, where nothing has been done.
+ */
+static bool fail_early(struct translator_cpu *translator, struct block *block,
+                       unsigned ordinal, struct entry *entry)
+{
+    struct cpu *cpu = translator->cpu;
+    bool goes_on = !run_wants_look(cpu) && find_is_open(cpu, block);
+    if (goes_on && find_late(translator, block, ordinal, entry)) {
+        return true;
+    }
+    if (goes_on && !translator->cache->counts) {
+        return interpret_within(translator, block, 0, entry);
+    }
+    exchange_out(translator);
+    cpu->rip = run_guest_rip(cpu, entry->page + block->place.offset);
+    settle(translator, block->settles);
+    return false;
+}
+
 /* A change of privilege; true: on where it leads to. */
 static bool change_level(struct translator_cpu *translator, const struct block *block,
                          unsigned ordinal, struct entry *entry)
@@ -168,6 +187,15 @@ static bool change_level(struct translator_cpu *translator, const struct block *
     exchange_out(translator);
     cpu->rip = rip;
     return false;
+}
+
+bool leave_is_early(const struct translator_cpu *translator)
+{
+    unsigned reason = translator_frame.exit_reason;
+    bool is_check =
+        reason == LEAVE_READ || reason == LEAVE_WRITE || reason == LEAVE_PLAIN;
+    return is_check && block_is_early(left_block(translator),
+                                      EXIT_ORDINAL(translator_frame.exit_info));
 }
 
 bool leave_handle(struct translator_cpu *translator, struct entry *entry)
@@ -206,6 +234,9 @@ bool leave_handle(struct translator_cpu *translator, struct entry *entry)
     }
     unsigned ordinal = EXIT_ORDINAL(frame->exit_info);
     *entry = (struct entry){block_host(block, ordinal), block->status, page};
+    if (leave_is_early(translator)) {
+        return fail_early(translator, block, ordinal, entry);
+    }
     if (block->insn[ordinal].recovery) {
         frame->arith = recover_flags(&block->recovery[block->insn[ordinal].recovery - 1],
                                      frame->gpr);

@@ -73,6 +73,7 @@ static void count_retired(struct translator_cpu *translator, uint64_t budget)
     bool is_unfinished =
         frame->exit_reason == LEAVE_READ || frame->exit_reason == LEAVE_WRITE ||
         frame->exit_reason == LEAVE_PLAIN || frame->exit_reason == LEAVE_INTERPRET;
+    is_unfinished = is_unfinished && !leave_is_early(translator);
     struct cpu *cpu = translator->cpu;
     cpu->retired += budget - (uint64_t)frame->budget - is_unfinished;
 }

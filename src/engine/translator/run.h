@@ -36,6 +36,7 @@ struct translator_cpu {
     uint32_t miss_info;      /* the instruction that missed last */
     uint64_t miss_page[2];   /* the last two that it missed */
     unsigned misses;         /* how often in a row these */
+    uint64_t early_page;     /* of the early check that failed last (early.c) */
     uint64_t spaces_counted; /* of the processor's spaces_replaced, in cache->spaces */
     struct translator_stats stats;
     uint8_t *signal_stack;
@@ -83,6 +84,10 @@ void prepare_code(struct translator_cpu *translator);
  * frame. False: it is in struct cpu, at an instruction boundary. */
 bool leave_handle(struct translator_cpu *translator, struct entry *entry);
 
+/* Did a check that a block begins with fail? The exit's info names the instruction that
+ * it was for, which has not begun (early.c). */
+bool leave_is_early(const struct translator_cpu *translator);
+
 /* One instruction at cpu->rip; whatever it does is done. */
 void run_interpret_one(struct translator_cpu *translator);
 /* Has the vCPU's loop something to look at before more guest code? */
@@ -106,6 +111,10 @@ bool quick_run(struct translator_cpu *translator, const struct block_insn *insn)
 /* The same place in the block's plain variant; false: that cannot be had. */
 bool find_plain(struct translator_cpu *translator, struct block *block, unsigned ordinal,
                 struct entry *entry);
+/* The beginning of the block's plain variant, since a check made there for the group that
+ * begins at an instruction failed; false: that cannot be had. */
+bool find_late(struct translator_cpu *translator, struct block *block, unsigned ordinal,
+               struct entry *entry);
 /* May the host's units hold the guest's state, where the block needs that? */
 bool find_is_open(const struct cpu *cpu, const struct block *block);
 /* May what is left of the block run without going beyond the limit? */

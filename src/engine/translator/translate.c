@@ -10,19 +10,11 @@
 #define WATCH_STEP 64u
 #define JCC_MAX    4 /* conditional branches that a block goes on behind */
 
-/* What must hold of frame.status for a block's code to run: one compare. */
-struct gate {
-    unsigned first, size;
-    uint32_t value;
-    bool fpu, vector, avx; /* what that asks for */
-};
-
 struct translation {
     struct guest_insn insn[BLOCK_INSN_MAX];
     struct found found[BLOCK_INSN_MAX];
     unsigned count;
     unsigned end; /* offset behind the last instruction */
-    struct gate gate;
     struct emit emit;
 };
 
@@ -97,185 +89,6 @@ static void decode_block(struct translation *translation, unsigned start)
 
 /* ---- code ------------------------------------------------------------------------- */
 
-static void fs_compare(struct code *code, unsigned size, int32_t offset, uint32_t value)
-{
-    code8(code, 0x64);
-    if (size == 2) {
-        code8(code, 0x66);
-    }
-    code8(code, size == 1 ? 0x80 : 0x81);
-    CODE(code, "\x3c\x25");
-    code32(code, (uint32_t)offset);
-    code_bytes(code, &value, size);
-}
-
-static bool needs_avx(const struct guest_insn *insn)
-{
-    return insn->uses_vector && insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
-}
-
-static struct gate find_gate(const struct translation *translation)
-{
-    struct gate gate = {STATUS_ATTENTION, 1, 0};
-    for (unsigned i = 0; i < translation->count; i++) {
-        const struct guest_insn *insn = &translation->insn[i];
-        gate.fpu |= insn->emit && insn->uses_fpu;
-        gate.vector |= insn->emit && insn->uses_vector;
-        gate.avx |= insn->emit && needs_avx(insn);
-    }
-    /* Enough of the bytes of frame.status, and what they must be. */
-    if (gate.avx) {
-        gate.first = gate.fpu ? STATUS_FPU : STATUS_ATTENTION;
-        gate.size = 4;
-        gate.value = gate.fpu ? 0x00010001 : 0x0100;
-    } else if (gate.fpu) {
-        gate.first = gate.vector ? STATUS_ZERO : STATUS_FPU;
-        gate.size = gate.vector ? 4 : 2;
-        gate.value = gate.vector ? 0x01000100 : 0x0001;
-    } else if (gate.vector) {
-        gate.size = 2;
-        gate.value = 0x0100;
-    }
-    return gate;
-}
-
-/* The same without flags. */
-static void compare_without_flags(struct emit *emit, const struct gate *gate)
-{
-    struct code *code = &emit->code;
-    int32_t offset = frame_status(gate->first);
-    CODE(code, "\x4c\x8d\x91"); /* LEA r10, [rcx + disp32]: PATCHED_SIZE */
-    code32(code, 0);
-    code8(code, 0x64);
-    if (gate->size == 4) {
-        CODE(code, "\x8b\x0c\x25"); /* MOV ecx */
-    } else {
-        code8(code, 0x0f); /* MOVZX ecx */
-        code8(code, gate->size == 1 ? 0xb6 : 0xb7);
-        CODE(code, "\x0c\x25");
-    }
-    code32(code, (uint32_t)offset);
-    struct host_mem difference = {HOST_RCX, HOST_NONE, 0, -(int32_t)gate->value};
-    host_op_mem(code, false, HOST_LEA, HOST_RCX, &difference);
-    CODE(code, "\xe3\x08"); /* JRCXZ */
-    host_mov(code, HOST_RCX, HOST_R10);
-}
-
-/* Where a head wants the guest's flags. */
-enum head_flags {
-    HEAD_NOWHERE, /* the block overwrites them: they may be anywhere */
-    HEAD_HOST,    /* somebody reads them first */
-    HEAD_MEMORY,  /* a check overwrites the host's first: they would go there, anyhow */
-};
-
-static enum head_flags find_head_flags(const struct translation *translation)
-{
-    const struct emit *emit = &translation->emit;
-    /* A limit ends the run at the head, and no instruction behind it. */
-    if (!emit->cache->counts && !translation->insn[0].flags_live_before) {
-        return HEAD_NOWHERE;
-    }
-    for (unsigned i = 0; i < translation->count; i++) {
-        const struct guest_insn *insn = &translation->insn[i];
-        if (!insn->emit || flags_are_spilled(insn)) {
-            return HEAD_MEMORY;
-        }
-        if (insn->flags_read || insn->flags_write) {
-            break;
-        }
-    }
-    return HEAD_HOST;
-}
-
-/*
- * Who leaves at a head that does not need the flags has lost them, unless he came by a
- * jump or a return (struct block's settles).
- *
- * The head has two ways in, entry_memory and entry, of which one brings the flags to
- * where the block wants them and falls into the other; before them, if the code is
- * position-independent, that of jumps, which brought their target in r8; there the look
- * at frame.status, whose first instruction becomes a jump when the block dies.
- */
-static void emit_head(struct translation *translation)
-{
-    struct emit *emit = &translation->emit;
-    struct block *block = emit->block;
-    struct code *code = &emit->code;
-    uint8_t *base = emit->cache->write;
-    enum head_flags wanted = find_head_flags(translation);
-    struct gate gate = translation->gate = find_gate(translation);
-    block->patch_count = 0;
-    block->settles =
-        (uint8_t)(wanted == HEAD_NOWHERE
-                      ? flags_count_settling(emit, translation->insn, translation->count)
-                      : 0);
-    block->status[0] = gate.fpu;
-    block->status[1] = gate.vector;
-    block->needs_avx = gate.avx;
-    uint8_t *jump = NULL;
-    block->entry_jump = (uint32_t)(code->at - base);
-    if (!emit->is_fixed) {
-        emit_code_base(emit);
-        jump = wanted == HEAD_MEMORY ? host_jmp(code) : NULL;
-    }
-    host_align(code, 8, 0);
-    block->entry = block->entry_memory = (uint32_t)(code->at - base);
-    emit->flags_in_memory = wanted == HEAD_HOST;
-    emit->flags_are_stored = false;
-    if (wanted == HEAD_HOST) {
-        emit_restore_flags(emit);
-        emit->flags_are_stored = false; /* not by whoever comes in here */
-        host_align(code, 8, 0);
-        block->entry = (uint32_t)(code->at - base);
-    } else if (wanted == HEAD_MEMORY) {
-        emit_spill_flags(emit, X86_FLAGS_ARITH);
-        host_align(code, 8, 0);
-        block->entry_memory = (uint32_t)(code->at - base);
-    }
-    if (emit->is_fixed) {
-        block->entry_jump = block->entry_memory;
-    } else if (jump) {
-        host_patch(jump, code->at);
-    }
-    const uint8_t *look = code->at;
-    uint8_t *place;
-    if (wanted != HEAD_HOST) {
-        fs_compare(code, gate.size, frame_status(gate.first), gate.value);
-        place = host_jcc(code, HOST_NE);
-    } else {
-        compare_without_flags(emit, &gate);
-        place = host_jmp(code);
-        host_mov(code, HOST_RCX, HOST_R10);
-    }
-    struct cold *cold = emit_cold(emit, COLD_LEAVE, place);
-    cold->reason = LEAVE_HEAD;
-    cold->from_host = wanted == HEAD_HOST;
-    emit_patch(emit, look, cold);
-}
-
-/* Whoever was called may have left translated code, and the units' state with it. What
- * wants a look is seen at the next head, as loops have one. */
-static void emit_gate_again(struct translation *translation, int64_t offset)
-{
-    struct emit *emit = &translation->emit;
-    const struct gate *gate = &translation->gate;
-    if (gate->size > 1) {
-        fs_compare(&emit->code, gate->size, frame_status(gate->first), gate->value);
-        emit_goto(emit, HOST_NE, offset, 0);
-    }
-}
-
-/* The block must not be entered if it could go beyond the limit. */
-static void emit_limit(struct translation *translation)
-{
-    struct emit *emit = &translation->emit;
-    emit_spill_flags(emit, X86_FLAGS_ARITH);
-    host_fs(&emit->code, true, 0x81, 7, FRAME(budget)); /* CMP */
-    code32(&emit->code, translation->count);
-    struct cold *cold = emit_cold(emit, COLD_LEAVE, host_jcc(&emit->code, HOST_L));
-    cold->reason = LEAVE_HEAD;
-}
-
 /* One instruction less; flags stay. */
 static void emit_count(struct emit *emit)
 {
@@ -287,12 +100,10 @@ static void emit_count(struct emit *emit)
 
 static void find_groups(struct translation *translation)
 {
-    const struct emit *emit = &translation->emit;
+    struct emit *emit = &translation->emit;
     bool has_bases = !emit->is_64 && !(emit->mode & MODE_FLAT);
     if (!has_bases && !(emit->mode & MODE_PLAIN)) {
-        const struct block_more *more = emit->block->more;
-        group_accesses(translation->insn, translation->count, emit->width,
-                       more ? &more->splits : NULL, emit->cache->looks);
+        group_accesses(emit, translation->insn, translation->count);
     }
 }
 
@@ -314,14 +125,20 @@ static void find_flags_and_groups(struct translation *translation)
     unsigned count = translation->count;
     uint32_t live = flags_find_end(emit, translation->insn, count, translation->end);
     for (unsigned i = 0; i < count; i++) {
-        translation->insn[i].access = (struct access){.kind = ACCESS_ALONE};
+        translation->insn[i].access = (struct access){.kind = ACCESS_ALONE, .group = -1};
         translation->insn[i].keeps_base = translation->insn[i].needs_base = false;
     }
+    emit->early_count = 0;
+    emit->loop_end = -1;
     recover_find(emit, translation->insn, count);
     flags_find_live(translation->insn, count, live);
+    uint32_t live_alone = translation->insn[0].flags_live_before;
     find_groups(translation);
     if (has_members(translation)) {
         flags_find_live(translation->insn, count, live);
+    }
+    if (emit->early_count) { /* who finds a check failed goes on with each alone */
+        translation->insn[0].flags_live_before |= live_alone;
     }
 }
 
@@ -367,6 +184,11 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
     if (is_aligned(insn)) {
         place->host_flags |= INSN_ALIGNED;
     }
+    if (insn->access.is_early) {
+        emit->block->early |= 1ull << emit->ordinal;
+        place->group_size = insn->access.group_size;
+        place->group_offset = insn->access.offset;
+    }
     if (insn->access.kind == ACCESS_ALONE && insn->accesses == 1 && !insn->uses_vector &&
         !insn->uses_fpu && insn->decoded.mnemonic != ZYDIS_MNEMONIC_CMPXCHG16B) {
         place->host_flags |= INSN_FAULTS;
@@ -392,7 +214,7 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
         emit->flags_in_memory = false; /* whoever comes back has put them there */
         emit->ended |= insn->ends_block;
     } else if (insn->emit == emit_call && !emit_is_last(emit)) {
-        emit_gate_again(translation, insn->offset + insn->decoded.length);
+        emit_gate_again(emit, insn->offset + insn->decoded.length);
     }
     return true;
 }
@@ -403,9 +225,9 @@ static bool emit_block(struct translation *translation)
 {
     struct emit *emit = &translation->emit;
     struct block *block = emit->block;
-    emit_head(translation);
+    emit_head(emit, translation->insn);
     if (emit->cache->counts) {
-        emit_limit(translation);
+        emit_limit(emit);
     }
     for (unsigned i = 0; i < translation->count; i++) {
         emit->ordinal = i;

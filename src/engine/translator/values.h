@@ -24,6 +24,11 @@ struct values {
     uint16_t next_value;
 };
 
+/* The register that held a value at the beginning; -1: none did. */
+static inline int values_entry_register(uint16_t value)
+{
+    return value > RIP_VALUE && value <= RIP_VALUE + 16 ? value - (RIP_VALUE + 1) : -1;
+}
 /* Nothing is known. */
 void values_init(struct values *values, unsigned width);
 /* Nothing is known any more; numbers go on. */

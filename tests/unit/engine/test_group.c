@@ -1,4 +1,5 @@
-/* Groups of accesses that are checked together: where their stores are looked at. */
+/* Groups of accesses that are checked together: where their stores are looked at, and
+ * which are checked at the block's head. */
 
 #include "decode_rig.h"
 
@@ -17,7 +18,10 @@ static void plan(struct rig *rig, const uint8_t leave[INSN_BYTES_MAX], bool look
         assert_true(decode(rig, code[i], offset, &insn[i]));
         offset += insn[i].decoded.length;
     }
-    group_accesses(insn, INSNS, 8, NULL, looks);
+    rig->cache->looks = looks;
+    rig->emit.early_count = 0;
+    group_accesses(&rig->emit, insn, INSNS);
+    assert_int_equal(rig->emit.early_count, 0);
     assert_int_equal(insn[0].access.kind, ACCESS_FIRST);
     assert_int_equal(insn[2].access.kind, ACCESS_MEMBER);
     assert_int_equal(insn[3].access.kind, ACCESS_MEMBER);
@@ -85,12 +89,79 @@ static void test_nobody_looks_who_need_not(void **state)
     close_rig(&rig);
 }
 
+/* mov [rdi], rax; one between; mov [rdi + 16], rax; jnz to the first. */
+static void plan_loop(struct rig *rig, const uint8_t between[INSN_BYTES_MAX],
+                      struct guest_insn insn[INSNS])
+{
+    static const uint8_t store[2][INSN_BYTES_MAX] = {{0x48, 0x89, 0x07},
+                                                     {0x48, 0x89, 0x47, 0x10}};
+    uint8_t jnz[INSN_BYTES_MAX] = {0x75};
+    const uint8_t *const code[INSNS] = {store[0], between, store[1], jnz};
+    unsigned offset = AT;
+    for (unsigned i = 0; i < INSNS; i++) {
+        jnz[1] = (uint8_t)(AT - offset - 2);
+        assert_true(decode(rig, code[i], offset, &insn[i]));
+        offset += insn[i].decoded.length;
+    }
+    rig->emit.early_count = 0;
+    rig->emit.loop_end = -1;
+    group_accesses(&rig->emit, insn, INSNS);
+}
+
+static const uint8_t inc_rcx[INSN_BYTES_MAX] = {0x48, 0xff, 0xc1};
+
+static void test_a_loop_checks_at_its_head_what_it_does_not_change(void **state)
+{
+    static struct guest_insn insn[INSNS];
+    struct rig rig;
+    open_rig(&rig);
+    set_mode(&rig, 0);
+    plan_loop(&rig, inc_rcx, insn);
+    assert_int_equal(rig.emit.early_count, 1);
+    assert_int_equal(rig.emit.loop_end, 3);
+    assert_int_equal(rig.emit.early[0].ordinal, 0);
+    assert_int_equal(rig.emit.early[0].base, HOST_RDI);
+    assert_int_equal(rig.emit.early[0].size, 24);
+    assert_true(rig.emit.early[0].is_write);
+    assert_int_equal(insn[0].access.kind, ACCESS_MEMBER);
+    assert_true(insn[0].access.is_early);
+    assert_int_equal(insn[2].access.kind, ACCESS_MEMBER);
+    assert_true(insn[3].needs_base);
+    close_rig(&rig);
+}
+
+static void test_a_loop_checks_where_it_is_due(void **state)
+{
+    static const uint8_t others[][INSN_BYTES_MAX] = {
+        {0x48, 0xff, 0xc7},       /* inc rdi: the address changes */
+        {0x48, 0x83, 0xc7, 0x10}, /* add rdi, 16: so it does, by a constant */
+        {0x0f, 0xa2},             /* cpuid: leaves, and whoever comes back starts anew */
+    };
+    static struct guest_insn insn[INSNS];
+    struct block_more more = {.splits = {.is_late = true}};
+    struct rig rig;
+    open_rig(&rig);
+    set_mode(&rig, 0);
+    for (unsigned i = 0; i < array_size(others); i++) {
+        plan_loop(&rig, others[i], insn);
+        assert_int_equal(rig.emit.early_count, 0);
+        assert_int_equal(rig.emit.loop_end, -1);
+    }
+    rig.block.more = &more; /* a check at the head failed too often */
+    plan_loop(&rig, inc_rcx, insn);
+    assert_int_equal(rig.emit.early_count, 0);
+    assert_int_equal(insn[0].access.kind, ACCESS_FIRST);
+    close_rig(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stores_are_looked_at_before_a_branch_leads_away),
         cmocka_unit_test(test_stores_without_a_way_out_are_looked_at_once),
         cmocka_unit_test(test_nobody_looks_who_need_not),
+        cmocka_unit_test(test_a_loop_checks_at_its_head_what_it_does_not_change),
+        cmocka_unit_test(test_a_loop_checks_where_it_is_due),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,181 @@
+/*
+ * Groups that are checked at their block's head, before their first access is due. Two
+ * kinds gain by that:
+ *
+ * - Of a loop, that is a block with a branch to its own beginning, those whose address
+ *   does not change within it. The branch leads behind their checks, so these are made
+ *   when the loop is entered, and again whenever it has been left. Between two heads
+ *   nothing changes what addresses mean, as within any group.
+ * - Those whose checks would have to leave the flags alone, as in chains of additions
+ *   with carry: the head brings the flags away once, and back, for all of them.
+ *
+ * All of these accesses are executed with the block's beginning, unless an instruction
+ * before them faults. A check that fails changes nothing, nor does it fill the TLB: the
+ * block's plain variant goes on from its beginning, where each access comes when it is
+ * due (leave.c). If that happens again and again a variant without such checks takes the
+ * block's place (find.c).
+ */
+#include "engine/translator/group.h"
+
+/* So many groups have to be for it to be worth while to bring flags away for them. */
+#define KEPT_MIN 2
+
+static bool is_branch(const struct guest_insn *insn)
+{
+    return insn->emit == emit_jcc || insn->emit == emit_loop || insn->emit == emit_jrcxz;
+}
+
+static bool leads_to(const struct guest_insn *insn, unsigned offset)
+{
+    return (is_branch(insn) || insn->emit == emit_jmp) &&
+           insn->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+           insn->offset + insn->decoded.length + insn->operand[0].imm.value.s ==
+               (int64_t)offset;
+}
+
+/* May addresses mean something else behind it? */
+static bool is_end(const struct guest_insn *insn)
+{
+    return !insn->emit || !insn->keeps_addresses || insn->soft_size ||
+           insn->emit == emit_call;
+}
+
+/* The last instruction that leads to the first; -1: there is no loop, or one that is left
+ * on the way. */
+static int find_loop_end(const struct guest_insn *insn, unsigned count)
+{
+    int end = -1;
+    for (unsigned i = 0; i < count; i++) {
+        if (is_end(&insn[i])) {
+            break;
+        }
+        if (leads_to(&insn[i], insn[0].offset)) {
+            end = (int)i;
+        }
+    }
+    return end;
+}
+
+/* So many instructions are executed with the first in any case, addresses being known. */
+static unsigned count_straight(const struct guest_insn *insn, unsigned count)
+{
+    unsigned i = 0;
+    while (i < count && !is_branch(&insn[i]) && !is_end(&insn[i])) {
+        i++;
+    }
+    return i;
+}
+
+/* Is the address known at the block's head, and is none of the registers among those? */
+static bool is_known(const struct address *address, unsigned written)
+{
+    unsigned used = 0;
+    const uint16_t part[] = {address->base, address->index};
+    for (unsigned i = 0; i < 2; i++) {
+        int reg = values_entry_register(part[i]);
+        if (reg >= 0) {
+            used |= 1u << reg;
+        } else if (part[i] != NO_VALUE && part[i] != RIP_VALUE) {
+            return false;
+        }
+    }
+    return !(used & written);
+}
+
+static void take(struct plan *plan, struct group *group, unsigned last)
+{
+    group->is_early = true;
+    group->first = 0;
+    group->last = (uint8_t)(group->last > last ? group->last : last);
+    plan->early_count++;
+}
+
+static bool has_room(const struct plan *plan)
+{
+    return plan->early_count < EARLY_MAX;
+}
+
+/* Those that a loop does not change. */
+static void take_constant(struct plan *plan, unsigned end, unsigned straight)
+{
+    unsigned written = 0;
+    for (unsigned i = 0; i <= end; i++) {
+        written |= plan->insn[i].gpr_written;
+    }
+    for (unsigned i = 0; i < plan->group_count && has_room(plan); i++) {
+        struct group *group = &plan->group[i];
+        if (group->begin < straight && group->begin <= end &&
+            is_known(&group->address, written)) {
+            take(plan, group, end);
+        }
+    }
+}
+
+static bool is_kept(const struct plan *plan, const struct group *group, unsigned straight)
+{
+    return group->begin < straight && flags_are_kept(&plan->insn[group->begin]) &&
+           is_known(&group->address, 0);
+}
+
+static void take_kept(struct plan *plan, unsigned straight)
+{
+    unsigned found = 0;
+    for (unsigned i = 0; i < plan->group_count; i++) {
+        found += is_kept(plan, &plan->group[i], straight);
+    }
+    for (unsigned i = 0; found >= KEPT_MIN && i < plan->group_count && has_room(plan);
+         i++) {
+        struct group *group = &plan->group[i];
+        if (is_kept(plan, group, straight)) {
+            take(plan, group, group->last);
+        }
+    }
+}
+
+void early_choose(struct plan *plan, unsigned count)
+{
+    const struct guest_insn *insn = plan->insn;
+    plan->loop_end = -1;
+    if (plan->splits && plan->splits->is_late) {
+        return;
+    }
+    unsigned straight = count_straight(insn, count);
+    int end = find_loop_end(insn, count);
+    if (end >= 0) {
+        take_constant(plan, (unsigned)end, straight);
+    }
+    if (plan->early_count > 0) {
+        plan->loop_end = end;
+    } else {
+        take_kept(plan, straight);
+    }
+}
+
+static uint8_t part_of(uint16_t value)
+{
+    int reg = values_entry_register(value);
+    return reg >= 0 ? (uint8_t)reg : value == RIP_VALUE ? EARLY_RIP : HOST_NONE;
+}
+
+void early_note(struct emit *emit, const struct plan *plan)
+{
+    emit->loop_end = (int8_t)plan->loop_end;
+    for (unsigned i = 0; i < plan->group_count; i++) {
+        const struct group *group = &plan->group[i];
+        const struct access *access = &plan->insn[group->begin].access;
+        if (!group->is_early || !group->count) {
+            continue;
+        }
+        emit->early[emit->early_count++] = (struct early){
+            .ordinal = group->begin,
+            .slot = group->slot,
+            .size = access->group_size,
+            .is_write = group->is_write,
+            .looks_first = access->looks_first,
+            .base = part_of(group->address.base),
+            .index = part_of(group->address.index),
+            .scale = group->address.scale,
+            .disp = group->address.offset,
+        };
+    }
+}
