@@ -1,4 +1,5 @@
 #include "engine/translator/decode.h"
+#include "engine/translator/kind_head.h"
 #include "engine/translator/values.h"
 
 #include <assert.h>
@@ -109,12 +110,6 @@ static bool work_out(const struct emit *emit, struct guest_insn *insn, unsigned 
 
 /* ---- kinds ------------------------------------------------------------------------ */
 
-/* A kind's head: all bytes before displacement and immediate. */
-struct head {
-    uint64_t bytes;
-    unsigned size; /* 0: none that is remembered */
-};
-
 /*
  * What is known: an index of kinds in sets that lie in a line of the host's cache each,
  * and what is copied of them, in the order in which they were met. Zero at first.
@@ -184,132 +179,6 @@ void decode_begin(struct emit *emit)
     if (known->used + BLOCK_LINES > COPY_LINES) {
         memset(known, 0, sizeof(*known));
     }
-}
-
-static bool is_prefix(uint8_t byte)
-{
-    switch (byte) {
-    case 0x26:
-    case 0x2e:
-    case 0x36:
-    case 0x3e:
-    case 0x64:
-    case 0x65:
-    case 0x66:
-    case 0x67:
-    case 0xf0:
-    case 0xf2:
-    case 0xf3:
-        return true;
-    default:
-        return false;
-    }
-}
-
-/* SDM 2D A.3: opcodes with a ModRM byte, a bit for each low half in the row of the high
- * half. Where 32-bit and 64-bit code differ, and LES, LDS, BOUND, VEX, EVEX and XOP may
- * be meant, nothing is remembered. */
-static const uint16_t has_modrm[16] = {
-    0x0f0f, 0x0f0f, 0x0f0f, 0x0f0f, 0,      0,      0x0a08, 0,
-    0x7fff, 0,      0,      0,      0x00c3, 0xff0f, 0,      0xc0c0,
-};
-static const uint16_t has_modrm_0f[16] = {
-    0x200f, 0xffff, 0xff0f, 0,      0xffff, 0xffff, 0xffff, 0xff7f,
-    0,      0xffff, 0xf838, 0xffff, 0x00ff, 0xffff, 0xffff, 0xffff,
-};
-
-/* Opcodes of which has_modrm tells all: not 0F, VEX, and those that are odd. */
-static const uint16_t is_simple[16] = {
-    0x7fff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xfffb, 0xffff,
-    0x7fff, 0xffff, 0xfff0, 0xffff, 0xffcf, 0xffff, 0xffff, 0xffff,
-};
-
-/* Of these those that are no prefixes: all there is before ModRM, but REX. */
-static const uint16_t is_commonest[16] = {
-    0x7fff, 0xffff, 0xbfbf, 0xbfbf, 0xffff, 0xffff, 0xff0b, 0xffff,
-    0x7fff, 0xffff, 0xfff0, 0xffff, 0xffcf, 0xffff, 0xffff, 0xfff2,
-};
-
-static bool is_in(const uint16_t opcodes[16], uint8_t opcode)
-{
-    return opcodes[opcode >> 4] >> (opcode & 15) & 1;
-}
-
-/* Behind the opcode that begins at i, and whether ModRM follows; 0: a kind that is not
- * remembered. */
-static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *has_mod)
-{
-    uint8_t opcode = bytes[i];
-    if (is_in(is_simple, opcode)) {
-        *has_mod = is_in(has_modrm, opcode);
-        return i + 1;
-    }
-    if (opcode == 0x0f) {
-        opcode = bytes[i + 1];
-        *has_mod = true;
-        if (opcode == 0x38 || opcode == 0x3a) {
-            return i + 3;
-        }
-        *has_mod = is_in(has_modrm_0f, opcode);
-        return opcode == 0x0f ? 0 : i + 2; /* 3DNow! has its opcode at the end */
-    }
-    if (opcode == 0xc4 || opcode == 0xc5) {
-        unsigned at = i + (opcode == 0xc5 ? 2 : 3);
-        unsigned map = opcode == 0xc5 ? 1 : bytes[i + 1] & 31;
-        *has_mod = map != 1 || bytes[at] != 0x77; /* VZEROALL, VZEROUPPER */
-        return is_64 ? at + 1 : 0;
-    }
-    /* EVEX, BOUND; XOP, POP; MOV between the accumulator and an address, which has a
-     * displacement of its own kind. */
-    return 0;
-}
-
-/* Behind prefixes and opcode, and whether ModRM follows; 0: a kind that is not
- * remembered. */
-static unsigned skip_to_modrm(const uint8_t *bytes, bool is_64, bool *has_mod)
-{
-    unsigned i = 0;
-    while (i < 4 && is_prefix(bytes[i])) {
-        if (bytes[i] == 0x67 && !is_64) {
-            return 0; /* ModRM of 16-bit addresses is another */
-        }
-        i++;
-    }
-    if (is_64 && (bytes[i] & 0xf0) == 0x40) {
-        i++;
-    }
-    return skip_opcode(bytes, i, is_64, has_mod);
-}
-
-static uint8_t byte_of(uint64_t bytes, unsigned number)
-{
-    return (uint8_t)(bytes >> (number * 8));
-}
-
-/* first: the first eight of bytes, in a register, for where the next instruction begins
- * waits for this. */
-static struct head find_head(const struct emit *emit, const uint8_t *bytes,
-                             uint64_t first, unsigned room)
-{
-    const struct head none = {0, 0};
-    unsigned rex = (unsigned)emit->is_64 & (unsigned)((byte_of(first, 0) & 0xf0) == 0x40);
-    uint8_t opcode = byte_of(first, rex), modrm = byte_of(first, rex + 1);
-    unsigned i = rex + 1;
-    bool has_mod = is_in(has_modrm, opcode);
-    if (!is_in(is_commonest, opcode)) {
-        has_mod = false;
-        i = skip_to_modrm(bytes, emit->is_64, &has_mod);
-        modrm = bytes[i];
-    }
-    if (i == 0) {
-        return none;
-    }
-    unsigned has_sib = (unsigned)(modrm < 0xc0) & (unsigned)((modrm & 7) == 4);
-    i += has_mod + (has_mod & has_sib);
-    if (i > sizeof(first) || i > room) {
-        return none;
-    }
-    return (struct head){first & ~0ull >> (64 - 8 * i), i};
 }
 
 static bool is_immediate(const ZydisDecodedOperand *operand)
@@ -498,7 +367,7 @@ bool decode_find(const struct emit *emit, struct guest_insn *insn, struct found 
 {
     uint64_t first;
     unsigned room = read_bytes(emit, insn, &first);
-    struct head head = find_head(emit, insn->bytes, first, room);
+    struct head head = head_find(insn->bytes, first, room, emit->is_64);
     const struct kind *kind = find_known(emit, head);
     if (!kind) {
         bool is_whole = learn(emit, insn, head, room);
@@ -544,7 +413,7 @@ const struct decoded *decode_ahead(const struct emit *emit,
     static struct guest_insn scratch; /* under the lock */
     uint64_t first;
     memcpy(&first, bytes, sizeof(first));
-    struct head head = find_head(emit, bytes, first, room);
+    struct head head = head_find(bytes, first, room, emit->is_64);
     const struct kind *kind = find_known(emit, head);
     if (kind) {
         return kind->length <= room ? &kind_copy(emit, kind)->decoded : NULL;
