@@ -40,20 +40,16 @@ static bool is_end(const struct guest_insn *insn)
            insn->emit == emit_call;
 }
 
-/* The last instruction that leads to the first; -1: there is no loop, or one that is left
- * on the way. */
-static int find_loop_end(const struct guest_insn *insn, unsigned count)
+/* The next instruction, from one on, that leads to the first; -1: there is none, or the
+ * loop is left on the way. */
+static int find_loop_end(const struct guest_insn *insn, unsigned count, unsigned from)
 {
-    int end = -1;
-    for (unsigned i = 0; i < count; i++) {
-        if (is_end(&insn[i])) {
-            break;
-        }
-        if (leads_to(&insn[i], insn[0].offset)) {
-            end = (int)i;
+    for (unsigned i = 0; i < count && !is_end(&insn[i]); i++) {
+        if (i >= from && leads_to(&insn[i], insn[0].offset)) {
+            return (int)i;
         }
     }
-    return end;
+    return -1;
 }
 
 /* So many instructions are executed with the first in any case, addresses being known. */
@@ -140,13 +136,15 @@ void early_choose(struct plan *plan, unsigned count)
         return;
     }
     unsigned straight = count_straight(insn, count);
-    int end = find_loop_end(insn, count);
-    if (end >= 0) {
-        take_constant(plan, (unsigned)end, straight);
-    }
-    if (plan->early_count > 0) {
-        plan->loop_end = end;
-    } else {
+    int end = -1;
+    do { /* inner loops are executed most */
+        end = find_loop_end(insn, count, (unsigned)(end + 1));
+        if (end >= 0) {
+            take_constant(plan, (unsigned)end, straight);
+        }
+    } while (end >= 0 && plan->early_count == 0);
+    plan->loop_end = end;
+    if (end < 0) {
         take_kept(plan, straight);
     }
 }
