@@ -44,7 +44,8 @@ static uint64_t pushed_flags(const struct cpu *cpu, const struct x86_event *even
     uint64_t flags = cpu_rflags(cpu) & ~(uint64_t)X86_FLAG_RF;
     bool is_fault = event->type == X86_EVENT_EXCEPTION && event->vector < 32 &&
                     faults >> event->vector & 1;
-    bool is_between = !is_software(event) && cpu_resumes(cpu);
+    /* Not of INT n, INT1 and their kind, which are instructions of their own. */
+    bool is_between = !event->length && cpu_resumes(cpu);
     return flags | (is_fault || is_between ? X86_FLAG_RF : 0);
 }
 

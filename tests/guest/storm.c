@@ -16,7 +16,7 @@
 #define AREA         0xa0000000ull /* below 4 GiB: 32-bit code reaches it */
 #define PADS         6             /* pieces of code, each of which leads to later ones */
 #define PAD_SIZE     0x180u
-#define LITERALS     0xa00u  /* in the code's first page: far pointers */
+#define LITERALS     0x1c00u /* behind the code: far pointers */
 #define USER_ALIAS   0x2000u /* of the code */
 #define DATA_PAGE    4u
 #define PAGES        14u
@@ -35,6 +35,7 @@ static uint64_t table[SLOTS] __attribute__((aligned(16)));
 static uint64_t local_table[8] __attribute__((aligned(16)));
 static uint64_t base_cr0, base_cr3, base_cr4, base_efer;
 static unsigned traps, at, literal, pad;
+static unsigned origin;    /* where the code begins: often it lies in two pages */
 static uint32_t ends[256]; /* cases, by the vector that ended them */
 static bool is_32[PADS];
 uint64_t storm_registers[16];
@@ -52,7 +53,7 @@ __asm__(".text\n"
         "jmp *storm_start(%rip)\n"
         ".previous");
 uint64_t storm_enter(uint64_t unused);
-uint64_t storm_start = AREA;
+uint64_t storm_start;
 
 static uint64_t next(void)
 {
@@ -132,7 +133,7 @@ static uint64_t flags(void)
 
 static void put(uint8_t byte)
 {
-    if (at < (pad + 1) * PAD_SIZE - 2) {
+    if (at < origin + (pad + 1) * PAD_SIZE - 2) {
         code[at++] = byte;
     }
 }
@@ -179,7 +180,7 @@ static unsigned later_pad(void)
 
 static uint64_t pad_address(unsigned which, bool is_user)
 {
-    return AREA + which * PAD_SIZE + (is_user ? USER_ALIAS : 0);
+    return AREA + origin + which * PAD_SIZE + (is_user ? USER_ALIAS : 0);
 }
 
 static void control_register(void)
@@ -467,7 +468,7 @@ static void port(void)
  */
 static void page_entry_change(void)
 {
-    uint64_t page = DATA_PAGE + pick(PAGES - DATA_PAGE);
+    uint64_t page = pick(4) ? DATA_PAGE + pick(PAGES - DATA_PAGE) : pick(DATA_PAGE);
     uint64_t *entry = page_entry(kernel_pml4, AREA + page * PAGE_SIZE, 1);
     uint64_t bits = PICK(((const uint64_t[]){PTE_P, PTE_W, PTE_U, PTE_A, PTE_D, PTE_G,
                                              PTE_NX, 1ull << 59, 1ull << 50}));
@@ -639,7 +640,7 @@ static void make_pad(void)
                                           loop,
                                           modify,
                                           indirect};
-    at = pad * PAD_SIZE;
+    at = origin + pad * PAD_SIZE;
     for (unsigned count = 1 + (unsigned)pick(8); count > 0; count--) {
         PICK(kinds)();
     }
@@ -822,10 +823,12 @@ static void run_case(void)
     }
     memset(code, 0x0b, 2 * PAGE_SIZE);
     literal = 0;
+    origin = pick(2) ? 0 : PAGE_SIZE - 1 - (unsigned)pick(PADS * PAD_SIZE);
+    storm_start = pad_address(0, false);
     for (pad = 0; pad < PADS; pad++) {
         make_pad();
     }
-    at = (PADS - 1) * PAD_SIZE;
+    at = origin + (PADS - 1) * PAD_SIZE;
     code[at] = 0x0f;
     code[at + 1] = 0x0b;
     make_tables();

@@ -142,6 +142,27 @@ static void test_far_transfer_does_not_bring_rf_back(void **state)
     assert_int_equal(fixture_frame(f, 0), FIXTURE_DATA);
 }
 
+/* RF held for a NOP, or for the INT1 itself, which completes. */
+static void test_int1_does_not_push_rf(void **state)
+{
+    static const uint8_t code[] = {0x90, 0xf1, 0xf4}; /* nop; int1; hlt */
+    for (unsigned begin = 0; begin < 2; begin++) {
+        struct fixture *f = *state;
+        struct x86_state saved;
+        cpu_sync_out(f->cpu, &saved);
+        saved.rflags |= X86_FLAG_RF;
+        saved.rip = FIXTURE_CODE + begin;
+        cpu_sync_in(f->cpu, &saved);
+        memcpy(f->ram + FIXTURE_CODE, code, sizeof(code));
+        fixture_go(f);
+        assert_int_equal(fixture_vector(f), X86_DB);
+        assert_int_equal(fixture_frame(f, 0), FIXTURE_CODE + 2);
+        assert_false(fixture_frame(f, 2) & X86_FLAG_RF);
+        teardown(state);
+        setup(state);
+    }
+}
+
 static void test_saved_state_shows_rf_only_while_it_holds(void **state)
 {
     struct fixture *f = *state;
@@ -519,6 +540,7 @@ int main(void)
         TEST(disabled_or_elsewhere),
         TEST(resume_flag),
         TEST(far_transfer_does_not_bring_rf_back),
+        TEST(int1_does_not_push_rf),
         TEST(saved_state_shows_rf_only_while_it_holds),
         TEST(write_traps_behind_the_instruction),
         TEST(sizes_and_kinds),
