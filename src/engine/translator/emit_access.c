@@ -343,8 +343,10 @@ static void cold_jump(struct emit *emit, const struct cold *cold)
     jump_r8(emit);
 }
 
+/* Host r9d says which RET it was. */
 static void cold_mismatch(struct emit *emit)
 {
+    host_fs(&emit->code, false, HOST_MOV_STORE, HOST_R9, FRAME(last_branch));
     host_fs(&emit->code, true, HOST_MOV_LOAD, HOST_RSP, FRAME(stack_base));
     jump_r8(emit);
 }

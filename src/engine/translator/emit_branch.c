@@ -43,11 +43,23 @@ static void go_on(struct emit *emit, const uint8_t opcode)
     host_patch(emit->code.at - 4, cache->write + cache->jump[code_jump_kind(emit->mode)]);
 }
 
-/* What an indirect branch reports if it leads nowhere. */
+/* What an indirect branch reports if it leads nowhere. A RET leaves that to whom it comes
+ * to, in r9d: where it was called from it has led somewhere. */
 static void note_branch(struct emit *emit)
 {
     host_fs_constant(&emit->code, FRAME(last_branch),
                      EXIT_INFO(emit->block->number, emit->ordinal));
+}
+
+static void tell_branch(struct emit *emit)
+{
+    scratch_overwrite(emit, HOST_R9);
+    host_constant(&emit->code, HOST_R9, EXIT_INFO(emit->block->number, emit->ordinal));
+}
+
+static void note_told_branch(struct emit *emit)
+{
+    host_fs(&emit->code, false, HOST_MOV_STORE, HOST_R9, FRAME(last_branch));
 }
 
 /* Host r8 = target of a branch that is not fixed. */
@@ -89,8 +101,8 @@ static void return_site(struct emit *emit, const struct guest_insn *insn)
         if (host_fits32(expected)) {
             host_cmp(code, HOST_R8, (int32_t)expected);
         } else {
-            host_constant(code, HOST_R9, expected);
-            host_op_reg(code, true, 0x3b, HOST_R8, HOST_R9);
+            host_constant(code, HOST_R10, expected);
+            host_op_reg(code, true, 0x3b, HOST_R8, HOST_R10);
         }
     }
     struct cold *cold = emit_cold(emit, COLD_MISMATCH, host_jcc(code, HOST_NE));
@@ -100,6 +112,7 @@ static void return_site(struct emit *emit, const struct guest_insn *insn)
     emit->flags_in_memory = true;
     emit->settles = 0;
     if (next_offset(insn) >= (int64_t)FRAME_SIZE) {
+        note_told_branch(emit);
         go_on(emit, 0xe9); /* the next page's */
         return;
     }
@@ -198,7 +211,7 @@ bool emit_ret(struct emit *emit, const struct guest_insn *insn)
     emit->stack_moves += emit->width + extra;
     emit_settle_stack(emit);
     emit->block->insn[emit->ordinal].popped = (uint16_t)extra;
-    note_branch(emit);
+    tell_branch(emit);
     code8(code, 0xc3);
     emit->ended = true;
     return true;
@@ -221,6 +234,7 @@ static void go_on_learnt(struct emit *emit)
         host_cmp(&emit->code, from, (int32_t)(page + block->target[i]));
         emit_goto(emit, HOST_E, block->target[i], 0);
     }
+    note_branch(emit);
     go_on(emit, 0xe9);
 }
 
@@ -228,6 +242,7 @@ static void go_on_learnt(struct emit *emit)
 static void ask_target(struct emit *emit)
 {
     struct code *code = &emit->code;
+    note_branch(emit);
     host_align_place(code, 1);
     struct cold *cold = emit_cold(emit, COLD_TARGET, host_jmp(code));
     cold->from_host = false;
@@ -246,7 +261,6 @@ bool emit_jmp(struct emit *emit, const struct guest_insn *insn)
     }
     emit_spill_flags(emit, insn->flags_live_before);
     load_target(emit, insn);
-    note_branch(emit);
     if (emit->block->has_learnt || insn->soft_size) {
         go_on_learnt(emit);
     } else {

@@ -234,6 +234,7 @@ void trampoline_write(struct code_cache *cache)
         cache->jump[kind] = write_jump(cache, &code, kind);
         /* A return that nobody called: its place on the stack stays. */
         cache->return_miss[kind] = (uint32_t)(code.at - cache->write);
+        host_fs(&code, false, HOST_MOV_STORE, HOST_R9, FRAME(last_branch));
         host_lea(&code, HOST_RSP, HOST_RSP, -8);
         host_jmp_to(&code, cache->write + cache->jump[kind]);
     }
