@@ -153,6 +153,9 @@ static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
     cpu_note_filled(area, index, lasts);
     counter_add(&cpu->counters.tlb_filled, 1);
     counter_add(&cpu->counters.tlb_replaced, entry->read != page && entry->read != never);
+    if (area->stack.read == page) {
+        cpu_clear_stack(area);
+    }
     entry->read = page;
     entry->write = is_writable && translation->writable ? page : never;
     entry->host = host;

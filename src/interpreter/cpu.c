@@ -25,6 +25,11 @@ void cpu_clear_entry(struct tlb_entry *entry, unsigned index)
     entry->frame = &watched_always;
 }
 
+void cpu_clear_stack(struct tlb_area *area)
+{
+    area->stack = (struct tlb_entry){STACK_NEVER, STACK_NEVER, NULL, &watched_always};
+}
+
 static void make_never(void)
 {
     for (unsigned i = 0; i < TLB_SIZE; i++) {

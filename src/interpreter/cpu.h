@@ -117,10 +117,18 @@ struct tlb_jump {
 
 #define AREA_ENTRIES    (TLB_SIZE + AREA_JUMP_COUNT)
 
+/* An address that is not canonical; a processor's check of it comes when the access has
+ * faulted, which it does in a page at host address 0. */
+#define STACK_NEVER (1ull << 62)
+
 /* All that belongs to one view of one address space. */
 struct tlb_area {
     struct tlb_entry entry[TLB_SIZE]; /* first: struct cpu's tlb points here */
     struct tlb_jump jump[AREA_JUMP_COUNT];
+    /* For code that is not to look for it: a copy of the entry by which the stack was
+     * accessed last. Where that has no tag, or all entries of its page are dropped, the
+     * copy's is STACK_NEVER, at which is no memory. */
+    struct tlb_entry stack;
     const void *jump_miss;
     /* Pages that may have jumps, of each half of the addresses, hashed, and in which of
      * their lines (jump.c). */
@@ -402,6 +410,8 @@ static inline uint64_t cpu_never(unsigned index)
 /* Empties an entry: nothing matches it, and stores that found their place otherwise look
  * further. */
 void cpu_clear_entry(struct tlb_entry *entry, unsigned index);
+/* The same of the stack's copy. */
+void cpu_clear_stack(struct tlb_area *area);
 /* Takes a page's entries out of every view and context, for accesses to it to be seen. */
 void cpu_clear_page(struct cpu *cpu, gva_t gva);
 /* RFLAGS.AC at CPL 0, and the view of memory that goes with it: STAC, CLAC. */

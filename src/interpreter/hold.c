@@ -124,6 +124,12 @@ void hold_frame(struct cpu *cpu, frame_t frame)
     struct places *places = &cpu->hold->frame[frame];
     bool is_anywhere = places->count > PLACES_MAX;
     unsigned count = is_anywhere ? TLB_SIZE : places->count;
+    for (unsigned i = 0; count && i < TLB_CONTEXTS * TLB_VIEWS; i++) {
+        struct tlb_area *area = &cpu->tlb_contexts[i / TLB_VIEWS].view[i % TLB_VIEWS];
+        if (area->stack.frame == entry) {
+            cpu_clear_stack(area);
+        }
+    }
     for (unsigned i = 0; i < count; i++) {
         hold_index(cpu, entry, is_anywhere ? i : places->index[i]);
     }

@@ -16,6 +16,7 @@ static void drop_keyed(struct tlb_context *context)
 {
     for (unsigned i = 0; i < context->keyed_count; i++) {
         for (unsigned view = 0; view < TLB_VIEWS; view++) {
+            cpu_clear_stack(&context->view[view]);
             cpu_clear_entry(&context->view[view].entry[context->keyed[i]],
                             context->keyed[i]);
         }

@@ -76,6 +76,7 @@ static void area_clear_lasting(struct tlb_area *area)
 
 static void area_clear(struct tlb_area *area, bool keeps_lasting)
 {
+    cpu_clear_stack(area);
     if (!area->is_ready || (area->filled_count > AREA_FILLED_MAX && !keeps_lasting)) {
         area_clear_all(area);
         return;
@@ -207,6 +208,7 @@ static void drop_region(struct tlb_area *area, gva_t gva, unsigned shift)
     unsigned count = knows_which ? area->filled_count : all, kept = 0;
     uint64_t seen[AREA_ENTRIES / 64] = {0}; /* the list may have one many times */
     jump_forget_pages(area, 2);
+    cpu_clear_stack(area);
     for (unsigned i = 0; i < count; i++) {
         unsigned index = knows_which ? area->filled[i] : i;
         bool is_again = seen[index / 64] >> index % 64 & 1;
@@ -249,6 +251,9 @@ void cpu_clear_page(struct cpu *cpu, gva_t gva)
             struct tlb_area *area = &context->view[view];
             if (area->entry[index].read == page) {
                 cpu_clear_entry(&area->entry[index], index);
+            }
+            if (area->stack.read == page) {
+                cpu_clear_stack(area);
             }
             jump_drop_page(area, page);
         }

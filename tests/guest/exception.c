@@ -336,6 +336,17 @@ static uint64_t bad_stack(uint64_t offset)
     return 0;
 }
 
+static uint64_t push(uint64_t rsp)
+{
+    /* With nothing known of the stack yet. */
+    __asm__ volatile("mov %%cr3, %%rax; mov %%rax, %%cr3; mov %0, %%rsp;"
+                     "xor %%eax, %%eax; stc; push %%rax; push %%rax"
+                     :
+                     : "r"(rsp)
+                     : "rax");
+    return 0;
+}
+
 static void try_nested(void)
 {
     case_begin("an exception within a handler");
@@ -364,6 +375,12 @@ static void try_nested(void)
     case_begin("double fault: no stack");
     ASSERT(trap_try(bad_stack, 0x1000));
     ASSERT_EQ(cpu_self()->trap.vector, VECTOR_DF);
+    for (unsigned bit = 47; bit < 64; bit++) {
+        ASSERT(trap_try(push, (1ull << bit) + 0x10));
+        ASSERT_EQ(cpu_self()->trap.vector, VECTOR_DF);
+        ASSERT_EQ(cpu_self()->trap.rsp, (1ull << bit) + 0x10);
+        ASSERT_EQ(cpu_self()->trap.rflags & 0x8d5, 0x45); /* ZF, PF and CF */
+    }
     case_begin("no double fault: #NP in delivering #UD, which is benign");
     idt[VECTOR_UD].type = 0x0e;
     ASSERT(trap_try(raise_ud, 0));

@@ -27,11 +27,40 @@ static uint64_t seen(uint64_t address)
     return *(volatile uint64_t *)address;
 }
 
+/* An engine may know another way to where the stack is. */
+static uint64_t seen_by_stack(uint64_t address)
+{
+    uint64_t value, kept;
+    __asm__ volatile("pushfq; cli; mov %%rsp, %1; mov %2, %%rsp; mov (%%rsp), %0;"
+                     "mov %1, %%rsp; popfq"
+                     : "=&r"(value), "=&r"(kept)
+                     : "r"(address)
+                     : "memory", "cc");
+    return value;
+}
+
+static uint64_t seen_anyhow(uint64_t address)
+{
+    uint64_t value = seen_by_stack(address);
+    ASSERT_EQ(seen(address), value);
+    return value;
+}
+
+static void push_at(uint64_t address, uint64_t value)
+{
+    uint64_t kept;
+    __asm__ volatile("pushfq; cli; mov %%rsp, %0; mov %1, %%rsp; push %2; mov %0, %%rsp;"
+                     "popfq"
+                     : "=&r"(kept)
+                     : "r"(address + 8), "r"(value)
+                     : "memory", "cc");
+}
+
 /* Maps to the old page, uses it, and changes the entry without telling. */
 static void change_behind(uint64_t address, uint64_t flags)
 {
     page_map(address, (uint64_t)old_page, PTE_P | PTE_W | flags, 1);
-    ASSERT_EQ(seen(address), 1);
+    ASSERT_EQ(seen_anyhow(address), 1);
     *page_entry(kernel_pml4, address, 1) = (uint64_t)new_page | PTE_P | PTE_W | flags;
 }
 
@@ -54,39 +83,39 @@ static void try_invalidation(void)
     case_begin("INVLPG");
     change_behind(base, 0);
     invlpg(base + 0xabc);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     change_behind(base, PTE_G);
     invlpg(base);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     case_begin("INVLPG of a non-canonical address does nothing");
     invlpg(1ull << 63);
     case_begin("MOV to CR3");
     change_behind(base, 0);
     cr3_reload();
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     case_begin("G without CR4.PGE means nothing");
     change_behind(base, PTE_G);
     cr3_reload();
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     case_begin("a change of CR4.PGE ends global translations");
     cr4_write(cr4_read() | CR4_PGE);
     change_behind(base, PTE_G);
     cr4_write(cr4_read() & ~CR4_PGE);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     cr4_write(cr4_read() | CR4_PGE);
     change_behind(base, PTE_G);
     cr3_reload(); /* may keep it */
     ASSERT(seen(base) == 1 || seen(base) == 2);
     invlpg(base);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     case_begin("not present is never cached");
     page_map(base, 0, 0, 1);
     ASSERT(trap_try(seen, base));
     *page_entry(kernel_pml4, base, 1) = (uint64_t)new_page | PTE_P;
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     case_begin("a fault ends what was cached for its address");
     page_map(base, (uint64_t)old_page, PTE_P, 1);
-    ASSERT_EQ(seen(base), 1);
+    ASSERT_EQ(seen_anyhow(base), 1);
     *page_entry(kernel_pml4, base, 1) |= PTE_W;
     /* At most one fault comes of the cached rights (SDM 3A 4.10.4.3). */
     if (trap_try((trap_function *)(uintptr_t)access_write, base + 8)) {
@@ -131,24 +160,24 @@ static void try_pcid(void)
     change_behind(base, 0);
     use_pcid(6, true);
     use_pcid(5, false);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     case_begin("PCIDs are apart");
     use_pcid(6, false);
     use_pcid(5, false);
     change_behind(base, 0);
     use_pcid(6, true);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     case_begin("INVLPG is for the current PCID, and for global pages");
     use_pcid(5, false);
     change_behind(base, 0);
     invlpg(base);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     change_behind(base, PTE_G);
     use_pcid(6, true);
     invlpg(base);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     use_pcid(5, true);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
 
     case_begin("INVPCID: one address of another PCID");
     use_pcid(5, false);
@@ -156,25 +185,25 @@ static void try_pcid(void)
     use_pcid(6, true);
     invpcid(0, 5, base);
     use_pcid(5, true);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     case_begin("INVPCID: all of another PCID");
     change_behind(base, 0);
     use_pcid(6, true);
     invpcid(1, 5, 0);
     use_pcid(5, true);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     case_begin("INVPCID: everything, global too");
     change_behind(base, PTE_G);
     use_pcid(6, true);
     invpcid(2, 0, 0);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     case_begin("INVPCID: everything that is not global");
     use_pcid(5, false);
     change_behind(base, 0);
     use_pcid(6, true);
     invpcid(3, 0, 0);
     use_pcid(5, true);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     case_begin("INVPCID: invalid operands");
     ASSERT(trap_try(bad_invpcid, 4));
     ASSERT_EQ(cpu_self()->trap.vector, VECTOR_GP);
@@ -187,7 +216,7 @@ static void try_pcid(void)
     use_pcid(0, true);
     change_behind(base, PTE_G);
     set_pcide(0);
-    ASSERT_EQ(seen(base), 2);
+    ASSERT_EQ(seen_anyhow(base), 2);
     ASSERT_EQ(cr3_read(), (uint64_t)kernel_pml4);
 }
 
@@ -199,7 +228,7 @@ static void use_spaces(uint64_t flags)
     page_map(base, (uint64_t)old_page, PTE_P | PTE_W | flags, 1);
     for (uint64_t pcid = 1; pcid <= SPACES; pcid++) {
         use_pcid(pcid, pcid & 1);
-        ASSERT_EQ(seen(base), 1);
+        ASSERT_EQ(seen_anyhow(base), 1);
     }
 }
 
@@ -208,7 +237,7 @@ static void all_see_new(void)
     for (uint64_t round = 0; round < 2; round++) {
         for (uint64_t pcid = 1; pcid <= SPACES; pcid++) {
             use_pcid(pcid, round);
-            ASSERT_EQ(seen(base), 2);
+            ASSERT_EQ(seen_anyhow(base), 2);
         }
     }
 }
@@ -221,7 +250,7 @@ static void fault_elsewhere(void)
     *entry = (uint64_t)old_page | PTE_P | PTE_W | PTE_G;
     invpcid(2, 0, 0);
     use_pcid(1, false);
-    ASSERT_EQ(seen(base), 1);
+    ASSERT_EQ(seen_anyhow(base), 1);
     use_pcid(2, false);
     *entry = 0;
     if (trap_try(seen, base)) {
@@ -242,14 +271,14 @@ static void change_large(void)
     }
     page_map(address, large[0], PTE_P | PTE_W | PTE_G, 2);
     use_pcid(1, false);
-    ASSERT_EQ(seen(address + 5 * PAGE_SIZE), 0);
+    ASSERT_EQ(seen_anyhow(address + 5 * PAGE_SIZE), 0);
     use_pcid(2, false);
     invpcid(1, 1, 0);
     *page_entry(kernel_pml4, address, 2) = large[1] | PTE_P | PTE_W | PTE_PS | PTE_G;
     invlpg(address + 9 * PAGE_SIZE);
     for (uint64_t pcid = 1; pcid <= SPACES; pcid++) {
         use_pcid(pcid, false);
-        ASSERT_EQ(seen(address + 5 * PAGE_SIZE), 1);
+        ASSERT_EQ(seen_anyhow(address + 5 * PAGE_SIZE), 1);
     }
 }
 
@@ -280,12 +309,12 @@ static void try_spaces(void)
     page_map(base, (uint64_t)old_page, PTE_P | PTE_W, 1);
     for (uint64_t pcid = 1; pcid <= SPACES; pcid++) {
         use_pcid(pcid, false);
-        ASSERT_EQ(seen(base), 1);
+        ASSERT_EQ(seen_anyhow(base), 1);
     }
     *entry = after;
     for (uint64_t pcid = 1; pcid <= SPACES; pcid++) {
         use_pcid(pcid, false);
-        ASSERT_EQ(seen(base), 2);
+        ASSERT_EQ(seen_anyhow(base), 2);
     }
     case_begin("a fault at a global page");
     fault_elsewhere();
@@ -339,6 +368,103 @@ static void try_code(void)
     }
 }
 
+/* What lies on a stack whose page becomes another one, as told by an instruction. */
+#define RETURN_CHANGED(TELL)                                                       \
+    uint64_t value, kept;                                                          \
+    __asm__ volatile("pushfq; cli; mov %%rsp, %1; mov %2, %%rsp; mov (%%rsp), %0;" \
+                     "mov %4, (%3); " TELL "; mov (%%rsp), %0;"                    \
+                     "mov %1, %%rsp; popfq"                                        \
+                     : "=&r"(value), "=&r"(kept)                                   \
+                     : "r"(address), "r"(entry), "r"(changed)                      \
+                     : "memory", "cc");                                            \
+    return value
+
+static uint64_t stack_by_invlpg(uint64_t address, uint64_t *entry, uint64_t changed)
+{
+    RETURN_CHANGED("invlpg (%2)");
+}
+
+static uint64_t stack_by_invlpg_behind(uint64_t address, uint64_t *entry,
+                                       uint64_t changed)
+{
+    RETURN_CHANGED("invlpg 0x3000(%2)");
+}
+
+static uint64_t stack_by_cr3(uint64_t address, uint64_t *entry, uint64_t changed)
+{
+    RETURN_CHANGED("mov %%cr3, %0; mov %0, %%cr3");
+}
+
+static void try_changed_stack(void)
+{
+    uint64_t changed = (uint64_t)new_page | PTE_P | PTE_W;
+    uint64_t large = (uint64_t)page_new_run(2 * PAGE_2M), address = base + PAGE_1G;
+
+    case_begin("a stack whose page becomes another one");
+    page_map(base, (uint64_t)old_page, PTE_P | PTE_W, 1);
+    uint64_t *entry = page_entry(kernel_pml4, base, 1);
+    ASSERT_EQ(stack_by_invlpg(base, entry, changed), 2);
+    *entry = (uint64_t)old_page | PTE_P | PTE_W;
+    cr3_reload();
+    ASSERT_EQ(stack_by_cr3(base, entry, changed), 2);
+    *(uint64_t *)(large + PAGE_2M) = 5;
+    page_map(address, large, PTE_P | PTE_W, 2);
+    changed = (large + PAGE_2M) | PTE_P | PTE_W | PTE_PS;
+    entry = page_entry(kernel_pml4, address, 2);
+    ASSERT_EQ(stack_by_invlpg_behind(address, entry, changed), 5);
+}
+
+/* Two functions at one place of the page of the stack that they are called on. */
+static void try_code_on_stack(uint64_t page)
+{
+    uint64_t function[2], result[2], kept;
+    write_code(&function[0], 7);
+    write_code(&function[1], 8);
+    __asm__ volatile("pushfq; cli; mov %%rsp, %2; lea 0x800(%3), %%rsp;"
+                     "mov %4, 0x400(%%rsp); call *%6; mov %%rax, %0;"
+                     "mov %5, 0x400(%%rsp); call *%6; mov %%rax, %1;"
+                     "mov %2, %%rsp; popfq"
+                     : "=&r"(result[0]), "=&r"(result[1]), "=&r"(kept)
+                     : "r"(page), "r"(function[0]), "r"(function[1]), "r"(page + 0xc00)
+                     : "rax", "memory", "cc");
+    ASSERT_EQ(result[0], 7);
+    ASSERT_EQ(result[1], 8);
+}
+
+/* The stack in pages that may not be stored to, or hold code. */
+static void try_stack(void)
+{
+    uint64_t *page = page_new(), *code = page_new();
+
+    case_begin("a stack that is read only, and others");
+    for (uint64_t far = 0; far < 16; far++) {
+        /* An engine may keep pages by their numbers' low bits. */
+        uint64_t address = base + ((uint64_t)page % PAGE_16M ^ far * PAGE_SIZE);
+        page_map(address, (uint64_t)old_page, PTE_P, 1);
+        ASSERT_EQ(seen_anyhow(address), 1);
+        push_at((uint64_t)page, far + 3);
+        ASSERT_EQ(*page, far + 3);
+        ASSERT_EQ(seen_anyhow(address), 1);
+        page_map(address, (uint64_t)page, PTE_P | PTE_W, 1);
+        push_at(address, far + 4);
+        ASSERT_EQ(*page, far + 4);
+        page_map(address, 0, 0, 1);
+    }
+    case_begin("code that is pushed, in the %s half", base >> 63 ? "upper" : "lower");
+    page_map(base, (uint64_t)code, PTE_P | PTE_W, 1);
+    for (uint64_t round = 0; round < 400; round++) {
+        uint64_t value;
+        write_code(&value, (uint32_t)round);
+        push_at(base + 64, round); /* beside it */
+        push_at(base, value);
+        ASSERT_EQ(call(), round);
+        ASSERT_EQ(seen_anyhow(base + 64), round);
+    }
+    for (unsigned round = 0; round < 4; round++) {
+        try_code_on_stack((uint64_t)page_new());
+    }
+}
+
 /* A 2M page is split into 4K pages of other frames, and joined again. */
 static void try_split(void)
 {
@@ -353,13 +479,13 @@ static void try_split(void)
     for (unsigned round = 0; round < 3; round++) {
         page_map(address, large, PTE_P | PTE_W, 2);
         for (uint64_t i = 0; i < 512; i++) {
-            ASSERT_EQ(seen(address + i * PAGE_SIZE), i);
+            ASSERT_EQ(seen_anyhow(address + i * PAGE_SIZE), i);
         }
         entry = page_entry(kernel_pml4, address, 2);
         *entry = (uint64_t)table | PTE_P | PTE_W;
         invlpg(address + 7 * PAGE_SIZE + 123); /* any address of it ends all of it */
         for (uint64_t i = 0; i < 512; i++) {
-            ASSERT_EQ(seen(address + i * PAGE_SIZE), 511 - i);
+            ASSERT_EQ(seen_anyhow(address + i * PAGE_SIZE), 511 - i);
         }
         *entry = 0;
         cr3_reload();
@@ -485,7 +611,7 @@ static void begin_crossing(const uint8_t *edge, uint64_t other, uint64_t victim)
 {
     uint64_t address = other + (uint64_t)edge % PAGE_16M;
     page_map(address, victim, PTE_P | PTE_W, 1);
-    ASSERT_EQ(seen(address), 0x2222222222222222);
+    ASSERT_EQ(seen_anyhow(address), 0x2222222222222222);
     *(volatile uint64_t *)address = 0x2222222222222222;
     invlpg((uint64_t)edge);
     invlpg((uint64_t)edge - PAGE_SIZE);
@@ -540,6 +666,8 @@ void guest_test(void)
         }
         try_code();
         try_split();
+        try_changed_stack();
+        try_stack();
         try_large_code(PTE_P | PTE_W);
         try_large_code(PTE_P | PTE_W | PTE_G);
         try_crossing(low_pages + PAGE_SIZE, base + PAGE_1G * 8);

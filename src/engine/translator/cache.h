@@ -326,6 +326,10 @@ struct stored_frame {
 #define CODE_SIZE_DEFAULT (64u << 20)
 #define BLOCK_HASH        (1u << 18)
 
+#define STACK_WRITE       1u
+#define STACK_R10         2u /* not r8 */
+#define STACK_LATER       4u /* r9 becomes the page's host address; else that is added */
+
 struct code_cache {
     pthread_mutex_t lock;
     uint8_t *write;         /* PROT_READ | PROT_WRITE */
@@ -363,6 +367,10 @@ struct code_cache {
     uint32_t leave[LEAVE_COUNT][2];
     uint32_t miss[2][2]; /* [is_write][h]: r8 less the tag at r9 is not in the TLB */
     uint32_t watch[2];   /* [h]: a store to host address r8 */
+    /* To be called: an access of the stack, in another page than the last one. The bits
+     * are STACK_*; r8 or r10 is the address less the tag of before, r9d how far in the
+     * page it may lie; frame.exit_info says whose it is. */
+    uint32_t stack[8];
     /* By code_jump_kind. */
     uint32_t jump[JUMP_KINDS];        /* goes on at guest address r8 */
     uint32_t return_miss[JUMP_KINDS]; /* lies at the bottom of return stacks */

@@ -98,6 +98,7 @@ struct guest_insn {
 struct cold {
     enum cold_kind {
         COLD_LEAVE,    /* out, by a reason, with the instruction's number */
+        COLD_STACK,    /* the address that ends at host is not in the stack's page */
         COLD_MISS,     /* out, host + the tag at r9 being the address that missed */
         COLD_WATCHED,  /* out, r8 being the host address stored to, or base + target */
         COLD_LINK,     /* out, by a link */
@@ -109,8 +110,11 @@ struct cold {
     uint8_t reason, ordinal;
     bool from_host; /* the guest's flags are in the host's */
     bool is_write;
-    uint8_t host; /* register */
-    bool by_base; /* of the group with this slot */
+    bool adds_page;  /* COLD_STACK: later */
+    uint8_t size;    /* COLD_STACK: of the access */
+    uint8_t *behind; /* COLD_STACK: where code goes on */
+    uint8_t host;    /* register */
+    bool by_base;    /* of the group with this slot */
     uint8_t slot;
     uint8_t patches; /* the block's patch of this number - 1 leads here; 0: none */
     int64_t target;  /* relative to the page */
@@ -365,6 +369,9 @@ void emit_check(struct emit *emit, unsigned size, bool is_write);
 void emit_check_offset(struct emit *emit, unsigned size, bool is_write);
 /* The checks that the block begins with; the flags have been spilled. */
 void emit_early(struct emit *emit);
+/* The check of an access of the stack, by the TLB, that did not find it in the page of
+ * the last one. */
+void emit_cold_stack(struct emit *emit, const struct cold *cold);
 /* What is missing then: r8 += the page's host address. */
 void emit_add_page(struct emit *emit);
 /* Host r8 = the host address of a group's bytes that were checked; flags stay. */

@@ -369,6 +369,9 @@ void emit_colds(struct emit *emit)
         case COLD_LEAVE:
             leave_by(emit, cold, cache->leave[cold->reason][cold->from_host]);
             break;
+        case COLD_STACK:
+            emit_cold_stack(emit, cold);
+            break;
         case COLD_MISS:
             if (cold->host != HOST_R8) {
                 host_mov(&emit->code, HOST_R8, cold->host);

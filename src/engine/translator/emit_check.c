@@ -198,7 +198,66 @@ struct wanted {
     bool keeps;     /* the flags */
     bool adds_page; /* later, as it is addressed */
     bool has_r10;
+    bool is_stack; /* by RSP */
 };
+
+/* ---- the stack --------------------------------------------------------------------
+ *
+ * Accesses by RSP lie in the same page as the one before, mostly, of which the TLB keeps
+ * a copy of the entry at a known place.
+ */
+
+static size_t stack_field(size_t field)
+{
+    return offsetof(struct tlb_area, stack) + field;
+}
+
+static size_t stack_tag(bool is_write)
+{
+    return stack_field((size_t)tag_at_r9(is_write).disp);
+}
+
+/* Behind it r9 is as behind other checks, if anybody wants that. */
+static void check_stack(struct emit *emit, unsigned host, unsigned size, bool is_write,
+                        bool adds_page)
+{
+    struct code *code = &emit->code;
+    size_t page = stack_field(offsetof(struct tlb_entry, host));
+    host_gs_at(code, true, 0x2b, host, stack_tag(is_write)); /* SUB */
+    host_cmp(code, host, (int32_t)(FRAME_SIZE - size));
+    struct cold *cold = emit_cold(emit, COLD_STACK, host_jcc(code, HOST_A));
+    cold->host = (uint8_t)host;
+    cold->size = (uint8_t)size;
+    cold->is_write = is_write;
+    cold->adds_page = adds_page;
+    if (adds_page) {
+        host_gs_at(code, true, HOST_MOV_LOAD, HOST_R9, page);
+    } else {
+        host_gs_at(code, true, 0x03, host, page); /* ADD */
+    }
+    cold->behind = code->at;
+    if (is_write && emit->cache->looks) {
+        host_constant(code, HOST_R9, stack_field(0));
+    }
+    /* STACK_NEVER's may. */
+    emit->block->insn[emit->ordinal].host_flags &= (uint8_t)~INSN_FLAGS_FAULT;
+}
+
+void emit_cold_stack(struct emit *emit, const struct cold *cold)
+{
+    const struct code_cache *cache = emit->cache;
+    struct code *code = &emit->code;
+    unsigned kind = (cold->is_write ? STACK_WRITE : 0) |
+                    (cold->host == HOST_R10 ? STACK_R10 : 0) |
+                    (cold->adds_page ? STACK_LATER : 0);
+    host_fs_constant(code, FRAME(exit_info),
+                     EXIT_INFO(emit->block->number, cold->ordinal));
+    host_constant(code, HOST_R9, FRAME_SIZE - cold->size);
+    code8(code, 0xe8); /* CALL */
+    code32(code, 0);
+    host_patch(code->at - 4, cache->write + cache->stack[kind]);
+    host_jmp_to(code, cold->behind);
+}
 
 /* Where the address of an access that has to be checked goes, and stays then. */
 static unsigned address_register(const struct access *access)
@@ -217,6 +276,8 @@ static void check_bytes(struct emit *emit, const struct access *access,
         bool has_r10 = wanted->has_r10 && !emit->keeps_base;
         unsigned keeper = host == HOST_R10 ? HOST_R8 : has_r10 ? HOST_R10 : HOST_NONE;
         check_without_flags(emit, host, size, is_write, keeper);
+    } else if (wanted->is_stack) {
+        check_stack(emit, host, size, is_write, wanted->adds_page);
     } else {
         check_offset(emit, host, size, is_write);
         if (wanted->adds_page) {
@@ -367,13 +428,21 @@ bool emit_adds_page(const struct emit *emit, const struct guest_insn *insn)
                              : insn->borrowed <= 1);
 }
 
+static bool is_on_stack(const struct operand *operand)
+{
+    return operand->mem.index == ZYDIS_REGISTER_NONE &&
+           (operand->mem.base == ZYDIS_REGISTER_RSP ||
+            operand->mem.base == ZYDIS_REGISTER_ESP);
+}
+
 struct host_mem emit_operand(struct emit *emit, const struct guest_insn *insn,
                              const struct operand *operand, unsigned size, bool is_write)
 {
     const struct access *access = &insn->access;
     bool keeps = keeps_flags(emit, insn);
-    const struct wanted wanted = {size, is_write, keeps,
-                                  !keeps && emit_adds_page(emit, insn), true};
+    const struct wanted wanted = {size,  is_write,
+                                  keeps, !keeps && emit_adds_page(emit, insn),
+                                  true,  is_on_stack(operand)};
     if (operand->mem.base == ZYDIS_REGISTER_RSP ||
         operand->mem.base == ZYDIS_REGISTER_RBP) {
         note_stack(emit);
@@ -397,8 +466,8 @@ struct host_mem emit_stack(struct emit *emit, const struct guest_insn *insn,
     const struct access *access = &insn->access;
     /* What is pushed from memory is in r10. */
     bool has_r10 = insn->operand[0].type != ZYDIS_OPERAND_TYPE_MEMORY;
-    const struct wanted wanted = {emit->width, is_write, keeps_flags(emit, insn), false,
-                                  has_r10};
+    const struct wanted wanted = {emit->width, is_write, keeps_flags(emit, insn),
+                                  false,       has_r10,  base == HOST_GUEST_RSP};
     note_stack(emit);
     if (access->kind != ACCESS_MEMBER) {
         if (!wanted.keeps) {

@@ -62,6 +62,7 @@ struct frame {
     uint64_t target; /* where to enter */
     uint64_t exit_value;
     uint64_t scratch, spill[3];
+    uint64_t rax, limit; /* while the stack's page is looked up */
     uint64_t rcx;        /* while a check without flags is made */
     uint32_t index_mask; /* of an address, the bits that index the TLB */
     uint64_t page_mask;  /* those of its page */

@@ -208,6 +208,15 @@ static inline void host_gs(struct code *code, bool w, unsigned opcode, unsigned 
     host_op_mem(code, w, opcode, reg, mem);
 }
 
+/* The same at gs:[offset]. */
+static inline void host_gs_at(struct code *code, bool w, unsigned opcode, unsigned reg,
+                              size_t offset)
+{
+    uint8_t *start = code->at;
+    host_fs(code, w, opcode, reg, (int32_t)offset);
+    *start = 0x65;
+}
+
 /* MOVZX r32, word fs:[offset]. */
 static inline void host_fs_load16(struct code *code, unsigned reg, int32_t offset)
 {

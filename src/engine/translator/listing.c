@@ -62,6 +62,9 @@ static const struct field area_fields[] = {
     {offsetof(struct tlb_entry, write), "tlb write"},
     {offsetof(struct tlb_entry, host), "tlb host"},
     {offsetof(struct tlb_entry, frame), "tlb frame"},
+    {offsetof(struct tlb_area, stack.read), "stack read"},
+    {offsetof(struct tlb_area, stack.write), "stack write"},
+    {offsetof(struct tlb_area, stack.host), "stack host"},
 };
 
 static const char *field_name(const struct field *fields, size_t count, int64_t offset)
@@ -111,6 +114,11 @@ static const char *target_note(const struct code_cache *cache, uint64_t target)
         }
         if (target == cache->watch[i]) {
             return reasons[LEAVE_WATCHED];
+        }
+    }
+    for (unsigned kind = 0; kind < array_size(cache->stack); kind++) {
+        if (target == cache->stack[kind]) {
+            return "another page of the stack";
         }
     }
     for (unsigned kind = 0; kind < JUMP_KINDS; kind++) {

@@ -6,6 +6,7 @@
 
 #include <stddef.h>
 
+#include "base/scope.h"
 #include "interpreter/cpu.h"
 
 #define FRAME(field) frame_offset(offsetof(struct frame, field))
@@ -170,6 +171,69 @@ static void write_watch(struct code_cache *cache, struct code *code, bool from_h
     host_jmp_to(code, cache->write + cache->leave[LEAVE_WATCHED][from_host]);
 }
 
+static struct host_mem entry_field(size_t field)
+{
+    return (struct host_mem){HOST_R9, HOST_NONE, 0, (int32_t)field};
+}
+
+/* The TLB entry at r9, in which something was found, becomes the stack's. Its tag for
+ * stores, if it is none's there, may be somebody's here. */
+static void copy_to_stack(struct code *code)
+{
+    static const size_t whole[] = {offsetof(struct tlb_entry, host),
+                                   offsetof(struct tlb_entry, frame),
+                                   offsetof(struct tlb_entry, read)};
+    const size_t to = offsetof(struct tlb_area, stack);
+    const size_t write = offsetof(struct tlb_entry, write);
+    struct host_mem from;
+    host_fs(code, true, HOST_MOV_STORE, HOST_RAX, FRAME(rax));
+    for (unsigned i = 0; i < array_size(whole); i++) {
+        from = entry_field(whole[i]);
+        host_gs(code, true, HOST_MOV_LOAD, HOST_RAX, &from);
+        host_gs_at(code, true, HOST_MOV_STORE, HOST_RAX, to + whole[i]);
+    }
+    from = entry_field(write);
+    host_gs(code, true, 0x3b, HOST_RAX, &from); /* CMP */
+    uint8_t *same = host_jcc(code, HOST_E);
+    host_constant(code, HOST_RAX, STACK_NEVER);
+    host_patch(same, code->at);
+    host_gs_at(code, true, HOST_MOV_STORE, HOST_RAX, to + write);
+    host_fs(code, true, HOST_MOV_LOAD, HOST_RAX, FRAME(rax));
+}
+
+#define ENTRY_SHIFT 5
+_Static_assert(sizeof(struct tlb_entry) == 1u << ENTRY_SHIFT, "index by one rotate");
+
+/* As emit_check.c checks accesses elsewhere. */
+static void write_stack(struct code_cache *cache, struct code *code, unsigned kind)
+{
+    unsigned host = kind & STACK_R10 ? HOST_R10 : HOST_R8;
+    bool is_write = kind & STACK_WRITE;
+    size_t tag =
+        is_write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
+    struct host_mem tag_mem = entry_field(tag);
+    struct host_mem page = entry_field(offsetof(struct tlb_entry, host));
+    cache->stack[kind] = (uint32_t)(code->at - cache->write);
+    host_gs_at(code, true, 0x03, host, offsetof(struct tlb_area, stack) + tag); /* ADD */
+    host_fs(code, true, HOST_MOV_STORE, HOST_R9, FRAME(limit));
+    host_rorx(code, HOST_R9, host, FRAME_SHIFT - ENTRY_SHIFT);
+    host_and(code, false, HOST_R9, (TLB_SIZE - 1) << ENTRY_SHIFT);
+    host_gs(code, true, 0x2b, host, &tag_mem);     /* SUB */
+    host_fs(code, true, 0x3b, host, FRAME(limit)); /* CMP */
+    uint8_t *miss = host_jcc(code, HOST_A);
+    copy_to_stack(code);
+    if (kind & STACK_LATER) {
+        host_gs(code, true, HOST_MOV_LOAD, HOST_R9, &page);
+    } else {
+        host_gs(code, true, 0x03, host, &page); /* ADD */
+    }
+    code8(code, 0xc3);
+    host_patch(miss, code->at);
+    host_lea(code, HOST_RSP, HOST_RSP, 8);
+    host_mov(code, HOST_R8, host);
+    host_jmp_to(code, cache->write + cache->miss[is_write][false]);
+}
+
 #define JUMP_SHIFT 4
 _Static_assert(sizeof(struct tlb_jump) == 1u << JUMP_SHIFT && JUMP_SHIFT == AREA_JUMP_MIX,
                "index by one rotate");
@@ -226,6 +290,9 @@ void trampoline_write(struct code_cache *cache)
         write_miss(cache, &code, i, false);
         write_miss(cache, &code, i, true);
         write_watch(cache, &code, i);
+    }
+    for (unsigned kind = 0; kind < array_size(cache->stack); kind++) {
+        write_stack(cache, &code, kind);
     }
     cache->jump_miss = (uint32_t)(code.at - cache->write);
     host_fs(&code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_value));
