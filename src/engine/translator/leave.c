@@ -159,6 +159,8 @@ static bool fail_early(struct translator_cpu *translator, struct block *block,
     if (goes_on && !translator->cache->counts) {
         return interpret_within(translator, block, 0, entry);
     }
+    /* As a head that was left: it asks for more than a jump. */
+    translator_frame.exit_reason = LEAVE_HEAD;
     exchange_out(translator);
     cpu->rip = run_guest_rip(cpu, entry->page + block->place.offset);
     settle(translator, block->settles);
