@@ -11,10 +11,31 @@
 #include "base/scope.h"
 #include "x86/cpuid.h"
 
+/* So many leaves are remembered; those that are asked for are fewer. */
+#define KNOWN_MAX 64
+
+/* Where the host is a virtual machine itself CPUID leaves it, and takes microseconds; of
+ * the same leaf much is asked. */
 static void read_processor(const struct cpuid_host *host, uint32_t leaf, uint32_t subleaf,
                            uint32_t out[4])
 {
+    static _Thread_local struct {
+        uint32_t leaf, subleaf, out[4];
+    } known[KNOWN_MAX];
+    static _Thread_local unsigned count;
+    for (unsigned i = 0; i < count; i++) {
+        if (known[i].leaf == leaf && known[i].subleaf == subleaf) {
+            memcpy(out, known[i].out, sizeof(known[i].out));
+            return;
+        }
+    }
     __cpuid_count(leaf, subleaf, out[0], out[1], out[2], out[3]);
+    if (count < KNOWN_MAX) {
+        known[count].leaf = leaf;
+        known[count].subleaf = subleaf;
+        memcpy(known[count].out, out, sizeof(known[count].out));
+        count++;
+    }
 }
 
 static uint64_t read_xcr0(void)

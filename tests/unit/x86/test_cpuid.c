@@ -6,6 +6,7 @@
 #include <cmocka.h>
 #undef fail /* cmocka has one, too */
 
+#include <cpuid.h>
 #include <errno.h>
 #include <string.h>
 
@@ -460,6 +461,23 @@ static void test_frequencies_survive_the_guests_arithmetic(void **unused)
     }
 }
 
+/* Of each leaf what it tells, in any order and as often as it is asked. */
+static void test_this_host_is_what_cpuid_tells(void **unused)
+{
+    static const struct {
+        uint32_t leaf, subleaf;
+    } leaves[] = {{0, 0}, {7, 0}, {0xd, 0}, {0xd, 1}, {0xd, 2}, {0x80000001, 0}};
+    struct cpuid_host host;
+    cpuid_host_init(&host);
+    for (unsigned i = 0; i < 3 * array_size(leaves); i++) {
+        uint32_t leaf = leaves[i % array_size(leaves)].leaf;
+        uint32_t subleaf = leaves[i % array_size(leaves)].subleaf, told[4], now[4];
+        cpuid_host_read(&host, leaf, subleaf, told);
+        __cpuid_count(leaf, subleaf, now[0], now[1], now[2], now[3]);
+        assert_memory_equal(told, now, sizeof(now));
+    }
+}
+
 static void test_this_host_can_be_modelled(void **unused)
 {
     struct error err = {0};
@@ -519,6 +537,7 @@ int main(void)
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_the_model_promises_no_more_than_there_is),
         cmocka_unit_test(test_frequencies_survive_the_guests_arithmetic),
+        cmocka_unit_test(test_this_host_is_what_cpuid_tells),
         cmocka_unit_test(test_this_host_can_be_modelled),
         cmocka_unit_test(test_a_foreign_policy_is_checked_against_the_host),
     };
