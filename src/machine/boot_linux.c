@@ -107,9 +107,9 @@ static int bzimage_open(struct bzimage *bz, const struct boot_probe *probe,
     return 0;
 }
 
-/* Gets the unpacked payload, from the cache or by unpacking. */
+/* Gets the unpacked payload, from the cache unless that is damaged, or by unpacking. */
 static int open_payload(const struct bzimage *bz, const struct boot_target *target,
-                        struct image *unpacked, struct error *err)
+                        bool is_damaged, struct image *unpacked, struct error *err)
 {
     if (bz->payload_size == 0) {
         return fail_plain(err, ENOTSUP, "it is not compressed");
@@ -125,7 +125,7 @@ static int open_payload(const struct bzimage *bz, const struct boot_target *targ
     int result = 0;
     if (cache >= 0) {
         result = cache_key_make(&key, bz->image, bz->payload, bz->payload_size, err);
-        if (result == 0 && cache_find(cache, &key, unpacked)) {
+        if (result == 0 && !is_damaged && cache_find(cache, &key, unpacked)) {
             return 0;
         }
     }
@@ -229,18 +229,13 @@ static bool is_bootable(const struct bzimage *bz, struct elf *elf,
            elf->is_x86_64 == bz->is_64 && elf_bounds(elf, &start, &end);
 }
 
-static int load(const struct boot_probe *probe, const struct boot_target *target,
-                struct x86_state *entry, struct error *err)
+static int load_payload(const struct bzimage *bz, const struct boot_target *target,
+                        bool is_damaged, struct x86_state *entry, struct error *err)
 {
-    struct bzimage bz;
     struct image unpacked = IMAGE_NONE;
     struct error why = {0};
     struct elf elf;
-    int result = bzimage_open(&bz, probe, err);
-    if (result < 0) {
-        return result;
-    }
-    result = open_payload(&bz, target, &unpacked, &why);
+    int result = open_payload(bz, target, is_damaged, &unpacked, &why);
     if (result == -EBADMSG) {
         log_warning("%s; the kernel's own decompressor gets it as it is", why.message);
     } else if (result == -ENOTSUP) {
@@ -248,12 +243,29 @@ static int load(const struct boot_probe *probe, const struct boot_target *target
     } else if (result < 0) {
         return fail_plain(err, why.code, "%s", why.message);
     }
-    if (result == 0 && is_bootable(&bz, &elf, &unpacked)) {
-        result = load_unpacked(&bz, &elf, &unpacked, target, entry, err);
+    if (result == 0 && is_bootable(bz, &elf, &unpacked)) {
+        result = load_unpacked(bz, &elf, &unpacked, target, entry, err);
     } else {
-        result = load_packed(&bz, target, entry, err);
+        result = load_packed(bz, target, entry, err);
     }
     image_close(&unpacked);
+    return result;
+}
+
+static int load(const struct boot_probe *probe, const struct boot_target *target,
+                struct x86_state *entry, struct error *err)
+{
+    struct bzimage bz;
+    int result = bzimage_open(&bz, probe, err);
+    if (result == 0) {
+        result = load_payload(&bz, target, false, entry, err);
+    }
+    if (result == -EUCLEAN) {
+        /* What was loaded until then is loaded again. */
+        log_info("kernel cache: an entry is %s and will be replaced", err->message);
+        *err = (struct error){0};
+        result = load_payload(&bz, target, true, entry, err);
+    }
     return result;
 }
 

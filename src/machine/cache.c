@@ -18,24 +18,30 @@
 #include "jail/jail.h"
 
 #define CACHE_MAGIC    0x656863614370706full
-#define CACHE_VERSION  1u
+#define CACHE_VERSION  2u
 #define CACHE_NAME_MAX 80
-#define HASH_CHUNK     (256u << 10)
 
-/* At the start of each file; the content follows. */
+/* At the start of each file; the content's checksums follow (struct image), then the
+ * content. */
 struct cache_header {
     uint64_t magic;
     uint32_t version, header_size;
     struct cache_key key;
-    uint64_t size;                /* of the content */
-    uint64_t hash_low, hash_high; /* XXH3-128 of the content */
+    uint64_t size;     /* of the content */
+    uint64_t checksum; /* XXH3-64 of the checksums */
 };
+
+/* Bytes of checksums that a content of size bytes has. */
+static uint64_t sums_size(uint64_t size)
+{
+    return (size / IMAGE_CHUNK + (size % IMAGE_CHUNK != 0)) * sizeof(uint64_t);
+}
 
 /* Chunk by chunk, while each is warm: tens of megabytes need not be in memory at once. */
 static int hash_image(const struct image *image, uint64_t offset, uint64_t size,
                       XXH128_hash_t *hash, struct error *err)
 {
-    SCOPE_FREE uint8_t *chunk = malloc(HASH_CHUNK);
+    SCOPE_FREE uint8_t *chunk = malloc(IMAGE_CHUNK);
     XXH3_state_t *state = XXH3_createState();
     int result = 0;
     if (!chunk || !state) {
@@ -44,7 +50,7 @@ static int hash_image(const struct image *image, uint64_t offset, uint64_t size,
         XXH3_128bits_reset(state);
     }
     while (result == 0 && size > 0) {
-        uint64_t part = size < HASH_CHUNK ? size : HASH_CHUNK;
+        uint64_t part = size < IMAGE_CHUNK ? size : IMAGE_CHUNK;
         result = image_read(image, offset, chunk, part, "the payload", err);
         if (result == 0) {
             XXH3_128bits_update(state, chunk, part);
@@ -132,11 +138,22 @@ int cache_open(const char *path)
     return steal_fd(&fd);
 }
 
-static bool verify(const struct image *image, const struct cache_header *header)
+/* The checksums of an entry's content, and whether its beginning has them. */
+static bool open_content(struct image *file, const struct cache_header *header)
 {
-    XXH128_hash_t hash;
-    return hash_image(image, 0, image->size, &hash, NULL) == 0 &&
-           hash.low64 == header->hash_low && hash.high64 == header->hash_high;
+    uint64_t sums = sums_size(header->size);
+    uint8_t first;
+    uint64_t *checksum = malloc(sums);
+    if (!checksum ||
+        image_read(file, sizeof(*header), checksum, sums, "the checksums", NULL) < 0 ||
+        XXH3_64bits(checksum, sums) != header->checksum) {
+        free(checksum);
+        return false;
+    }
+    file->start = sizeof(*header) + sums;
+    file->size = header->size;
+    file->checksum = checksum;
+    return image_read(file, 0, &first, 1, "the content", NULL) == 0;
 }
 
 static bool check_header(const struct cache_header *header, const struct cache_key *key,
@@ -145,7 +162,8 @@ static bool check_header(const struct cache_header *header, const struct cache_k
     return header->magic == CACHE_MAGIC && header->version == CACHE_VERSION &&
            header->header_size == sizeof(*header) &&
            memcmp(&header->key, key, sizeof(*key)) == 0 && header->size > 0 &&
-           header->size == file_size - sizeof(*header);
+           header->size <= file_size &&
+           header->size + sums_size(header->size) == file_size - sizeof(*header);
 }
 
 bool cache_find(int cache, const struct cache_key *key, struct image *image)
@@ -164,10 +182,9 @@ bool cache_find(int cache, const struct cache_key *key, struct image *image)
         log_info("kernel cache: %s is not usable and will be replaced", name);
         return false;
     }
-    file.start = sizeof(header);
-    file.size = header.size;
-    if (!verify(&file, &header)) {
+    if (!open_content(&file, &header)) {
         log_info("kernel cache: %s is damaged and will be replaced", name);
+        free(file.checksum);
         return false;
     }
     /* The time of last use, by which the oldest are found. */
@@ -195,7 +212,7 @@ static int write_fully(int fd, const void *data, uint64_t size)
 }
 
 static int write_entry(int cache, const char *name, const struct cache_header *header,
-                       const void *data, uint64_t size)
+                       const uint64_t *sums, const void *data)
 {
     SCOPE_FD int fd =
         openat(cache, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -203,27 +220,41 @@ static int write_entry(int cache, const char *name, const struct cache_header *h
         return -errno;
     }
     int result = write_fully(fd, header, sizeof(*header));
-    return result < 0 ? result : write_fully(fd, data, size);
+    if (result == 0) {
+        result = write_fully(fd, sums, sums_size(header->size));
+    }
+    return result < 0 ? result : write_fully(fd, data, header->size);
+}
+
+static void sum_up(uint64_t *sums, const uint8_t *data, uint64_t size)
+{
+    for (uint64_t i = 0; i < size; i += IMAGE_CHUNK) {
+        uint64_t left = size - i;
+        *sums++ = XXH3_64bits(data + i, left < IMAGE_CHUNK ? left : IMAGE_CHUNK);
+    }
 }
 
 void cache_store(int cache, const struct cache_key *key, const void *data, uint64_t size)
 {
     char name[CACHE_NAME_MAX], temporary[CACHE_NAME_MAX];
-    XXH128_hash_t hash = XXH3_128bits(data, size);
+    SCOPE_FREE uint64_t *sums = malloc(sums_size(size));
+    if (!sums) {
+        return;
+    }
+    sum_up(sums, data, size);
     struct cache_header header = {
         .magic = CACHE_MAGIC,
         .version = CACHE_VERSION,
         .header_size = sizeof(header),
         .key = *key,
         .size = size,
-        .hash_low = hash.low64,
-        .hash_high = hash.high64,
+        .checksum = XXH3_64bits(sums, sums_size(size)),
     };
     entry_name(name, key);
     snprintf(temporary, sizeof(temporary), "%d-%" PRIx64 ".new", getpid(), key->low);
-    cache_trim(cache, size + sizeof(header), CACHE_SIZE_MAX);
+    cache_trim(cache, size + sums_size(size) + sizeof(header), CACHE_SIZE_MAX);
     unlinkat(cache, temporary, 0); /* a dead process's, that had our number */
-    int result = write_entry(cache, temporary, &header, data, size);
+    int result = write_entry(cache, temporary, &header, sums, data);
     if (result == 0 && renameat(cache, temporary, cache, name) < 0) {
         result = -errno;
     }

@@ -1,9 +1,9 @@
 #pragma once
 /*
  * Unpacked kernel payloads, kept between runs under $XDG_CACHE_HOME/doppel or
- * ~/.cache/doppel. A file is named by the content of the packed payload, and verified
- * against a checksum whenever it is used; a damaged one is ignored and replaced. The
- * cache is never needed: where its directory cannot be used it is silently off.
+ * ~/.cache/doppel. A file is named by the content of the packed payload, and compared
+ * with checksums as it is read; a damaged one is ignored and replaced. The cache is never
+ * needed: where its directory cannot be used it is silently off.
  */
 
 #include <stdbool.h>
@@ -26,7 +26,8 @@ int cache_key_make(struct cache_key *key, const struct image *image, uint64_t of
 /* Opens, and makes, the directory: path, or the user's if NULL. Returns its descriptor,
  * or -1: no cache. */
 int cache_open(const char *path);
-/* Opens the entry with that key, verified. The caller closes the image. */
+/* Opens the entry with that key, whose chunks are checked when they are read (struct
+ * image's checksum), the first one now. The caller closes the image. */
 bool cache_find(int cache, const struct cache_key *key, struct image *image);
 /* Adds or replaces an entry; it appears complete or not at all. Failures are logged. */
 void cache_store(int cache, const struct cache_key *key, const void *data, uint64_t size);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "base/scope.h"
 
@@ -69,6 +70,7 @@ void image_close(struct image *image)
     if (image->owns_data) {
         free((void *)image->data);
     }
+    free(image->checksum);
     *image = (struct image)IMAGE_NONE;
 }
 
@@ -89,6 +91,41 @@ static int read_fully(int fd, uint64_t offset, uint8_t *buffer, uint64_t size)
     return 0;
 }
 
+/* The chunk of a checked image that has the byte at offset: as many as there are. */
+static int read_chunk(const struct image *image, uint64_t offset, uint8_t *chunk,
+                      struct error *err)
+{
+    uint64_t number = offset / IMAGE_CHUNK, first = number * IMAGE_CHUNK;
+    uint64_t left = image->size - first, size = left < IMAGE_CHUNK ? left : IMAGE_CHUNK;
+    if (read_fully(image->fd, image->start + first, chunk, size) < 0 ||
+        XXH3_64bits(chunk, size) != image->checksum[number]) {
+        return fail_plain(err, EUCLEAN, "damaged at byte %" PRIu64, first);
+    }
+    return 0;
+}
+
+static int read_checked(const struct image *image, uint64_t offset, uint8_t *buffer,
+                        uint64_t size, struct error *err)
+{
+    SCOPE_FREE uint8_t *chunk = malloc(IMAGE_CHUNK);
+    if (!chunk) {
+        return fail(err, ENOMEM, "cannot be read");
+    }
+    while (size > 0) {
+        uint64_t at = offset % IMAGE_CHUNK, left = IMAGE_CHUNK - at;
+        uint64_t part = size < left ? size : left;
+        int result = read_chunk(image, offset, chunk, err);
+        if (result < 0) {
+            return result;
+        }
+        memcpy(buffer, chunk + at, part);
+        buffer += part;
+        offset += part;
+        size -= part;
+    }
+    return 0;
+}
+
 int image_read(const struct image *image, uint64_t offset, void *buffer, uint64_t size,
                const char *what, struct error *err)
 {
@@ -105,6 +142,9 @@ int image_read(const struct image *image, uint64_t offset, void *buffer, uint64_
         memcpy(buffer, image->data + offset, size);
         return 0;
     }
+    if (image->checksum) {
+        return read_checked(image, offset, buffer, size, err);
+    }
     int result = read_fully(image->fd, image->start + offset, buffer, size);
     if (result == -ENODATA) {
         return fail_plain(err, ENODATA, "became shorter while %s was read", what);
@@ -115,23 +155,26 @@ int image_read(const struct image *image, uint64_t offset, void *buffer, uint64_
     return 0;
 }
 
-/* Read in pieces that stay in the processor's cache. */
-#define LOAD_CHUNK (256u << 10)
-
 static int load_file(const struct image *image, uint64_t offset, uint64_t size,
                      struct memory *memory, gpa_t gpa, const char *what,
                      struct error *err)
 {
-    SCOPE_FREE uint8_t *chunk = malloc(LOAD_CHUNK);
+    SCOPE_FREE uint8_t *chunk = malloc(IMAGE_CHUNK);
     if (!chunk) {
         return fail(err, ENOMEM, "cannot load %s", what);
     }
     int result = 0;
     while (result == 0 && size > 0) {
-        uint64_t part = size < LOAD_CHUNK ? size : LOAD_CHUNK;
-        result = image_read(image, offset, chunk, part, what, err);
+        /* A checked image's chunks are read as a whole. */
+        uint64_t at = image->checksum ? offset % IMAGE_CHUNK : 0;
+        uint64_t left = IMAGE_CHUNK - at, part = size < left ? size : left;
+        if (!image->checksum || !image_contains(image, offset, part)) {
+            result = image_read(image, offset, chunk, part, what, err);
+        } else {
+            result = read_chunk(image, offset, chunk, err);
+        }
         if (result == 0) {
-            ram_fill(memory, gpa, chunk, part);
+            ram_fill(memory, gpa, chunk + at, part);
         }
         offset += part;
         gpa += part;

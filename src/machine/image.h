@@ -17,7 +17,13 @@ struct image {
     bool owns_data;
     uint64_t start; /* where the image begins in the file */
     uint64_t size;
+    /* XXH3-64 of each IMAGE_CHUNK of its bytes, which are compared when they are read: a
+     * difference is -EUCLEAN. Freed with the image; NULL: there is nothing to compare. */
+    uint64_t *checksum;
 };
+
+/* Files are read in pieces that stay in the processor's cache. */
+#define IMAGE_CHUNK (256u << 10)
 
 #define IMAGE_NONE             \
     {                          \

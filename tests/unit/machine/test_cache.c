@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -103,6 +104,35 @@ static void test_damage_is_noticed(void **state)
     }
 }
 
+/* What lies behind the first chunk is found to be damaged when it is read. */
+static void test_damage_is_noticed_where_it_is_read(void **state)
+{
+    static char content[2 * IMAGE_CHUNK + 1000], read[sizeof(content)];
+    for (size_t i = 0; i < sizeof(content); i++) {
+        content[i] = (char)('a' + i % 23);
+    }
+    struct image image;
+    struct error err = {0};
+    struct cache_key key = key_of("long");
+    cache_store(cache, &key, content, sizeof(content));
+    assert_true(cache_find(cache, &key, &image));
+    assert_int_equal(image_read(&image, 7, read, sizeof(content) - 7, "test", &err), 0);
+    assert_memory_equal(read, content + 7, sizeof(content) - 7);
+    SCOPE_FD int fd = open_entry(&key, O_RDWR);
+    off_t at = (off_t)image.start + 2 * IMAGE_CHUNK + 999;
+    assert_int_equal(pwrite(fd, "!", 1, at), 1);
+    assert_int_equal(image_read(&image, 5, read, 2 * IMAGE_CHUNK - 5, "test", &err), 0);
+    assert_int_equal(image_read(&image, 2 * IMAGE_CHUNK - 1, read, 1, "test", &err), 0);
+    assert_int_equal(image_read(&image, 2 * IMAGE_CHUNK - 1, read, 2, "test", &err),
+                     -EUCLEAN);
+    assert_non_null(strstr(err.message, "damaged at byte 524288"));
+    assert_int_equal(ftruncate(fd, at), 0);
+    assert_int_equal(image_read(&image, 2 * IMAGE_CHUNK, read, 1, "test", &err),
+                     -EUCLEAN);
+    image_close(&image);
+    assert_false(cache_find(cache, &key, &image)); /* its size is another one now */
+}
+
 static void test_damaged_entry_is_replaced(void **state)
 {
     struct image image;
@@ -174,6 +204,7 @@ int main(void)
         CACHE_TEST(test_finds_what_was_stored),
         CACHE_TEST(test_other_content_is_not_found),
         CACHE_TEST(test_damage_is_noticed),
+        CACHE_TEST(test_damage_is_noticed_where_it_is_read),
         CACHE_TEST(test_damaged_entry_is_replaced),
         CACHE_TEST(test_trim_removes_the_oldest),
         CACHE_TEST(test_a_link_is_not_followed),
