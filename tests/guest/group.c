@@ -472,6 +472,28 @@ static void try_live_flags(void)
     }
 }
 
+/* Come to by a jump that is known only then. */
+ASM_FUNCTION(vector_loop, "mov $3, %ecx; lea 1f(%rip), %rax; jmp *%rax\n"
+                          "1: movups (%rdi), %xmm0\n"
+                          "movups 16(%rdi), %xmm0\n"
+                          "dec %ecx; jnz 1b\n");
+
+/* An engine may have the guest's vectors in the host's registers only while all
+ * exceptions are masked. */
+static void try_unmasked(void)
+{
+    case_begin("a loop of loads with exceptions unmasked, its page not known");
+    cr4_write(cr4_read() | CR4_OSFXSR | CR4_OSXMMEXCPT);
+    for (unsigned i = 0; i < 100; i++) {
+        uint32_t mxcsr = i & 1 ? 0 : 0x1f80;
+        map(PTE_P | PTE_W, PTE_P | PTE_W);
+        __asm__ volatile("ldmxcsr %0" ::"m"(mxcsr));
+        ASSERT(!trap_try(vector_loop, BASE));
+    }
+    uint32_t masked = 0x1f80;
+    __asm__ volatile("ldmxcsr %0" ::"m"(masked));
+}
+
 void guest_test(void)
 {
     first = page_new();
@@ -495,6 +517,7 @@ void guest_test(void)
         trap_set_gate(VECTOR_PF, 0x8e, 0);
     }
     try_late_write();
+    try_unmasked();
     try_change();
     try_flags();
     try_sums();
