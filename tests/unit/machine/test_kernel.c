@@ -2,16 +2,20 @@
 
 #include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <glob.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
+#include "base/scope.h"
 #include "machine/kernel.h"
 #include "machine/memory_map.h"
 #include "machine/zero_page.h"
@@ -389,9 +393,8 @@ static unsigned pack(const void *data, unsigned size)
     return (unsigned)stream.total_out;
 }
 
-static void make_bzimage(void)
+static void make_bzimage_of(const void *kernel, unsigned size)
 {
-    make_elf();
     memset(bzimage, 0, sizeof(bzimage));
     put(0x1f1, 1, 1);
     put(0x1f4, 4096 / 16, 4);
@@ -404,11 +407,17 @@ static void make_bzimage(void)
     put(0x236, 1, 2);
     put(0x238, 255, 4);
     put(0x248, PAYLOAD, 4);
-    put(0x24c, pack(&file, sizeof(file)), 4);
+    put(0x24c, pack(kernel, size), 4);
     put(0x258, 0x1000000, 8);
     put(0x260, 0x100000, 4);
     memcpy(bzimage + SETUP, "the decompressor", 16);
-    image_init_memory(&image, bzimage, SETUP + 4096);
+    image_init_memory(&image, bzimage, sizeof(bzimage));
+}
+
+static void make_bzimage(void)
+{
+    make_elf();
+    make_bzimage_of(&file, sizeof(file));
 }
 
 static void test_bzimage_is_unpacked(void **state)
@@ -422,6 +431,54 @@ static void test_bzimage_is_unpacked(void **state)
     assert_int_equal(guest(MAP_BOOT_PARAMS + 0x260, 4), 0x100000);
     assert_int_equal(guest(MAP_BOOT_PARAMS + 0x210, 1), 0xff);
     assert_int_equal(guest(MAP_BOOT_PARAMS + 0x228, 4), MAP_COMMAND_LINE);
+}
+
+/* A kernel of more than three chunks of the cache, the last of which is damaged. */
+static void test_bzimage_is_unpacked_again_where_the_cache_is_damaged(void **state)
+{
+    static struct {
+        struct elf_file elf;
+        char more[3 * IMAGE_CHUNK];
+    } large;
+    char directory[] = "/tmp/doppel-kernel-XXXXXX", pattern[64];
+    assert_non_null(mkdtemp(directory));
+    setenv("XDG_CACHE_HOME", directory, 1);
+    make_elf();
+    large.elf = file;
+    large.elf.program[0].p_filesz += sizeof(large.more);
+    large.elf.program[0].p_memsz = large.elf.program[0].p_filesz;
+    for (size_t i = 0; i < sizeof(large.more); i++) {
+        large.more[i] = (char)('a' + i % 23);
+    }
+    make_bzimage_of(&large, sizeof(large));
+    target.use_cache = true;
+    load();
+    glob_t found;
+    snprintf(pattern, sizeof(pattern), "%s/doppel/*.kernel", directory);
+    assert_int_equal(glob(pattern, 0, NULL, &found), 0);
+    assert_int_equal(truncate(found.gl_pathv[0], 1), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        teardown(state);
+        setup(state);
+        image_init_memory(&image, bzimage, sizeof(bzimage));
+        target.use_cache = true;
+        load();
+        assert_memory_equal(ram_map(memory, 0x1000000, 16, false), file.code, 16);
+        assert_memory_equal(ram_map(memory, 0x1000010, sizeof(large.more), false),
+                            large.more, sizeof(large.more));
+        SCOPE_FD int fd = open(found.gl_pathv[0], O_RDWR);
+        struct stat status;
+        char last;
+        assert_int_equal(fstat(fd, &status), 0);
+        assert_int_equal(pread(fd, &last, 1, status.st_size - 1), 1);
+        assert_int_equal(last, large.more[sizeof(large.more) - 1]);
+        assert_int_equal(pwrite(fd, "!", 1, status.st_size - 1), 1);
+    }
+    assert_int_equal(unlink(found.gl_pathv[0]), 0);
+    globfree(&found);
+    snprintf(pattern, sizeof(pattern), "%s/doppel", directory);
+    assert_int_equal(rmdir(pattern), 0);
+    assert_int_equal(rmdir(directory), 0);
 }
 
 static void test_bzimage_unpacks_itself_where_we_cannot(void **state)
@@ -587,6 +644,7 @@ int main(void)
         KERNEL_TEST(test_elf_on_both_sides_of_the_hole),
         KERNEL_TEST(test_32_bit_elf_without_note_is_refused),
         KERNEL_TEST(test_bzimage_is_unpacked),
+        KERNEL_TEST(test_bzimage_is_unpacked_again_where_the_cache_is_damaged),
         KERNEL_TEST(test_bzimage_unpacks_itself_where_we_cannot),
         KERNEL_TEST(test_bzimage_of_32_bits_is_entered_at_its_beginning),
         KERNEL_TEST(test_bzimage_of_32_bits_is_unpacked),
