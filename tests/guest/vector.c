@@ -5,7 +5,11 @@
  */
 #include "cpu.h"
 #include "guest.h"
+#include "page.h"
+#include "program.h"
 #include "trap.h"
+
+#define NOWHERE     0x500000000000ull
 
 #define CR4_OSXSAVE (1ull << 18)
 #define CPUID_AVX   (1u << 28)
@@ -97,13 +101,53 @@ static void expect_avx(bool is_on)
     }
 }
 
+/* 1: movdqu (%rdi), %xmm0; movdqu 16(%rdi), %xmm1; dec %ecx; jnz 1b; ret */
+static const uint8_t loads[] = {0xf3, 0x0f, 0x6f, 0x07, 0xf3, 0x0f, 0x6f,
+                                0x4f, 0x10, 0xff, 0xc9, 0x75, 0xf3, 0xc3};
+
+static uint64_t call(const uint8_t *code, uint64_t address, uint32_t rounds)
+{
+    uint64_t result;
+    __asm__ volatile("call *%3"
+                     : "=a"(result), "+c"(rounds)
+                     : "D"(address), "r"(code)
+                     : "memory", "cc");
+    return result;
+}
+
+static void set_mxcsr(uint32_t value)
+{
+    __asm__ volatile("ldmxcsr %0" : : "m"(value) : "memory");
+}
+
+/* A loop over vectors, which was called, is other code now, that the page is not there
+ * for and that does not use them, though what they raise is unmasked. */
+static void replace_loop(void)
+{
+    uint8_t *code = page_new();
+    uint64_t *data = page_new();
+    for (unsigned i = 0; i < 20; i++) {
+        memcpy(code, loads, sizeof(loads));
+        for (unsigned j = 0; j < 20; j++) {
+            call(code, (uint64_t)data, 20);
+        }
+        put_program(code, i);
+        set_mxcsr(i % 2 ? 0x1f80 : 0x1f00);
+        ASSERT_EQ(call(code, NOWHERE, 1), i);
+        set_mxcsr(0x1f80);
+    }
+}
+
 void guest_test(void)
 {
     uint32_t features = cpuid(1, 0).ecx;
     cr0_write((cr0_read() & ~(CR0_EM | CR0_TS)) | CR0_MP);
     cr4_write(cr4_read() | CR4_OSFXSR | CR4_OSXMMEXCPT);
+    case_begin("a loop over vectors is replaced");
+    replace_loop();
     if (!(features & CPUID_AVX) || !(features & CPUID_XSAVE)) {
-        guest_skip("the processor has no AVX");
+        case_skip("the processor has no AVX");
+        return;
     }
     case_begin("before XSAVE is switched on");
     expect_avx(false);

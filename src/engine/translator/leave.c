@@ -152,7 +152,13 @@ static bool fail_early(struct translator_cpu *translator, struct block *block,
                        unsigned ordinal, struct entry *entry)
 {
     struct cpu *cpu = translator->cpu;
-    bool goes_on = !run_wants_look(cpu) && find_is_open(cpu, block);
+    if (block->is_dead) { /* its look, which would have led away, comes behind */
+        translator_frame.exit_reason = LEAVE_HEAD;
+        if (go_on(translator, entry->page + block->place.offset, entry)) {
+            return true;
+        }
+    }
+    bool goes_on = !block->is_dead && !run_wants_look(cpu) && find_is_open(cpu, block);
     if (goes_on && find_late(translator, block, ordinal, entry)) {
         return true;
     }
