@@ -204,6 +204,7 @@ void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count)
     unsigned first = 0, end = count;
     for (unsigned i = 0; i < count; i++) {
         insns[i].recovery_found = 0;
+        insns[i].recovery_lasts = false;
     }
     while (end > 0 && !may_be_left(&insns[end - 1])) {
         end--;

@@ -5,6 +5,20 @@
 
 #define INSNS 4
 
+/* As translate.c does. */
+static void find_groups(struct rig *rig, struct guest_insn insn[INSNS])
+{
+    rig->emit.early_count = 0;
+    rig->emit.loop_end = -1;
+    for (unsigned i = 0; i < INSNS; i++) {
+        insn[i].access = (struct access){.kind = ACCESS_ALONE, .group = -1};
+        insn[i].keeps_base = insn[i].needs_base = false;
+    }
+    recover_find(&rig->emit, insn, INSNS);
+    flags_find_live(insn, INSNS, 0);
+    group_accesses(&rig->emit, insn, INSNS);
+}
+
 /* mov [rdi], rax; one by which translated code may go on elsewhere; mov [rdi + 8], rax;
  * mov [rdi + 16], rax. */
 static void plan(struct rig *rig, const uint8_t leave[INSN_BYTES_MAX], bool looks,
@@ -19,8 +33,7 @@ static void plan(struct rig *rig, const uint8_t leave[INSN_BYTES_MAX], bool look
         offset += insn[i].decoded.length;
     }
     rig->cache->looks = looks;
-    rig->emit.early_count = 0;
-    group_accesses(&rig->emit, insn, INSNS);
+    find_groups(rig, insn);
     assert_int_equal(rig->emit.early_count, 0);
     assert_int_equal(insn[0].access.kind, ACCESS_FIRST);
     assert_int_equal(insn[2].access.kind, ACCESS_MEMBER);
@@ -103,9 +116,7 @@ static void plan_loop(struct rig *rig, const uint8_t between[INSN_BYTES_MAX],
         assert_true(decode(rig, code[i], offset, &insn[i]));
         offset += insn[i].decoded.length;
     }
-    rig->emit.early_count = 0;
-    rig->emit.loop_end = -1;
-    group_accesses(&rig->emit, insn, INSNS);
+    find_groups(rig, insn);
 }
 
 static const uint8_t inc_rcx[INSN_BYTES_MAX] = {0x48, 0xff, 0xc1};
