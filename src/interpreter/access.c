@@ -49,7 +49,7 @@ static void walk_entry_written(void *opaque, gpa_t gpa)
 
 static bool is_upper(const struct cpu *cpu, gva_t gva)
 {
-    return cpu_half(&cpu->tlb_context->view[0], gva);
+    return gva >> (cpu->state.efer & X86_EFER_LMA ? 63 : 31) & 1;
 }
 
 static bool walk(struct cpu *cpu, enum tlb_view view, gva_t gva, enum x86_access access,
@@ -123,8 +123,8 @@ static void note_access(struct cpu *cpu, gva_t gva, unsigned size, bool is_write
     breakpoint_note_access(cpu, gva, size, is_write);
 }
 
-/* Does it hold in every address space? Only the upper half has a list of large pages that
- * outlives a load of CR3, and entries with a key have to follow PKRU. */
+/* Does it hold in every address space? In the lower half each page fault would have to
+ * look for it there (see walk), and entries with a key have to follow PKRU. */
 static bool is_lasting(const struct cpu *cpu, gva_t gva,
                        const struct x86_translation *translation)
 {
@@ -164,7 +164,7 @@ static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
         hold_fill(cpu, area, index);
     }
     if (translation->page_size > FRAME_SIZE) {
-        cpu_note_large_page(cpu->tlb_context, gva, translation->page_size);
+        cpu_note_large_page(cpu->tlb_context, gva, translation->page_size, lasts);
     }
     if (unlikely(translation->key)) {
         key_note(cpu->tlb_context, index);
@@ -482,10 +482,10 @@ static frame_t fetch_frame(struct cpu *cpu, gva_t gva, gpa_t *gpa)
     *gpa = memory_bus_address(cpu->memory, translation.gpa);
     frame_t frame = memory_frame(cpu->memory, *gpa, NULL);
     if (frame != FRAME_NONE) {
-        *entry = (struct fetch_entry){page, cpu->code_key, frame,
-                                      is_lasting(cpu, gva, &translation)};
+        bool lasts = is_lasting(cpu, gva, &translation);
+        *entry = (struct fetch_entry){page, cpu->code_key, frame, lasts};
         if (translation.page_size > FRAME_SIZE) {
-            cpu_note_large_page(cpu->tlb_context, gva, translation.page_size);
+            cpu_note_large_page(cpu->tlb_context, gva, translation.page_size, lasts);
         }
     }
     return frame;

@@ -102,15 +102,15 @@ struct tlb_jump {
 #define AREA_JUMP_BASED_TAG (1ull << 32)
 #define AREA_JUMP_OTHER     2u /* the bit in which the indices of a pair differ */
 
-/* Bits of the lower half, and of the upper one, which hold a kernel's pages for long. */
-#define AREA_FILTER_LOWER 4096u
-#define AREA_FILTER_UPPER 32768u
-#define AREA_FILTER_BITS  (AREA_FILTER_LOWER + AREA_FILTER_UPPER)
+/* Bits for what ends with a load of CR3, and for what lasts: a kernel's pages. */
+#define AREA_FILTER_PASSING 4096u
+#define AREA_FILTER_LASTING 32768u
+#define AREA_FILTER_BITS    (AREA_FILTER_PASSING + AREA_FILTER_LASTING)
 
 /* Likewise, of the words that tell in which lines of their pages jumps lie. */
-#define AREA_LINES_LOWER 128u
-#define AREA_LINES_UPPER 1024u
-#define AREA_LINES       (AREA_LINES_LOWER + AREA_LINES_UPPER)
+#define AREA_LINES_PASSING 128u
+#define AREA_LINES_LASTING 1024u
+#define AREA_LINES         (AREA_LINES_PASSING + AREA_LINES_LASTING)
 
 /* How many fills are remembered, so that emptying costs what was filled. */
 #define AREA_FILLED_MAX 4096
@@ -130,8 +130,8 @@ struct tlb_area {
      * copy's is STACK_NEVER, at which is no memory. */
     struct tlb_entry stack;
     const void *jump_miss;
-    /* Pages that may have jumps, of each half of the addresses, hashed, and in which of
-     * their lines (jump.c). */
+    /* Pages that may have jumps, which pass or last, hashed, and in which of their lines
+     * (jump.c). */
     uint64_t jump_filter[AREA_FILTER_BITS / 64];
     uint64_t jump_lines[AREA_LINES];
     bool has_jumps;
@@ -145,14 +145,7 @@ struct tlb_area {
     /* Entries by which the page may be stored to, but for their frame's being watched, if
      * they are filled: interpreter/hold.h. */
     uint64_t held[TLB_SIZE / 64];
-    uint8_t half_shift; /* of the bit that tells the halves: 63, outside IA-32e mode 31 */
 };
-
-/* 1: the upper half of the linear addresses, where kernels live. */
-static inline unsigned cpu_half(const struct tlb_area *area, uint64_t gva)
-{
-    return gva >> area->half_shift & 1;
-}
 
 #define TLB_NO_KEY    UINT64_MAX
 
@@ -175,7 +168,7 @@ struct tlb_context {
     bool is_stale;       /* when it is next used, what lasts has ended, too */
     /* Which 2M (4M: two of them) and 1G regions have entries from large pages, hashed:
      * INVLPG drops a large page whole, though it is cached in 4K pieces. */
-    uint64_t large_filter[2][4], giant_filter[2]; /* of each half of the addresses */
+    uint64_t large_filter[2][4], giant_filter[2]; /* [1]: of those that last */
     /* Entries of pages with protection keys, for key.c. */
     uint16_t keyed[TLB_KEYED_MAX];
     unsigned keyed_count; /* more than TLB_KEYED_MAX: unknown which */
@@ -426,7 +419,8 @@ void cpu_flush_all(struct cpu *cpu);
 /* Drops them all if something else is at an address of the guest's than was. */
 void cpu_follow_layout(struct cpu *cpu);
 /* Notes that an entry being filled is part of a larger page. */
-void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_size);
+void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_size,
+                         bool lasts);
 /* Notes that an entry of a view, or a jump, is about to be filled. */
 void cpu_note_filled(struct tlb_area *area, unsigned index, bool lasts);
 /* Fills a jump entry; what it held goes to the pair's other one. */

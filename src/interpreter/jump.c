@@ -17,38 +17,37 @@ struct place {
     uint64_t *lines; /* a bit for each line: one of jump_lines */
 };
 
-static struct place find_place(struct tlb_area *area, uint64_t tag)
+static struct place find_place(struct tlb_area *area, uint64_t tag, bool lasts)
 {
     uint64_t page = (tag & ~AREA_JUMP_BASED_TAG) >> FRAME_SHIFT;
-    if (cpu_half(area, tag)) {
+    if (lasts) {
         return (struct place){
-            AREA_FILTER_LOWER + (page ^ page >> 15) % AREA_FILTER_UPPER,
-            &area->jump_lines[AREA_LINES_LOWER + page % AREA_LINES_UPPER],
+            AREA_FILTER_PASSING + (page ^ page >> 15) % AREA_FILTER_LASTING,
+            &area->jump_lines[AREA_LINES_PASSING + page % AREA_LINES_LASTING],
         };
     }
     return (struct place){
-        (page ^ page >> 12) % AREA_FILTER_LOWER,
-        &area->jump_lines[page % AREA_LINES_LOWER],
+        (page ^ page >> 12) % AREA_FILTER_PASSING,
+        &area->jump_lines[page % AREA_LINES_PASSING],
     };
 }
 
-void jump_note_page(struct tlb_area *area, uint64_t tag)
+void jump_note_page(struct tlb_area *area, uint64_t tag, bool lasts)
 {
-    struct place place = find_place(area, tag);
+    struct place place = find_place(area, tag, lasts);
     area->jump_filter[place.bit / 64] |= 1ull << place.bit % 64;
     *place.lines |= 1ull << tag % FRAME_SIZE / LINE_SIZE;
     area->has_jumps = true;
 }
 
-void jump_forget_pages(struct tlb_area *area, unsigned halves)
+void jump_forget_pages(struct tlb_area *area, bool keeps_lasting)
 {
     if (area->has_jumps) {
-        bool is_half = halves == 1;
-        unsigned bits = is_half ? AREA_FILTER_LOWER : AREA_FILTER_BITS;
-        unsigned lines = is_half ? AREA_LINES_LOWER : AREA_LINES;
+        unsigned bits = keeps_lasting ? AREA_FILTER_PASSING : AREA_FILTER_BITS;
+        unsigned lines = keeps_lasting ? AREA_LINES_PASSING : AREA_LINES;
         memset(area->jump_filter, 0, bits / 8);
         memset(area->jump_lines, 0, lines * sizeof(area->jump_lines[0]));
-        area->has_jumps = is_half;
+        area->has_jumps = keeps_lasting;
     }
 }
 
@@ -62,7 +61,7 @@ void jump_clear_all(struct tlb_area *area)
     for (unsigned i = 0; area->jump_miss && i < AREA_JUMP_COUNT; i++) {
         jump_clear(area, i);
     }
-    jump_forget_pages(area, 2);
+    jump_forget_pages(area, false);
 }
 
 static bool is_lasting(const struct tlb_area *area, unsigned index)
@@ -75,7 +74,7 @@ static void fill(struct tlb_area *area, unsigned index, uint64_t tag, const void
                  bool lasts)
 {
     cpu_note_filled(area, TLB_SIZE + index, lasts);
-    jump_note_page(area, tag);
+    jump_note_page(area, tag, lasts);
     area->jump[index] = (struct tlb_jump){tag, target};
 }
 
@@ -104,9 +103,17 @@ static void drop_line(struct tlb_area *area, gva_t line)
     }
 }
 
-static bool may_have_jumps(const struct tlb_area *area, struct place place)
+/* In which lines of the page; not 0: it may have jumps. */
+static uint64_t find_lines(struct tlb_area *area, gva_t page)
 {
-    return area->jump_filter[place.bit / 64] >> place.bit % 64 & 1;
+    uint64_t lines = 0;
+    for (unsigned lasts = 0; lasts < 2; lasts++) {
+        struct place place = find_place(area, page, lasts);
+        if (area->jump_filter[place.bit / 64] >> place.bit % 64 & 1) {
+            lines |= *place.lines;
+        }
+    }
+    return lines;
 }
 
 /* Of the lines that end so near the page behind, in which an instruction may end. */
@@ -121,13 +128,10 @@ static void drop_crossing(struct tlb_area *area, gva_t page)
 
 void jump_drop_page(struct tlb_area *area, gva_t page)
 {
-    struct place place = find_place(area, page);
-    if (may_have_jumps(area, place)) {
-        for (uint64_t left = *place.lines; left; left &= left - 1) {
-            drop_line(area, page + ((uint64_t)__builtin_ctzll(left) << LINE_SHIFT));
-        }
+    for (uint64_t left = find_lines(area, page); left; left &= left - 1) {
+        drop_line(area, page + ((uint64_t)__builtin_ctzll(left) << LINE_SHIFT));
     }
-    if (may_have_jumps(area, find_place(area, page - 1))) {
+    if (find_lines(area, page - 1) >> (FRAME_SIZE / LINE_SIZE - 1)) {
         drop_crossing(area, page);
     }
 }

@@ -9,9 +9,9 @@ void jump_clear(struct tlb_area *area, unsigned index);
 void jump_clear_all(struct tlb_area *area);
 
 /* The filter of pages that may have some: a page has, by the tag of one; no page has, of
- * both halves of the addresses, or of the lower one. */
-void jump_note_page(struct tlb_area *area, uint64_t tag);
-void jump_forget_pages(struct tlb_area *area, unsigned halves);
+ * all, or of those whose jumps do not last. */
+void jump_note_page(struct tlb_area *area, uint64_t tag, bool lasts);
+void jump_forget_pages(struct tlb_area *area, bool keeps_lasting);
 
 /* Those of the page at an address, and those whose instruction only ends there. */
 void jump_drop_page(struct tlb_area *area, gva_t page);

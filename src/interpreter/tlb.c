@@ -85,7 +85,7 @@ static void area_clear(struct tlb_area *area, bool keeps_lasting)
     if (!keeps_lasting) {
         area_clear_lasting(area);
     }
-    jump_forget_pages(area, keeps_lasting ? 1 : 2);
+    jump_forget_pages(area, keeps_lasting);
 }
 
 void cpu_forget_jumps(struct cpu *cpu, const void *target)
@@ -110,13 +110,12 @@ static void context_clear(struct cpu *cpu, struct tlb_context *context,
     for (unsigned i = 0; i < TLB_VIEWS; i++) {
         struct tlb_area *view = &context->view[i];
         view->jump_miss = cpu->jump_miss;
-        view->half_shift = cpu->state.efer & X86_EFER_LMA ? 63 : 31;
         area_clear(view, keeps_lasting);
     }
     context->keyed_count = 0;
-    unsigned halves = keeps_lasting ? 1 : 2;
-    memset(context->large_filter, 0, halves * sizeof(context->large_filter[0]));
-    memset(context->giant_filter, 0, halves * sizeof(context->giant_filter[0]));
+    unsigned filters = keeps_lasting ? 1 : 2;
+    memset(context->large_filter, 0, filters * sizeof(context->large_filter[0]));
+    memset(context->giant_filter, 0, filters * sizeof(context->giant_filter[0]));
     context->is_stale = false;
     context->generation = ++cpu->generations;
 }
@@ -141,19 +140,19 @@ static unsigned giant_hash(gva_t gva)
     return (gva >> GIANT_SHIFT ^ gva >> (GIANT_SHIFT + 6)) & 63;
 }
 
-void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_size)
+void cpu_note_large_page(struct tlb_context *context, gva_t gva, uint64_t page_size,
+                         bool lasts)
 {
     if (page_size > 1ull << GIANT_SHIFT) {
         return; /* paging is off: nothing to invalidate by address */
     }
-    unsigned half = cpu_half(&context->view[0], gva);
     if (page_size == 1ull << GIANT_SHIFT) {
-        context->giant_filter[half] |= 1ull << giant_hash(gva);
+        context->giant_filter[lasts] |= 1ull << giant_hash(gva);
         return;
     }
     for (uint64_t part = 0; part < page_size >> LARGE_SHIFT; part++) {
         unsigned hash = large_hash((gva & -page_size) + (part << LARGE_SHIFT));
-        context->large_filter[half][hash / 64] |= 1ull << hash % 64;
+        context->large_filter[lasts][hash / 64] |= 1ull << hash % 64;
     }
 }
 
@@ -194,7 +193,7 @@ static bool drop_entry(struct tlb_area *area, unsigned index, gva_t gva, unsigne
         return false;
     }
     if (index >= TLB_SIZE) {
-        jump_note_page(area, area->jump[index - TLB_SIZE].tag);
+        jump_note_page(area, area->jump[index - TLB_SIZE].tag, is_lasting(area, index));
     }
     return true;
 }
@@ -207,7 +206,7 @@ static void drop_region(struct tlb_area *area, gva_t gva, unsigned shift)
     unsigned all = area->jump_miss ? AREA_ENTRIES : TLB_SIZE;
     unsigned count = knows_which ? area->filled_count : all, kept = 0;
     uint64_t seen[AREA_ENTRIES / 64] = {0}; /* the list may have one many times */
-    jump_forget_pages(area, 2);
+    jump_forget_pages(area, false);
     cpu_clear_stack(area);
     for (unsigned i = 0; i < count; i++) {
         unsigned index = knows_which ? area->filled[i] : i;
@@ -270,10 +269,11 @@ void cpu_flush_page(struct cpu *cpu, gva_t gva)
         if (!context->used || context->is_stale) {
             continue;
         }
-        unsigned half = cpu_half(&context->view[0], gva), hash = large_hash(gva);
-        if (context->giant_filter[half] >> giant_hash(gva) & 1) {
+        unsigned hash = large_hash(gva), giant = giant_hash(gva);
+        const uint64_t(*large)[4] = context->large_filter;
+        if ((context->giant_filter[0] | context->giant_filter[1]) >> giant & 1) {
             flush_region(cpu, context, gva, GIANT_SHIFT);
-        } else if (context->large_filter[half][hash / 64] >> hash % 64 & 1) {
+        } else if ((large[0][hash / 64] | large[1][hash / 64]) >> hash % 64 & 1) {
             flush_region(cpu, context, gva,
                          LARGE_SHIFT + 1); /* a 4M page is two regions */
         }

@@ -1,4 +1,5 @@
-/* The software TLB: entries when they are empty, and which jumps INVLPG drops. */
+/* The software TLB: entries when they are empty, which jumps INVLPG drops, and whether it
+ * looks for a large page. */
 #include "fixture.h"
 
 #include <setjmp.h>
@@ -37,7 +38,8 @@ static struct jumps begin_jumps(void)
 
 static void note(struct jumps *jumps, uint64_t rip, uint64_t tag_bits, unsigned other)
 {
-    cpu_note_jump(jumps->area, cpu_area_jump(rip) ^ other, rip | tag_bits, &taken, false);
+    bool lasts = rip % 2; /* some of each */
+    cpu_note_jump(jumps->area, cpu_area_jump(rip) ^ other, rip | tag_bits, &taken, lasts);
 }
 
 static bool is_known(const struct jumps *jumps, uint64_t rip, uint64_t tag_bits,
@@ -120,6 +122,34 @@ static void test_invlpg_drops_jumps_to_what_ends_in_its_page(void **state)
     fixture_free(jumps.f);
 }
 
+/* ---- large pages ------------------------------------------------------------------- */
+
+/* INVLPG looks for a large page as long as one may be cached: a program's ends with a
+ * load of CR3, wherever it lies, a kernel's does not. */
+static void test_invlpg_forgets_large_pages_that_pass(void **state)
+{
+    struct fixture *f = fixture_long();
+    struct cpu *cpu = f->cpu;
+    cpu_switch_context(cpu, false);
+    const uint64_t *dropped = (const uint64_t *)&cpu->counters.regions_dropped;
+    static const uint64_t sizes[] = {1ull << 21, 1ull << 22, 1ull << 30};
+    for (unsigned i = 0; i < 3; i++) {
+        for (unsigned lasts = 0; lasts < 2; lasts++) {
+            uint64_t before = *dropped;
+            cpu_note_large_page(cpu->tlb_context, UPPER, sizes[i], lasts);
+            cpu_flush_page(cpu, UPPER);
+            assert_int_equal(*dropped, before + 1);
+            cpu_switch_context(cpu, false);
+            cpu_flush_page(cpu, UPPER);
+            assert_int_equal(*dropped, before + 1 + lasts);
+            cpu_flush_all(cpu);
+            cpu_flush_page(cpu, UPPER);
+            assert_int_equal(*dropped, before + 1 + lasts);
+        }
+    }
+    fixture_free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -128,6 +158,7 @@ int main(void)
         cmocka_unit_test(test_invlpg_leaves_other_pages_alone),
         cmocka_unit_test(test_invlpg_drops_jumps_of_32_bit_code),
         cmocka_unit_test(test_invlpg_drops_jumps_to_what_ends_in_its_page),
+        cmocka_unit_test(test_invlpg_forgets_large_pages_that_pass),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
