@@ -67,6 +67,11 @@ struct guest_insn {
     bool counts_bits : 1; /* what it does to flags depends on its immediate: a shift */
     bool is_origin : 1;   /* its flags can be computed anew, perhaps (recover.c) */
     bool can_recover : 1; /* who leaves at it finds the registers as before it */
+    bool is_branch : 1;   /* on a condition, by its own code */
+    bool knows_held : 1;  /* its function knows of what scratch registers hold */
+    bool may_leave : 1;   /* translated code, whatever its access is */
+    bool has_operand : 1; /* in memory, which it accesses */
+    bool is_way_in : 1;   /* who has left at it comes back behind it, perhaps */
     /* When translated code may be left at it, which shows all flags. */
     enum shows {
         SHOWS_NOTHING,
@@ -186,6 +191,7 @@ struct emit {
     unsigned early_count;
     int8_t loop_end;     /* up to here the block may lead behind those checks; or -1 */
     struct held held[3]; /* by host r8, r9 and r10 */
+    bool is_held;        /* perhaps; else nothing is */
     bool holds;          /* the instruction being made may leave something there */
     struct cold cold[COLD_MAX];
     unsigned cold_count;
@@ -309,14 +315,25 @@ static inline void emit_note_flags(struct emit *emit)
 /* scratch.c. Before an instruction's code: emit->holds, and what that asks for. */
 void scratch_begin(struct emit *emit, const struct guest_insn *insn);
 /* The scratch register that holds something; HOST_NONE: none does. */
-unsigned scratch_find(const struct emit *emit, unsigned what);
+unsigned scratch_find_held(const struct emit *emit, unsigned what);
+static inline unsigned scratch_find(const struct emit *emit, unsigned what)
+{
+    return emit->is_held || what == HELD_NOTHING ? scratch_find_held(emit, what)
+                                                 : HOST_NONE;
+}
 /* One holds it from now on, for as long as may be; is_newer: the frame's is old. */
 void scratch_hold(struct emit *emit, unsigned host, unsigned what, bool is_newer);
 /* The best one to overwrite of those free, a bit each by host number. */
 unsigned scratch_choose(const struct emit *emit, unsigned free);
 /* Before a host register is overwritten; before what is held is changed in the frame, or
  * elsewhere. What is newer is stored; flags stay. */
-void scratch_overwrite(struct emit *emit, unsigned host);
+void scratch_overwrite_held(struct emit *emit, unsigned host);
+static inline void scratch_overwrite(struct emit *emit, unsigned host)
+{
+    if (emit->is_held) {
+        scratch_overwrite_held(emit, host);
+    }
+}
 void scratch_release(struct emit *emit, unsigned what);
 /* The instruction makes it anew, in the frame. */
 void scratch_forget(struct emit *emit, unsigned what);
@@ -421,7 +438,11 @@ void group_accesses(struct emit *emit, struct guest_insn *insn, unsigned count);
 void group_plan(struct guest_insn *insn);
 
 /* May translated code be left at the instruction? Its access's kind is known. */
-bool group_may_leave(const struct guest_insn *insn);
+static inline bool group_may_leave(const struct guest_insn *insn)
+{
+    return insn->may_leave || insn->access.kind == ACCESS_FIRST ||
+           (insn->has_operand && insn->access.kind != ACCESS_MEMBER);
+}
 
 /* emit_head.c. What the block begins with. */
 void emit_head(struct emit *emit, const struct guest_insn *insns);

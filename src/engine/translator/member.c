@@ -69,8 +69,26 @@ static bool may_join(const struct guest_insn *insn)
     return is_stack && insn->operand[0].type != ZYDIS_OPERAND_TYPE_MEMORY;
 }
 
+static void plan_ways_out(struct guest_insn *insn)
+{
+    ZydisMnemonic mnemonic = insn->decoded.mnemonic;
+    bool is_wide = mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+    insn->is_branch = insn->emit == emit_jcc || insn->emit == emit_loop ||
+                      insn->emit == emit_jrcxz;
+    insn->knows_held = insn->emit == emit_copy || insn->emit == emit_lea ||
+                       insn->emit == emit_nothing || insn->is_branch;
+    insn->has_operand = insn_memory(insn) && insn->emit != emit_lea;
+    insn->may_leave = insn->is_branch || insn->emit == emit_ret || is_wide ||
+                      mnemonic == ZYDIS_MNEMONIC_DIV ||
+                      mnemonic == ZYDIS_MNEMONIC_IDIV || insn->uses_fpu ||
+                      (insn->has_operand && insn->uses_vector);
+    insn->is_way_in =
+        insn->uses_vector || insn->uses_fpu || insn->accesses != 1 || is_wide;
+}
+
 void group_plan(struct guest_insn *insn)
 {
+    plan_ways_out(insn);
     insn->borrowed = (uint8_t)count_borrowed(insn);
     insn->has_high_byte = has_high_byte(insn);
     insn->keeps_addresses = keeps_addresses(insn);
@@ -163,16 +181,4 @@ bool member_spares_base(const struct plan *plan, const struct guest_insn *insn,
         return insn->borrowed <= 1;
     }
     return insn->borrowed == 0 && !insn->has_high_byte && !flags_are_read(insn);
-}
-
-bool group_may_leave(const struct guest_insn *insn)
-{
-    ZydisMnemonic mnemonic = insn->decoded.mnemonic;
-    bool is_member = insn->access.kind == ACCESS_MEMBER;
-    bool has_operand = insn_memory(insn) && insn->emit != emit_lea;
-    return insn->emit == emit_jcc || insn->emit == emit_ret || insn->emit == emit_loop ||
-           insn->emit == emit_jrcxz || mnemonic == ZYDIS_MNEMONIC_DIV ||
-           mnemonic == ZYDIS_MNEMONIC_IDIV || mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ||
-           insn->uses_fpu || insn->access.kind == ACCESS_FIRST ||
-           (has_operand && (!is_member || insn->uses_vector));
 }

@@ -27,7 +27,7 @@ static void store(struct emit *emit, unsigned host)
     }
 }
 
-unsigned scratch_find(const struct emit *emit, unsigned what)
+unsigned scratch_find_held(const struct emit *emit, unsigned what)
 {
     for (unsigned i = 0; i < array_size(emit->held); i++) {
         if (emit->held[i].what == what) {
@@ -37,7 +37,7 @@ unsigned scratch_find(const struct emit *emit, unsigned what)
     return HOST_NONE;
 }
 
-void scratch_overwrite(struct emit *emit, unsigned host)
+void scratch_overwrite_held(struct emit *emit, unsigned host)
 {
     if (host >= HOST_R8 && host <= HOST_R10) {
         store(emit, host);
@@ -63,6 +63,9 @@ void scratch_forget(struct emit *emit, unsigned what)
 
 void scratch_save(struct emit *emit)
 {
+    if (!emit->is_held) {
+        return;
+    }
     for (unsigned host = HOST_R8; host <= HOST_R10; host++) {
         store(emit, host);
     }
@@ -70,6 +73,7 @@ void scratch_save(struct emit *emit)
 
 void scratch_clear(struct emit *emit)
 {
+    emit->is_held = false;
     for (unsigned i = 0; i < array_size(emit->held); i++) {
         assert(!emit->held[i].is_newer);
         emit->held[i].what = HELD_NOTHING;
@@ -83,6 +87,7 @@ void scratch_hold(struct emit *emit, unsigned host, unsigned what, bool is_newer
     *held =
         (struct held){(uint8_t)what, is_newer || (held->what == what && held->is_newer),
                       (uint8_t)emit->ordinal};
+    emit->is_held = true;
     if (!emit->holds) {
         store(emit, host);
         held->what = HELD_NOTHING;
@@ -109,35 +114,30 @@ unsigned scratch_choose(const struct emit *emit, unsigned free)
 
 /* ---- instructions ----------------------------------------------------------------- */
 
-/* Its way out leads elsewhere for good. */
-static bool is_branch(const struct guest_insn *insn)
-{
-    return insn->emit == emit_jcc || insn->emit == emit_loop || insn->emit == emit_jrcxz;
-}
-
 /* Does its function know of what is held? */
 static bool knows(const struct guest_insn *insn)
 {
-    return !insn->soft_size && (insn->emit == emit_copy || insn->emit == emit_lea ||
-                                insn->emit == emit_nothing || is_branch(insn));
+    return insn->knows_held && insn->emit && !insn->soft_size;
 }
 
-/* Does nobody come back to what is behind it, though it may be left? */
+/* Does somebody come back to what is behind it, as it may be left? */
 static bool is_way_in(const struct guest_insn *insn)
 {
-    return insn->access.kind != ACCESS_FIRST || insn->access.look_size ||
-           insn->uses_vector || insn->uses_fpu || insn->accesses != 1 ||
-           insn->decoded.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+    return insn->is_way_in || insn->access.kind != ACCESS_FIRST || insn->access.look_size;
 }
 
 void scratch_begin(struct emit *emit, const struct guest_insn *insn)
 {
     bool leaves = group_may_leave(insn) || insn->access.look_size;
-    emit->holds = knows(insn) && (!leaves || is_branch(insn) || !is_way_in(insn));
+    /* Where a branch leads elsewhere it does so for good. */
+    emit->holds = knows(insn) && (!leaves || insn->is_branch || !is_way_in(insn));
+    if (!emit->is_held) {
+        return;
+    }
     if (leaves || !emit->holds) {
         scratch_save(emit);
     }
-    if (!emit->holds || (leaves && !is_branch(insn))) {
+    if (!emit->holds || (leaves && !insn->is_branch)) {
         scratch_clear(emit);
     }
 }

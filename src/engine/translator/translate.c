@@ -385,6 +385,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
         emit->cold_count = emit->ordinal = 0;
         emit->stack_moves = 0;
         memset(emit->held, 0, sizeof(emit->held));
+        emit->is_held = false;
         emit->ended = emit->flags_in_memory = emit->keeps_base = false;
         emit->has_branched = false;
         cache->link_count = link_mark;
