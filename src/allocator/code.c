@@ -42,6 +42,13 @@ static uint64_t line_mask(unsigned offset, unsigned size)
 uint32_t memory_code_watch(struct memory *memory, frame_t frame, unsigned offset,
                            unsigned size)
 {
+    /* The version first: a store behind the look at it that has the lines forgotten
+     * advances it. */
+    uint64_t before = memory->frame[frame];
+    if (before & FRAME_WATCH_CODE &&
+        !(line_mask(offset, size) & ~memory->code_lines[frame])) {
+        return FRAME_VERSION(before);
+    }
     pthread_mutex_lock(code_lock(memory, frame));
     atomic_fetch_or(&memory->code_lines[frame], line_mask(offset, size));
     uint64_t entry = atomic_fetch_or(&memory->frame[frame], FRAME_WATCH_CODE);

@@ -114,24 +114,20 @@ static bool work_out(const struct emit *emit, struct guest_insn *insn, unsigned 
  * What is known: an index of kinds in sets that lie in a line of the host's cache each,
  * and what is copied of them, in the order in which they were met. Zero at first.
  */
-struct kind {
-    uint64_t head;
-    uint32_t place; /* of the kind's copy: in the memory, in lines */
-    uint8_t mode;   /* as kind_mode has it; 0: there is none */
-    uint8_t length;
-    uint8_t operands; /* that its users may look at */
-    bool ends_block : 1, is_jcc : 1, is_call : 1;
-};
-
 #define LINE      64u
 #define WAYS      4u
 #define SETS      8192u
 #define KIND_MODE MODE_32
-/* In struct kind's mode. */
+/* In struct found's mode; 0: there is none. */
 #define KIND_IS_THERE 0x80u
 
+struct set {
+    uint64_t head[WAYS];
+    struct found kind[WAYS];
+};
+
 struct known {
-    struct kind kind[SETS][WAYS];
+    struct set set[SETS];
     uint32_t used; /* lines of the copies' memory */
     uint8_t next;  /* way that is given to another kind when a set is full */
 };
@@ -147,7 +143,7 @@ struct known {
 /* Users look at the first three, whatever there are. */
 #define OPERANDS_MIN 3u
 
-static_assert(sizeof(struct kind) * WAYS == LINE, "a set is a line");
+static_assert(sizeof(struct set) == LINE, "a set is a line");
 
 size_t decode_size(void)
 {
@@ -159,15 +155,16 @@ static unsigned kind_mode(const struct emit *emit)
     return (emit->mode & KIND_MODE) | KIND_IS_THERE;
 }
 
-static struct kind *find_set(const struct emit *emit, struct head head)
+/* One head with two modes lies in two sets. */
+static struct set *find_set(const struct emit *emit, struct head head)
 {
     struct known *known = emit->cache->known;
     uint64_t hash = (head.bytes ^ (emit->mode & KIND_MODE)) * 0x9e3779b97f4a7c15ull;
-    return known->kind[(hash >> 40) % SETS];
+    return &known->set[(hash >> 40) % SETS];
 }
 
 static const struct guest_insn *kind_copy(const struct emit *emit,
-                                          const struct kind *kind)
+                                          const struct found *kind)
 {
     const uint8_t *memory = emit->cache->known;
     return (const void *)(memory + (size_t)kind->place * LINE);
@@ -231,16 +228,15 @@ static size_t kind_size(unsigned operands)
 }
 
 /* A way of the set that is free, or taken from another. */
-static struct kind *free_kind(const struct emit *emit, struct head head)
+static unsigned free_way(const struct emit *emit, const struct set *set)
 {
-    struct kind *set = find_set(emit, head);
     for (unsigned i = 0; i < WAYS; i++) {
-        if (!set[i].mode) {
-            return &set[i];
+        if (!set->kind[i].mode) {
+            return i;
         }
     }
     struct known *known = emit->cache->known;
-    return &set[known->next++ % WAYS];
+    return known->next++ % WAYS;
 }
 
 /* Not at all if it is irregular. */
@@ -267,9 +263,11 @@ static void remember(const struct emit *emit, struct guest_insn *insn,
         return;
     }
     struct known *known = emit->cache->known;
-    struct kind *kind = free_kind(emit, head);
-    *kind = (struct kind){
-        .head = head.bytes,
+    struct set *set = find_set(emit, head);
+    unsigned way = free_way(emit, set);
+    struct found *kind = &set->kind[way];
+    set->head[way] = head.bytes;
+    *kind = (struct found){
         .place = INDEX_LINES + known->used,
         .mode = (uint8_t)kind_mode(emit),
         .length = insn->decoded.length,
@@ -283,16 +281,20 @@ static void remember(const struct emit *emit, struct guest_insn *insn,
     memcpy((void *)(uintptr_t)kind_copy(emit, kind), insn, size);
 }
 
-static const struct kind *find_known(const struct emit *emit, struct head head)
+static const struct found *find_known(const struct emit *emit, struct head head)
 {
-    const struct kind *set = find_set(emit, head);
-    unsigned mode = kind_mode(emit), found = 0;
+    const struct set *set = find_set(emit, head);
+    unsigned found = 0;
     /* Which one it is nobody could predict. */
 #pragma GCC unroll 4
     for (unsigned i = 0; i < WAYS; i++) {
-        found |= (unsigned)((set[i].head == head.bytes) & (set[i].mode == mode)) << i;
+        found |= (unsigned)(set->head[i] == head.bytes) << i;
     }
-    return found && head.size ? &set[__builtin_ctz(found)] : NULL;
+    if (!found || !head.size) {
+        return NULL;
+    }
+    const struct found *kind = &set->kind[__builtin_ctz(found)];
+    return kind->mode == kind_mode(emit) ? kind : NULL;
 }
 
 /* size: 8 to 64 bits. Eight bytes can be read. */
@@ -363,46 +365,66 @@ static unsigned read_bytes(const struct emit *emit, struct guest_insn *insn,
     return INSN_BYTES_MAX;
 }
 
+static __attribute__((noinline)) bool find_unknown(const struct emit *emit,
+                                                   struct guest_insn *insn,
+                                                   struct found *found, struct head head,
+                                                   unsigned room)
+{
+    bool is_whole = learn(emit, insn, head, room);
+    *found = (struct found){
+        .length = insn->decoded.length,
+        .ends_block = insn->ends_block,
+        .is_jcc = is_jcc(insn),
+        .is_call = is_call(insn),
+    };
+    return is_whole;
+}
+
 bool decode_find(const struct emit *emit, struct guest_insn *insn, struct found *found)
 {
     uint64_t first;
     unsigned room = read_bytes(emit, insn, &first);
     struct head head = head_find(insn->bytes, first, room, emit->is_64);
-    const struct kind *kind = find_known(emit, head);
+    const struct found *kind = find_known(emit, head);
     if (!kind) {
-        bool is_whole = learn(emit, insn, head, room);
-        *found = (struct found){
-            .length = insn->decoded.length,
-            .ends_block = insn->ends_block,
-            .is_jcc = is_jcc(insn),
-            .is_call = is_call(insn),
-        };
-        return is_whole;
+        return find_unknown(emit, insn, found, head, room);
     }
-    const struct guest_insn *copy = kind_copy(emit, kind);
-    *found = (struct found){
-        .copy = copy,
-        .size = (uint16_t)kind_size(kind->operands),
-        .length = kind->length,
-        .ends_block = kind->ends_block,
-        .is_jcc = kind->is_jcc,
-        .is_call = kind->is_call,
-    };
-    for (unsigned i = 0; i < found->size; i += LINE) {
-        __builtin_prefetch((const uint8_t *)copy + i);
+    *found = *kind;
+    const uint8_t *copy = (const void *)kind_copy(emit, kind);
+    __builtin_prefetch(copy);
+    __builtin_prefetch(copy + LINE);
+    __builtin_prefetch(copy + 2 * LINE);
+    return found->length <= room;
+}
+
+/* Bytes of most kinds, by few instructions. */
+#define TAKEN (offsetof(struct guest_insn, operand[OPERANDS_MIN]))
+static void take_most(struct guest_insn *insn, const struct guest_insn *kind)
+{
+    typedef uint64_t vector __attribute__((vector_size(16), aligned(8), may_alias));
+    vector *to = (void *)insn;
+    const vector *from = (const void *)kind;
+    static_assert(TAKEN % sizeof(vector) == 0, "whole vectors");
+#pragma GCC unroll 16
+    for (unsigned i = 0; i < TAKEN / sizeof(vector); i++) {
+        to[i] = from[i];
     }
-    return kind->length <= room;
 }
 
 void decode_take(const struct emit *emit, struct guest_insn *insn,
                  const struct found *found)
 {
-    if (!found->copy) {
+    if (!found->place) {
         return;
     }
-    memcpy(insn, found->copy, found->size);
-    fill_in(insn, found->copy);
-    if (found->copy->counts_bits) {
+    const struct guest_insn *kind = kind_copy(emit, found);
+    take_most(insn, kind);
+    if (unlikely(found->operands > OPERANDS_MIN)) {
+        memcpy(&insn->operand[OPERANDS_MIN], &kind->operand[OPERANDS_MIN],
+               (found->operands - OPERANDS_MIN) * sizeof(struct operand));
+    }
+    fill_in(insn, kind);
+    if (kind->counts_bits) {
         flags_count_bits(insn);
     }
 }
@@ -414,7 +436,7 @@ const struct decoded *decode_ahead(const struct emit *emit,
     uint64_t first;
     memcpy(&first, bytes, sizeof(first));
     struct head head = head_find(bytes, first, room, emit->is_64);
-    const struct kind *kind = find_known(emit, head);
+    const struct found *kind = find_known(emit, head);
     if (kind) {
         return kind->length <= room ? &kind_copy(emit, kind)->decoded : NULL;
     }

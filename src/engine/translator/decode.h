@@ -17,10 +17,11 @@ void decode_begin(struct emit *emit);
 
 /* What decode_find knows before decode_take. */
 struct found {
-    const struct guest_insn *copy; /* size bytes of it are to be taken; NULL: none */
-    uint16_t size;
+    uint32_t place; /* of what is to be taken, in the cache's memory, in lines; 0: none */
+    uint8_t mode;   /* decode.c's */
     uint8_t length;
-    bool ends_block, is_jcc, is_call; /* call: has code of its own */
+    uint8_t operands;                             /* that users may look at */
+    bool ends_block : 1, is_jcc : 1, is_call : 1; /* call: has code of its own */
 };
 
 /* The instruction at insn->offset, in two steps: what is known of its kind is on its way

@@ -25,32 +25,29 @@ static bool is_prefix(uint8_t byte)
 }
 
 /* SDM 2D A.3: opcodes with a ModRM byte, a bit for each low half in the row of the high
- * half. Where 32-bit and 64-bit code differ, and LES, LDS, BOUND, VEX, EVEX and XOP may
- * be meant, nothing is remembered. */
-static const uint16_t has_modrm[16] = {
-    0x0f0f, 0x0f0f, 0x0f0f, 0x0f0f, 0,      0,      0x0a08, 0,
-    0x7fff, 0,      0,      0,      0x00c3, 0xff0f, 0,      0xc0c0,
+ * half; in the upper halves those that are all there is before ModRM, but REX. Where
+ * 32-bit and 64-bit code differ, and LES, LDS, BOUND, VEX, EVEX and XOP may be meant,
+ * nothing is remembered. */
+static const uint32_t opcodes[16] = {
+    0x7fff0f0f, 0xffff0f0f, 0xbfbf0f0f, 0xbfbf0f0f, 0xffff0000, 0xffff0000,
+    0xff0b0a08, 0xffff0000, 0x7fff7fff, 0xffff0000, 0xfff00000, 0xffff0000,
+    0xffcf00c3, 0xffffff0f, 0xffff0000, 0xfff2c0c0,
 };
-static const uint16_t has_modrm_0f[16] = {
+static const uint32_t opcodes_0f[16] = {
     0x200f, 0xffff, 0xff0f, 0,      0xffff, 0xffff, 0xffff, 0xff7f,
     0,      0xffff, 0xf838, 0xffff, 0x00ff, 0xffff, 0xffff, 0xffff,
 };
 
-/* Opcodes of which has_modrm tells all: not 0F, VEX, and those that are odd. */
-static const uint16_t is_simple[16] = {
+/* Opcodes of which the table tells all: not 0F, VEX, and those that are odd. */
+static const uint32_t is_simple[16] = {
     0x7fff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xfffb, 0xffff,
     0x7fff, 0xffff, 0xfff0, 0xffff, 0xffcf, 0xffff, 0xffff, 0xffff,
 };
 
-/* Of these those that are no prefixes: all there is before ModRM, but REX. */
-static const uint16_t is_commonest[16] = {
-    0x7fff, 0xffff, 0xbfbf, 0xbfbf, 0xffff, 0xffff, 0xff0b, 0xffff,
-    0x7fff, 0xffff, 0xfff0, 0xffff, 0xffcf, 0xffff, 0xffff, 0xfff2,
-};
-
-static bool is_in(const uint16_t opcodes[16], uint8_t opcode)
+/* Bit 0: in a table; bit 16: in its upper half. */
+static unsigned look_up(const uint32_t table[16], uint8_t opcode)
 {
-    return opcodes[opcode >> 4] >> (opcode & 15) & 1;
+    return table[opcode >> 4] >> (opcode & 15);
 }
 
 /* Behind the opcode that begins at i, and whether ModRM follows; 0: a kind that is not
@@ -58,8 +55,8 @@ static bool is_in(const uint16_t opcodes[16], uint8_t opcode)
 static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *has_mod)
 {
     uint8_t opcode = bytes[i];
-    if (is_in(is_simple, opcode)) {
-        *has_mod = is_in(has_modrm, opcode);
+    if (look_up(is_simple, opcode) & 1) {
+        *has_mod = look_up(opcodes, opcode) & 1;
         return i + 1;
     }
     if (opcode == 0x0f) {
@@ -68,7 +65,7 @@ static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *
         if (opcode == 0x38 || opcode == 0x3a) {
             return i + 3;
         }
-        *has_mod = is_in(has_modrm_0f, opcode);
+        *has_mod = look_up(opcodes_0f, opcode) & 1;
         return opcode == 0x0f ? 0 : i + 2; /* 3DNow! has its opcode at the end */
     }
     if (opcode == 0xc4 || opcode == 0xc5) {
@@ -109,9 +106,9 @@ struct head head_find(const uint8_t *bytes, uint64_t first, unsigned room, bool 
     const struct head none = {0, 0};
     unsigned rex = (unsigned)is_64 & (unsigned)((byte_of(first, 0) & 0xf0) == 0x40);
     uint8_t opcode = byte_of(first, rex), modrm = byte_of(first, rex + 1);
-    unsigned i = rex + 1;
-    bool has_mod = is_in(has_modrm, opcode);
-    if (!is_in(is_commonest, opcode)) {
+    unsigned i = rex + 1, looked_up = look_up(opcodes, opcode);
+    bool has_mod = looked_up & 1;
+    if (!(looked_up & 0x10000)) {
         has_mod = false;
         i = skip_to_modrm(bytes, is_64, &has_mod);
         modrm = bytes[i];

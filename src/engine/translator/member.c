@@ -73,15 +73,14 @@ static void plan_ways_out(struct guest_insn *insn)
 {
     ZydisMnemonic mnemonic = insn->decoded.mnemonic;
     bool is_wide = mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
-    insn->is_branch = insn->emit == emit_jcc || insn->emit == emit_loop ||
-                      insn->emit == emit_jrcxz;
+    insn->is_branch =
+        insn->emit == emit_jcc || insn->emit == emit_loop || insn->emit == emit_jrcxz;
     insn->knows_held = insn->emit == emit_copy || insn->emit == emit_lea ||
                        insn->emit == emit_nothing || insn->is_branch;
     insn->has_operand = insn_memory(insn) && insn->emit != emit_lea;
     insn->may_leave = insn->is_branch || insn->emit == emit_ret || is_wide ||
-                      mnemonic == ZYDIS_MNEMONIC_DIV ||
-                      mnemonic == ZYDIS_MNEMONIC_IDIV || insn->uses_fpu ||
-                      (insn->has_operand && insn->uses_vector);
+                      mnemonic == ZYDIS_MNEMONIC_DIV || mnemonic == ZYDIS_MNEMONIC_IDIV ||
+                      insn->uses_fpu || (insn->has_operand && insn->uses_vector);
     insn->is_way_in =
         insn->uses_vector || insn->uses_fpu || insn->accesses != 1 || is_wide;
 }
