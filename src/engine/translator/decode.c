@@ -44,12 +44,6 @@ static bool is_jcc(const struct guest_insn *insn)
     return insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR;
 }
 
-/* The block may go on behind it, where it returns to. */
-static bool is_call(const struct guest_insn *insn)
-{
-    return insn->emit == emit_call;
-}
-
 /* What is asked of operands most. */
 static void find_operands(struct guest_insn *insn)
 {
@@ -97,6 +91,7 @@ static bool work_out(const struct emit *emit, struct guest_insn *insn, unsigned 
         }
         insn->ends_block = ends_block(insn);
     }
+    insn->is_exit = is_jcc(insn) || insn->ends_block;
     flags_find(emit, insn);
     group_plan(insn);
     emit_stack_plan(insn);
@@ -274,7 +269,7 @@ static void remember(const struct emit *emit, struct guest_insn *insn,
         .operands = (uint8_t)(count < OPERANDS_MIN ? OPERANDS_MIN : count),
         .ends_block = insn->ends_block,
         .is_jcc = is_jcc(insn),
-        .is_call = is_call(insn),
+        .is_call = insn->is_call,
     };
     size_t size = kind_size(kind->operands);
     known->used += (uint32_t)((size + LINE - 1) / LINE);
@@ -375,7 +370,7 @@ static __attribute__((noinline)) bool find_unknown(const struct emit *emit,
         .length = insn->decoded.length,
         .ends_block = insn->ends_block,
         .is_jcc = is_jcc(insn),
-        .is_call = is_call(insn),
+        .is_call = insn->is_call,
     };
     return is_whole;
 }

@@ -20,8 +20,9 @@ struct found {
     uint32_t place; /* of what is to be taken, in the cache's memory, in lines; 0: none */
     uint8_t mode;   /* decode.c's */
     uint8_t length;
-    uint8_t operands;                             /* that users may look at */
-    bool ends_block : 1, is_jcc : 1, is_call : 1; /* call: has code of its own */
+    uint8_t operands; /* that users may look at */
+    bool ends_block : 1, is_jcc : 1,
+        is_call : 1; /* call: behind which the block may go on */
 };
 
 /* The instruction at insn->offset, in two steps: what is known of its kind is on its way

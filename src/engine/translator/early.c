@@ -20,14 +20,9 @@
 /* So many groups have to be for it to be worth while to bring flags away for them. */
 #define KEPT_MIN 2
 
-static bool is_branch(const struct guest_insn *insn)
-{
-    return insn->emit == emit_jcc || insn->emit == emit_loop || insn->emit == emit_jrcxz;
-}
-
 static bool leads_to(const struct guest_insn *insn, unsigned offset)
 {
-    return (is_branch(insn) || insn->emit == emit_jmp) &&
+    return (insn->is_branch || insn->emit == emit_jmp) &&
            insn->operand[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
            insn->offset + insn->decoded.length + insn->operand[0].imm.value.s ==
                (int64_t)offset;
@@ -36,8 +31,7 @@ static bool leads_to(const struct guest_insn *insn, unsigned offset)
 /* May addresses mean something else behind it? */
 static bool is_end(const struct guest_insn *insn)
 {
-    return !insn->emit || !insn->keeps_addresses || insn->soft_size ||
-           insn->emit == emit_call;
+    return !insn->emit || !insn->keeps_addresses || insn->soft_size || insn->is_call;
 }
 
 /* The next instruction, from one on, that leads to the first; -1: there is none, or the
@@ -56,7 +50,7 @@ static int find_loop_end(const struct guest_insn *insn, unsigned count, unsigned
 static unsigned count_straight(const struct guest_insn *insn, unsigned count)
 {
     unsigned i = 0;
-    while (i < count && !is_branch(&insn[i]) && !is_end(&insn[i])) {
+    while (i < count && !insn[i].is_branch && !is_end(&insn[i])) {
         i++;
     }
     return i;
@@ -132,7 +126,7 @@ void early_choose(struct plan *plan, unsigned count)
 {
     const struct guest_insn *insn = plan->insn;
     plan->loop_end = -1;
-    if (plan->splits && plan->splits->is_late) {
+    if (plan->group_count == 0 || (plan->splits && plan->splits->is_late)) {
         return;
     }
     unsigned straight = count_straight(insn, count);

@@ -67,7 +67,10 @@ struct guest_insn {
     bool counts_bits : 1; /* what it does to flags depends on its immediate: a shift */
     bool is_origin : 1;   /* its flags can be computed anew, perhaps (recover.c) */
     bool can_recover : 1; /* who leaves at it finds the registers as before it */
-    bool is_branch : 1;   /* on a condition, by its own code */
+    bool may_be_left : 1; /* and perhaps is */
+    bool is_exit : 1;     /* leads elsewhere than behind it, perhaps or always */
+    bool is_call : 1;     /* by its own code, as the next */
+    bool is_branch : 1;   /* on a condition */
     bool knows_held : 1;  /* its function knows of what scratch registers hold */
     bool may_leave : 1;   /* translated code, whatever its access is */
     bool has_operand : 1; /* in memory, which it accesses */
@@ -276,7 +279,11 @@ static inline bool flags_are_shown_behind(const struct guest_insn *insn)
 unsigned flags_count_settling(const struct emit *emit, const struct guest_insn *insns,
                               unsigned count);
 /* Does it read some, or leave some that are live? */
-bool flags_are_read(const struct guest_insn *insn);
+static inline bool flags_are_read(const struct guest_insn *insn)
+{
+    return insn->flags_read ||
+           (insn->flags_write && insn->flags_live & ~insn->flags_kill);
+}
 /* Has it a check, which overwrites the host's? Its access's kind is known. */
 bool flags_are_spilled(const struct guest_insn *insn);
 /* Would its check rather leave them alone, for somebody in the block reads them soon? */
@@ -288,7 +295,12 @@ void recover_plan(struct guest_insn *insn);
  * kept. */
 void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count);
 /* Whether that is needed, insn's access being known so far: insn->recovery. */
-void recover_choose(struct guest_insn *insn);
+static inline void recover_choose(struct guest_insn *insn)
+{
+    bool is_there =
+        flags_are_shown_behind(insn) ? insn->recovery_lasts : flags_are_shown(insn);
+    insn->recovery = is_there ? insn->recovery_found : 0;
+}
 
 struct cold *emit_cold(struct emit *emit, enum cold_kind kind, uint8_t *place);
 void emit_colds(struct emit *emit);

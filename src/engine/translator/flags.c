@@ -87,7 +87,8 @@ void flags_count_bits(struct guest_insn *insn)
 
 void flags_find(const struct emit *emit, struct guest_insn *insn)
 {
-    insn->stores = insn->can_recover = false;
+    insn->stores = insn->can_recover = insn->may_be_left = false;
+    insn->is_call = insn->emit == emit_call;
     if (!insn->emit || insn->emit == emit_syscall || insn->emit == emit_sysret) {
         /* The interpreter needs all, and gives all; so do these. */
         insn->flags_read = X86_FLAGS_ARITH;
@@ -101,18 +102,14 @@ void flags_find(const struct emit *emit, struct guest_insn *insn)
     insn->can_recover = insn->emit == emit_copy || insn->emit == emit_push ||
                         insn->emit == emit_pop || insn->emit == emit_leave_frame ||
                         insn->emit == emit_call;
+    insn->may_be_left =
+        insn->can_recover && (insn->shows != SHOWS_NOTHING || insn->stores);
     insn->flags_read = insn->decoded.flags_tested & X86_FLAGS_ARITH;
     insn->flags_write = insn->decoded.flags_written & X86_FLAGS_ARITH;
     if (insn->emit == emit_read_control) {
         insn->flags_write = 0; /* they are undefined, and stay */
     }
     flags_count_bits(insn);
-}
-
-bool flags_are_read(const struct guest_insn *insn)
-{
-    return insn->flags_read ||
-           (insn->flags_write && insn->flags_live & ~insn->flags_kill);
 }
 
 bool flags_are_kept(const struct guest_insn *insn)
@@ -284,31 +281,26 @@ uint32_t flags_find_end(struct emit *emit, const struct guest_insn *insn, unsign
 
 /* ---- within it ------------------------------------------------------------------- */
 
-static bool is_exit(const struct guest_insn *insn)
-{
-    return insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR || insn->ends_block;
-}
-
 void flags_find_live(struct guest_insn *insns, unsigned count, uint32_t live)
 {
-    bool is_awaited = false;
+    bool is_awaited = false, is_last = true;
     for (unsigned i = count; i-- > 0;) {
         struct guest_insn *insn = &insns[i];
         recover_choose(insn);
-        bool is_last = i == count - 1;
-        if ((is_exit(insn) && !is_last) ||
-            (!insn->recovery && flags_are_shown_behind(insn))) {
+        bool is_kept = !insn->recovery;
+        if ((insn->is_exit && !is_last) || (is_kept && flags_are_shown_behind(insn))) {
             live = X86_FLAGS_ARITH;
         }
+        is_last = false;
         insn->flags_live = live;
-        live = (live & ~insn->flags_kill) | insn->flags_read;
-        if (!insn->recovery && flags_are_shown(insn)) {
+        live = (live & ~(uint32_t)insn->flags_kill) | insn->flags_read;
+        if (is_kept && flags_are_shown(insn)) {
             live = X86_FLAGS_ARITH;
         }
         insn->flags_live_before = live;
-        is_awaited =
-            insn->emit && insn->emit != emit_call &&
-            (flags_are_read(insn) || (is_awaited && insn->flags_kill != X86_FLAGS_ARITH));
+        is_awaited &= insn->flags_kill != X86_FLAGS_ARITH;
+        is_awaited |= flags_are_read(insn);
+        is_awaited &= !insn->is_call && insn->emit;
         insn->flags_awaited = is_awaited;
     }
 }

@@ -251,10 +251,10 @@ static void find_members(struct plan *plan, unsigned count, struct member *membe
             group = join(plan, i, &members[i]);
         }
         insn->access.group = group ? (int8_t)(group - plan->group) : -1;
-        if (insn->emit == emit_call) {
+        if (insn->is_call) {
             close_groups(plan); /* behind it is after it */
         }
-        if (insn->emit && insn->emit != emit_call) {
+        if (insn->emit && !insn->is_call) {
             values_follow(&plan->values, insn);
         } else {
             values_forget(&plan->values);

@@ -163,17 +163,12 @@ static bool has_right(const struct emit *emit, const struct origin *origin,
            is_right(&emit->recovery[origin->number - 1], origin, values);
 }
 
-static bool may_be_left(const struct guest_insn *insn)
-{
-    return insn->can_recover && (insn->shows != SHOWS_NOTHING || insn->stores);
-}
-
 /* What is found before the instruction, and whether it is behind it, too: as far as it
  * may be left at either. */
 static void find_at(struct emit *emit, struct origin *origin, struct values *values,
                     struct guest_insn *insn)
 {
-    bool is_left = may_be_left(insn);
+    bool is_left = insn->may_be_left;
     if (is_left && !has_right(emit, origin, values)) {
         struct recovery *next = &emit->recovery[emit->recovery_count];
         bool is_found = find_recovery(origin, values, next);
@@ -188,13 +183,6 @@ static void find_at(struct emit *emit, struct origin *origin, struct values *val
     }
 }
 
-void recover_choose(struct guest_insn *insn)
-{
-    bool is_there =
-        flags_are_shown_behind(insn) ? insn->recovery_lasts : flags_are_shown(insn);
-    insn->recovery = is_there ? insn->recovery_found : 0;
-}
-
 void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count)
 {
     struct values values;
@@ -206,7 +194,7 @@ void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count)
         insns[i].recovery_found = 0;
         insns[i].recovery_lasts = false;
     }
-    while (end > 0 && !may_be_left(&insns[end - 1])) {
+    while (end > 0 && !insns[end - 1].may_be_left) {
         end--;
     }
     while (first < end && !insns[first].is_origin) {
@@ -221,7 +209,7 @@ void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count)
         if (is_known) {
             find_at(emit, &origin, &values, insn);
         }
-        if (!insn->emit || insn->emit == emit_call) {
+        if (!insn->emit || insn->is_call) {
             is_known = false;
         } else if (insn->flags_write) {
             if (insn->is_origin && !is_known) {

@@ -1,5 +1,7 @@
 #include "engine/translator/values.h"
 
+#include <assert.h>
+
 bool values_is_whole(const struct values *values, ZydisRegister reg)
 {
     ZydisRegister first = values->width == 8 ? ZYDIS_REGISTER_RAX : ZYDIS_REGISTER_EAX;
@@ -19,15 +21,24 @@ static void forget(struct values *values, unsigned reg)
 
 void values_init(struct values *values, unsigned width)
 {
-    *values = (struct values){.width = width, .next_value = RIP_VALUE + 1};
+    values->width = width;
+    values->next_value = RIP_VALUE + 1;
     values_forget(values);
 }
 
+/* Each instruction may make all of them new. */
+static_assert((BLOCK_INSN_MAX + 2) * 16 < UINT16_MAX, "struct symbol's value");
+
 void values_forget(struct values *values)
 {
+    /* Two symbols at a time, whose offsets are 0. */
+    typedef uint64_t pair __attribute__((vector_size(16), aligned(4), may_alias));
     unsigned value = values->next_value;
-    for (unsigned i = 0; i < 16; i++) {
-        values->reg[i] = (struct symbol){(uint16_t)(value + i), 0};
+    pair next = {value, value + 1};
+    pair *reg = (void *)values->reg;
+#pragma GCC unroll 8
+    for (unsigned i = 0; i < 8; i++, next += 2) {
+        reg[i] = next;
     }
     values->next_value = (uint16_t)(value + 16);
 }
