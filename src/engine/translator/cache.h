@@ -209,8 +209,10 @@ struct block {
      * so far from block_start; 0: as from elsewhere. */
     uint16_t loop[2];
     uint64_t early; /* the instructions that those are for, a bit each */
-    /* Where it is entered: the look of its head, behind both; return sites that it goes
-     * on behind. */
+    /* Where it is entered: the look of its head, behind both, whose first instruction has
+     * HEAD_POLL_SIZE bytes if what it loads is read then (frame.poll); return sites that
+     * it goes on behind. */
+#define HEAD_POLL_SIZE 9
     uint8_t patch_count;
     struct patch patch[1 + BLOCK_CALLS_MAX];
     /* Of an indirect JMP at its end: the targets in its page, while they are learnt;
@@ -467,8 +469,8 @@ uint32_t code_usage(const struct code_cache *cache, enum code_resource resource)
 void code_each(const struct code_cache *cache,
                void (*each)(void *opaque, const struct block *block), void *opaque);
 
-/* The block and instruction whose code holds an address of the executable mapping; NULL:
- * none does. Also from signal handlers. */
+/* The block and instruction whose code holds an address of the executable mapping, the
+ * head's being the first instruction's; NULL: none does. Also from signal handlers. */
 const struct block *code_at(const struct code_cache *cache, uintptr_t address,
                             unsigned *ordinal);
 

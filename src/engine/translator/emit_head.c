@@ -1,6 +1,8 @@
 /* What a block begins with: its ways in, and what is looked at there. */
 #include "engine/translator/emit.h"
 
+#include <assert.h>
+
 static void fs_compare(struct code *code, unsigned size, int32_t offset, uint32_t value)
 {
     code8(code, 0x64);
@@ -54,9 +56,7 @@ static void compare_without_flags(struct emit *emit, const struct gate *gate)
     if (gate->size == 4) {
         CODE(code, "\x8b\x0c\x25"); /* MOV ecx */
     } else {
-        code8(code, 0x0f); /* MOVZX ecx */
-        code8(code, gate->size == 1 ? 0xb6 : 0xb7);
-        CODE(code, "\x0c\x25");
+        CODE(code, "\x0f\xb7\x0c\x25"); /* MOVZX ecx */
     }
     code32(code, (uint32_t)offset);
     if (gate->value) {
@@ -65,6 +65,17 @@ static void compare_without_flags(struct emit *emit, const struct gate *gate)
     }
     CODE(code, "\xe3\x08"); /* JRCXZ */
     host_mov(code, HOST_RCX, HOST_R8);
+}
+
+/* Reads where frame.poll says, which faults if attention is wanted: no flags change, and
+ * nobody has to branch. */
+static void read_poll(struct code *code)
+{
+    const struct host_mem place = {HOST_R9, HOST_NONE, 0, 0};
+    const uint8_t *start = code->at;
+    host_fs(code, true, HOST_MOV_LOAD, HOST_R9, FRAME(poll));
+    assert(code->at - start == HEAD_POLL_SIZE);
+    host_op_mem(code, false, HOST_MOV_LOAD, HOST_R9, &place);
 }
 
 /* Where a head wants the guest's flags. */
@@ -197,8 +208,10 @@ void emit_head(struct emit *emit, const struct guest_insn *insns)
         wanted = emit_checks(emit, &insns[0], wanted);
     }
     const uint8_t *look = code->at;
-    uint8_t *place;
-    if (wanted != HEAD_HOST) {
+    uint8_t *place = NULL;
+    if (gate.size == 1) {
+        read_poll(code);
+    } else if (wanted != HEAD_HOST) {
         fs_compare(code, gate.size, frame_status(gate.first), gate.value);
         place = host_jcc(code, HOST_NE);
     } else {

@@ -25,6 +25,8 @@ bool exchange_fpu_is_open(const struct cpu *cpu);
 /* thread.c: while the thread is attached translator_notify reaches its frame. */
 void thread_attach(struct translator_cpu *translator);
 void thread_detach(struct translator_cpu *translator);
+/* What translator_notify left there is taken down. */
+void thread_take_notice(void);
 /* Where the return stack of a privilege begins. */
 uint64_t thread_stack_bottom(const struct translator_cpu *translator, bool is_user);
 /* Where a return without a call goes on, by code_jump_kind. */

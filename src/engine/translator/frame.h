@@ -26,7 +26,7 @@ struct cpu;
 enum {
     STATUS_ZERO,      /* always */
     STATUS_FPU,       /* the guest's x87 state is in the host's unit */
-    STATUS_ATTENTION, /* something wants a look; set by any thread */
+    STATUS_ATTENTION, /* something wants a look; set by any thread, with poll */
     STATUS_VECTOR,    /* the guest's vector state and MXCSR are in the host's registers */
     STATUS_NO_AVX,    /* the guest has not switched AVX on */
     STATUS_ZERO_BEHIND,
@@ -49,6 +49,10 @@ struct frame {
     int64_t budget; /* instructions that may still retire; only where they are counted */
     uint32_t arith; /* arithmetic flags, as struct cpu has them */
     _Atomic uint8_t status[STATUS_SIZE];
+    /* Read by heads that need nothing but status[STATUS_ATTENTION]: a place that can be
+     * read, or POLL_TRAP, which faults (signal.c). */
+#define POLL_TRAP (1ull << 63) /* not canonical: SDM 1 3.3.7.1 */
+    _Atomic uint64_t poll;
     uint64_t host_rsp;   /* return stack, while other code runs */
     uint64_t stack_base; /* where the return stack of the guest's privilege begins */
     /* For changes of privilege without leaving: where the return stacks of the kernel and

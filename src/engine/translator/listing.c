@@ -31,6 +31,7 @@ static const struct field frame_fields[] = {
     FRAME_FIELD(arith, "arith"),
     FRAME_FIELD(status[STATUS_FPU], "status: fpu"),
     FRAME_FIELD(status[STATUS_ATTENTION], "status: attention"),
+    FRAME_FIELD(poll, "poll"),
     FRAME_FIELD(status[STATUS_VECTOR], "status: vector"),
     FRAME_FIELD(status[STATUS_ZERO], "status: fpu, vector"),
     FRAME_FIELD(host_rsp, "host_rsp"),

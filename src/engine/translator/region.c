@@ -256,7 +256,7 @@ const struct block *code_at(const struct code_cache *cache, uintptr_t address,
         }
     }
     const struct block *block = cache->block[low];
-    if (offset < block_host(block, 0) || offset >= block->end) {
+    if (offset < block_start(block) || offset >= block->end) {
         return NULL;
     }
     unsigned i = 0;

@@ -121,9 +121,11 @@ static void enter(struct translator_cpu *translator, const struct entry *entry)
  * for nothing, and never go on. So the notice is taken down before attention is read. */
 bool run_wants_look(const struct cpu *cpu)
 {
-    _Atomic uint8_t *notice = &translator_frame.status[STATUS_ATTENTION];
-    if (unlikely(atomic_load_explicit(notice, memory_order_relaxed))) {
-        atomic_store(notice, 0);
+    const struct frame *frame = &translator_frame;
+    if (unlikely(atomic_load_explicit(&frame->status[STATUS_ATTENTION],
+                                      memory_order_relaxed) ||
+                 atomic_load_explicit(&frame->poll, memory_order_relaxed) == POLL_TRAP)) {
+        thread_take_notice();
     }
     return cpu_wants_look(cpu);
 }

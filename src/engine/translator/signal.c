@@ -2,7 +2,8 @@
  * Faults of translated code. What may not be divided, must be aligned and is not, or asks
  * the x87 for what it cannot do faults on the host where it would on the guest: the
  * instruction is left to the interpreter, which raises the guest's fault. A full return
- * stack begins anew.
+ * stack begins anew. A head that is to be left, for attention is wanted, reads where
+ * nobody can.
  */
 #include "engine/translator/run.h"
 
@@ -62,6 +63,14 @@ static bool is_stack_full(const greg_t *registers, uintptr_t address)
     return rsp - address <= 16 && translator_frame.stack_base - rsp <= RETURN_STACK_SIZE;
 }
 
+/* Did the head of a block read where frame.poll says? */
+static bool is_poll(const struct code_cache *cache, const struct block *block,
+                    uintptr_t rip)
+{
+    uint32_t place = block->patch[0].place + HEAD_POLL_SIZE;
+    return rip == (uintptr_t)code_address(cache, place);
+}
+
 static bool recover(greg_t *registers, uintptr_t address, int number)
 {
     uintptr_t rip = (uintptr_t)registers[REG_RIP];
@@ -77,6 +86,11 @@ static bool recover(greg_t *registers, uintptr_t address, int number)
     const struct block *block = code_at(cache, rip, &ordinal);
     if (!block) {
         return false;
+    }
+    if (is_poll(cache, block, rip)) {
+        registers[REG_RIP] =
+            (greg_t)(uintptr_t)code_address(cache, block->patch[0].target);
+        return true;
     }
     bool from_host = block->insn[ordinal].host_flags & INSN_FLAGS_FAULT;
     translator_frame.exit_info = EXIT_INFO(block->number, ordinal);
@@ -95,20 +109,28 @@ static void on_fault(int number, siginfo_t *info, void *context)
     }
 }
 
+/* Once, and again where somebody has put another handler there since. */
 static void install(void)
 {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     struct sigaction action = {.sa_sigaction = on_fault,
                                .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
     sigemptyset(&action.sa_mask);
+    pthread_mutex_lock(&lock);
     for (unsigned i = 0; i < array_size(numbers); i++) {
-        sigaction(numbers[i], &action, &previous[i]);
+        struct sigaction now;
+        sigaction(numbers[i], NULL, &now);
+        if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_fault) {
+            previous[i] = now;
+            sigaction(numbers[i], &action, NULL);
+        }
     }
+    pthread_mutex_unlock(&lock);
 }
 
 int signal_watch_cache(const struct code_cache *cache, struct error *err)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, install);
+    install();
     for (unsigned i = 0; i < CACHES_MAX; i++) {
         const struct code_cache *none = NULL;
         if (atomic_compare_exchange_strong(&caches[i], &none, cache)) {

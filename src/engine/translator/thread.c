@@ -91,6 +91,13 @@ __attribute__((target("fsgsbase"))) void thread_set_gs(const void *base)
     }
 }
 
+void thread_take_notice(void)
+{
+    struct frame *frame = &translator_frame;
+    atomic_store(&frame->status[STATUS_ATTENTION], 0);
+    atomic_store(&frame->poll, (uint64_t)(uintptr_t)&frame->poll);
+}
+
 void thread_attach(struct translator_cpu *translator)
 {
     struct frame *frame = &translator_frame;
@@ -107,7 +114,7 @@ void thread_attach(struct translator_cpu *translator)
         signal_prepare_thread(translator);
     }
     frame->tsc_line.length = 0; /* the clock may have been paused */
-    atomic_store(&frame->status[STATUS_ATTENTION], 0);
+    thread_take_notice();
     atomic_store(&translator->frame, frame);
 }
 
@@ -126,6 +133,7 @@ void translator_notify(struct translator_cpu *translator)
     struct frame *frame = atomic_load(&translator->frame);
     if (frame) {
         atomic_store(&frame->status[STATUS_ATTENTION], 1);
+        atomic_store(&frame->poll, POLL_TRAP);
     }
     atomic_fetch_sub(&translator->notifiers, 1);
 }
