@@ -95,6 +95,12 @@ static uint64_t dirty_bytes(const struct memory *memory)
     return (memory->frame_limit + 63ull) / 64 * sizeof(*memory->dirty);
 }
 
+static uint64_t populated_bytes(const struct memory *memory)
+{
+    uint64_t chunks = memory->frame_limit / POPULATE_FRAMES + 1;
+    return (chunks + 63) / 64 * sizeof(*memory->populated);
+}
+
 static int reserve(struct memory *memory, struct error *err)
 {
     uint64_t bytes = (uint64_t)memory->frame_limit * FRAME_SIZE;
@@ -111,8 +117,10 @@ static int reserve(struct memory *memory, struct error *err)
         memory->frame = reserve_metadata(frame_bytes(memory));
         memory->code_lines = reserve_metadata(code_lines_bytes(memory));
         memory->dirty = reserve_metadata(dirty_bytes(memory));
+        memory->populated = reserve_metadata(populated_bytes(memory));
     }
-    if (!memory->base || !memory->frame || !memory->code_lines || !memory->dirty) {
+    if (!memory->base || !memory->frame || !memory->code_lines || !memory->dirty ||
+        !memory->populated) {
         char size[SIZE_TEXT];
         return fail(err, errno,
                     "cannot reserve address space for %s bytes of guest memory (see "
@@ -169,6 +177,7 @@ void memory_free(struct memory *memory)
         return;
     }
     memory_load_stop(memory);
+    release((void *)memory->populated, populated_bytes(memory));
     release((void *)memory->dirty, dirty_bytes(memory));
     release((void *)memory->code_lines, code_lines_bytes(memory));
     release((void *)memory->frame, frame_bytes(memory));

@@ -78,6 +78,7 @@ struct slot_table {
 };
 
 #define MEMORY_CODE_LOCKS 64
+#define POPULATE_FRAMES   16u
 
 struct memory_listener;
 
@@ -94,6 +95,7 @@ struct memory {
     pthread_mutex_t code_lock[MEMORY_CODE_LOCKS]; /* by frame; see code.c */
     _Atomic uint64_t *dirty; /* one bit per frame; see memory_dirty_start */
     _Atomic bool dirty_logging;
+    _Atomic uint64_t *populated; /* one bit per POPULATE_FRAMES; see memory_populate */
     const struct slot_table *_Atomic slots;
     /* Advances whenever another frame may be at an address of the guest's, or none. */
     _Atomic uint64_t layout;
@@ -228,6 +230,10 @@ void memory_dirty_mark(struct memory *memory, frame_t first, frame_t count,
                        const uint64_t *bitmap);
 /* For memory_add_frames: while logging, frames from first on begin as dirty. */
 void memory_dirty_add_locked(struct memory *memory, frame_t first);
+
+/* The frame is about to be used by its host address: the pages of its POPULATE_FRAMES
+ * neighbours come with its own, once. A hint; as often as one likes, on any thread. */
+void memory_populate(struct memory *memory, frame_t frame);
 
 /* Drops the process's mapping of the page at gpa, if it is RAM: the next access to it
  * faults in the host. What the page holds stays. For tests. */

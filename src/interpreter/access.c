@@ -150,6 +150,7 @@ static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,
         /* A processor would have faulted by the old entry, and forgotten it. */
         cpu_clear_page(cpu, page);
     }
+    memory_populate(cpu->memory, frame);
     cpu_note_filled(area, index, lasts);
     counter_add(&cpu->counters.tlb_filled, 1);
     counter_add(&cpu->counters.tlb_replaced, entry->read != page && entry->read != never);

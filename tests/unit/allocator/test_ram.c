@@ -1,4 +1,5 @@
-/* DMA: bounds, ROM, copies over slots, what a write leaves behind. */
+/* DMA: bounds, ROM, copies over slots, what a write leaves behind; pages brought ahead.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -112,6 +113,32 @@ static void test_filling_and_clearing_leave_the_rest(void **unused)
     assert_false(ram_fill(memory, RAM_SIZE - 1, text, 2));
 }
 
+static void test_neighbours_are_populated_once(void **unused)
+{
+    assert_int_equal(memory_resident(memory), 0);
+    memory_populate(memory, 5);
+    memory_populate(memory, 15);
+    assert_int_equal(memory_resident(memory), 16 * FRAME_SIZE);
+    memory_populate(memory, 16);
+    assert_int_equal(memory_resident(memory), 32 * FRAME_SIZE);
+    assert_int_equal(memory_host(memory, 31)[FRAME_SIZE - 1], 0);
+    /* What is taken away comes back page by page. */
+    assert_true(ram_clear(memory, 0, RAM_SIZE));
+    memory_populate(memory, 5);
+    assert_int_equal(memory_resident(memory), 16 * FRAME_SIZE);
+    memory_host(memory, 5)[0] = 1;
+    assert_int_equal(memory_resident(memory), 17 * FRAME_SIZE);
+}
+
+static void test_populating_ends_with_the_memory(void **unused)
+{
+    struct memory *odd = memory_new(21ull * FRAME_SIZE, NULL);
+    assert_non_null(odd);
+    memory_populate(odd, 20);
+    assert_int_equal(memory_resident(odd), 5 * FRAME_SIZE);
+    memory_free(odd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -120,6 +147,8 @@ int main(void)
         TEST(test_copies_out_of_ram_copy_nothing),
         TEST(test_written_pages_are_marked_and_others_not),
         TEST(test_filling_and_clearing_leave_the_rest),
+        TEST(test_neighbours_are_populated_once),
+        cmocka_unit_test(test_populating_ends_with_the_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
