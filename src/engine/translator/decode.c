@@ -7,6 +7,7 @@
 
 #include "interpreter/insn.h"
 #include "interpreter/isa.h"
+#include "interpreter/native.h"
 
 /* ---- working one out -------------------------------------------------------------- */
 
@@ -60,6 +61,29 @@ static void find_operands(struct guest_insn *insn)
     }
 }
 
+/* #GP for an operand that is misaligned? */
+static bool is_aligned(const struct guest_insn *insn)
+{
+    const struct operand *operand = insn_memory(insn);
+    if (insn->decoded.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B) {
+        return true;
+    }
+    if (!insn->uses_vector || !operand || operand->size < 128) {
+        return false;
+    }
+    if (insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
+        return insn->decoded.meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX1;
+    }
+    return !native_is_unaligned(insn->decoded.mnemonic);
+}
+
+static void find_host_flags(struct guest_insn *insn)
+{
+    insn->host_flags =
+        (insn->is_exit ? INSN_BRANCHES : 0) | (is_aligned(insn) ? INSN_ALIGNED : 0);
+    insn->host_flags_alone = insn->is_way_in ? 0 : INSN_FAULTS;
+}
+
 /* As Zydis has it. */
 struct full {
     ZydisDecodedInstruction decoded;
@@ -97,6 +121,7 @@ static bool work_out(const struct emit *emit, struct guest_insn *insn, unsigned 
     emit_stack_plan(insn);
     values_plan(insn);
     recover_plan(insn);
+    find_host_flags(insn);
     if (insn->emit == emit_copy) {
         emit_copy_plan(emit, insn);
     }

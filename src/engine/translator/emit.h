@@ -84,6 +84,8 @@ struct guest_insn {
     uint16_t flags_read,
         flags_kill;       /* arithmetic flags; kill: all bits written whatever */
     uint16_t flags_write; /* perhaps written */
+    /* struct block_insn's host_flags, and those if its access is checked alone. */
+    uint8_t host_flags, host_flags_alone;
     struct operand operand[ZYDIS_MAX_OPERAND_COUNT];
     /* Its own, and its block's. */
     uint8_t bytes[INSN_BYTES_MAX + 9]; /* eight may be read from any on */
@@ -262,14 +264,15 @@ void flags_count_bits(struct guest_insn *insn);
 /* Which are live behind a block's last instruction; end: the offset behind it. */
 uint32_t flags_find_end(struct emit *emit, const struct guest_insn *insns, unsigned count,
                         unsigned end);
-/* Which must be known at each of a block's instructions, some being live at its end. */
+/* Which must be known at each of a block's instructions, some being live at its end, its
+ * accesses being known so far; and which it need not keep, for they can be found anew. */
 void flags_find_live(struct guest_insn *insns, unsigned count, uint32_t live);
 /* May translated code be left at the instruction, or behind it by its store? Its access's
  * kind is known. */
 static inline bool flags_are_shown(const struct guest_insn *insn)
 {
-    bool is_checked = insn->access.kind != ACCESS_MEMBER;
-    return insn->shows == SHOWS_ALWAYS || (insn->shows == SHOWS_BY_ACCESS && is_checked);
+    unsigned is_checked = insn->access.kind != ACCESS_MEMBER;
+    return insn->shows + is_checked > SHOWS_BY_ACCESS;
 }
 static inline bool flags_are_shown_behind(const struct guest_insn *insn)
 {
@@ -294,13 +297,6 @@ void recover_plan(struct guest_insn *insn);
 /* Where a block's instructions may be left, how to find flags that nobody has
  * kept. */
 void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count);
-/* Whether that is needed, insn's access being known so far: insn->recovery. */
-static inline void recover_choose(struct guest_insn *insn)
-{
-    bool is_there =
-        flags_are_shown_behind(insn) ? insn->recovery_lasts : flags_are_shown(insn);
-    insn->recovery = is_there ? insn->recovery_found : 0;
-}
 
 struct cold *emit_cold(struct emit *emit, enum cold_kind kind, uint8_t *place);
 void emit_colds(struct emit *emit);

@@ -281,27 +281,32 @@ uint32_t flags_find_end(struct emit *emit, const struct guest_insn *insn, unsign
 
 /* ---- within it ------------------------------------------------------------------- */
 
+/* Without branches, which nobody could predict. */
 void flags_find_live(struct guest_insn *insns, unsigned count, uint32_t live)
 {
     bool is_awaited = false, is_last = true;
     for (unsigned i = count; i-- > 0;) {
         struct guest_insn *insn = &insns[i];
-        recover_choose(insn);
-        bool is_kept = !insn->recovery;
-        if ((insn->is_exit && !is_last) || (is_kept && flags_are_shown_behind(insn))) {
-            live = X86_FLAGS_ARITH;
+        const uint32_t kill = insn->flags_kill, read = insn->flags_read;
+        bool is_shown = flags_are_shown(insn), is_shown_behind = false;
+        bool is_there = is_shown;
+        if (insn->stores) {
+            is_shown_behind = flags_are_shown_behind(insn);
+            is_there = is_shown_behind ? insn->recovery_lasts : is_shown;
         }
+        unsigned recovery = is_there ? insn->recovery_found : 0u;
+        uint32_t kept = recovery ? 0 : X86_FLAGS_ARITH;
+        live |= (uint32_t) - (insn->is_exit & !is_last) & X86_FLAGS_ARITH;
+        live |= (uint32_t)-is_shown_behind & kept;
         is_last = false;
+        insn->recovery = (uint8_t)recovery;
         insn->flags_live = live;
-        live = (live & ~(uint32_t)insn->flags_kill) | insn->flags_read;
-        if (is_kept && flags_are_shown(insn)) {
-            live = X86_FLAGS_ARITH;
-        }
-        insn->flags_live_before = live;
-        is_awaited &= insn->flags_kill != X86_FLAGS_ARITH;
-        is_awaited |= flags_are_read(insn);
-        is_awaited &= !insn->is_call && insn->emit;
+        is_awaited &= kill != X86_FLAGS_ARITH;
+        is_awaited |= (read | (insn->flags_write ? live & ~kill : 0)) != 0;
+        is_awaited &= !insn->is_call & (insn->emit != NULL);
         insn->flags_awaited = is_awaited;
+        live = (live & ~kill) | read | ((uint32_t)-is_shown & kept);
+        insn->flags_live_before = live;
     }
 }
 

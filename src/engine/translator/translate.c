@@ -5,7 +5,6 @@
 #include "engine/translator/decode.h"
 #include "engine/translator/soften.h"
 #include "engine/translator/target.h"
-#include "interpreter/native.h"
 
 #define WATCH_STEP 64u
 #define JCC_MAX    4 /* conditional branches that a block goes on behind */
@@ -142,20 +141,11 @@ static void find_flags_and_groups(struct translation *translation)
     }
 }
 
-/* #GP for an operand that is misaligned? */
-static bool is_aligned(const struct guest_insn *insn)
+static unsigned find_host_flags(const struct emit *emit, const struct guest_insn *insn)
 {
-    const struct operand *operand = insn_memory(insn);
-    if (insn->decoded.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B) {
-        return true;
-    }
-    if (!insn->uses_vector || !operand || operand->size < 128) {
-        return false;
-    }
-    if (insn->decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
-        return insn->decoded.meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX1;
-    }
-    return !native_is_unaligned(insn->decoded.mnemonic);
+    return insn->host_flags | (insn->needs_base ? INSN_NEEDS_BASE : 0) |
+           (insn->access.kind == ACCESS_ALONE ? insn->host_flags_alone : 0u) |
+           (emit->flags_in_memory ? 0 : INSN_FLAGS_START | INSN_FLAGS_FAULT);
 }
 
 static bool emit_insn(struct translation *translation, struct guest_insn *insn)
@@ -171,33 +161,20 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
         .length = insn->decoded.length,
         .mnemonic = insn->decoded.mnemonic,
         .host = (uint16_t)(emit->code.at - emit->cache->write - block_start(emit->block)),
-        .host_flags = emit->flags_in_memory ? 0 : INSN_FLAGS_START | INSN_FLAGS_FAULT,
+        .host_flags = (uint8_t)find_host_flags(emit, insn),
         .recovery = insn->flags_live_before ? 0 : insn->recovery,
         .soft_at = insn->soft_at,
         .soft_size = insn->soft_size,
     };
     emit->block->is_soft |= insn->soft_size != 0;
     emit->settles = emit->ordinal == translation->count - 1 ? emit->ahead : 0;
-    if (insn->needs_base) {
-        place->host_flags |= INSN_NEEDS_BASE;
-    }
-    if (is_aligned(insn)) {
-        place->host_flags |= INSN_ALIGNED;
-    }
     if (insn->access.is_early) {
         emit->block->early |= 1ull << emit->ordinal;
         place->group_size = insn->access.group_size;
         place->group_offset = insn->access.offset;
     }
-    if (insn->access.kind == ACCESS_ALONE && insn->accesses == 1 && !insn->uses_vector &&
-        !insn->uses_fpu && insn->decoded.mnemonic != ZYDIS_MNEMONIC_CMPXCHG16B) {
-        place->host_flags |= INSN_FAULTS;
-    }
     emit->keeps_base = insn->keeps_base;
     emit->ended = false;
-    if (insn->ends_block || insn->decoded.meta.category == ZYDIS_CATEGORY_COND_BR) {
-        place->host_flags |= INSN_BRANCHES;
-    }
     if (emit->cache->counts) {
         emit_count(emit);
     }
