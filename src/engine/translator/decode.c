@@ -301,7 +301,8 @@ static void remember(const struct emit *emit, struct guest_insn *insn,
     memcpy((void *)(uintptr_t)kind_copy(emit, kind), insn, size);
 }
 
-static const struct found *find_known(const struct emit *emit, struct head head)
+static inline __attribute__((always_inline)) const struct found *
+find_known(const struct emit *emit, struct head head)
 {
     const struct set *set = find_set(emit, head);
     unsigned found = 0;

@@ -28,7 +28,7 @@ static bool is_prefix(uint8_t byte)
  * half; in the upper halves those that are all there is before ModRM, but REX. Where
  * 32-bit and 64-bit code differ, and LES, LDS, BOUND, VEX, EVEX and XOP may be meant,
  * nothing is remembered. */
-static const uint32_t opcodes[16] = {
+const uint32_t head_opcodes[16] = {
     0x7fff0f0f, 0xffff0f0f, 0xbfbf0f0f, 0xbfbf0f0f, 0xffff0000, 0xffff0000,
     0xff0b0a08, 0xffff0000, 0x7fff7fff, 0xffff0000, 0xfff00000, 0xffff0000,
     0xffcf00c3, 0xffffff0f, 0xffff0000, 0xfff2c0c0,
@@ -44,19 +44,13 @@ static const uint32_t is_simple[16] = {
     0x7fff, 0xffff, 0xfff0, 0xffff, 0xffcf, 0xffff, 0xffff, 0xffff,
 };
 
-/* Bit 0: in a table; bit 16: in its upper half. */
-static unsigned look_up(const uint32_t table[16], uint8_t opcode)
-{
-    return table[opcode >> 4] >> (opcode & 15);
-}
-
 /* Behind the opcode that begins at i, and whether ModRM follows; 0: a kind that is not
  * remembered. */
 static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *has_mod)
 {
     uint8_t opcode = bytes[i];
-    if (look_up(is_simple, opcode) & 1) {
-        *has_mod = look_up(opcodes, opcode) & 1;
+    if (head_look_up(is_simple, opcode) & 1) {
+        *has_mod = head_look_up(head_opcodes, opcode) & 1;
         return i + 1;
     }
     if (opcode == 0x0f) {
@@ -65,7 +59,7 @@ static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *
         if (opcode == 0x38 || opcode == 0x3a) {
             return i + 3;
         }
-        *has_mod = look_up(opcodes_0f, opcode) & 1;
+        *has_mod = head_look_up(opcodes_0f, opcode) & 1;
         return opcode == 0x0f ? 0 : i + 2; /* 3DNow! has its opcode at the end */
     }
     if (opcode == 0xc4 || opcode == 0xc5) {
@@ -79,9 +73,7 @@ static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *
     return 0;
 }
 
-/* Behind prefixes and opcode, and whether ModRM follows; 0: a kind that is not
- * remembered. */
-static unsigned skip_to_modrm(const uint8_t *bytes, bool is_64, bool *has_mod)
+unsigned head_skip_to_modrm(const uint8_t *bytes, bool is_64, bool *has_mod)
 {
     unsigned i = 0;
     while (i < 4 && is_prefix(bytes[i])) {
@@ -94,32 +86,4 @@ static unsigned skip_to_modrm(const uint8_t *bytes, bool is_64, bool *has_mod)
         i++;
     }
     return skip_opcode(bytes, i, is_64, has_mod);
-}
-
-static uint8_t byte_of(uint64_t bytes, unsigned number)
-{
-    return (uint8_t)(bytes >> (number * 8));
-}
-
-struct head head_find(const uint8_t *bytes, uint64_t first, unsigned room, bool is_64)
-{
-    const struct head none = {0, 0};
-    unsigned rex = (unsigned)is_64 & (unsigned)((byte_of(first, 0) & 0xf0) == 0x40);
-    uint8_t opcode = byte_of(first, rex), modrm = byte_of(first, rex + 1);
-    unsigned i = rex + 1, looked_up = look_up(opcodes, opcode);
-    bool has_mod = looked_up & 1;
-    if (!(looked_up & 0x10000)) {
-        has_mod = false;
-        i = skip_to_modrm(bytes, is_64, &has_mod);
-        modrm = bytes[i];
-    }
-    if (i == 0) {
-        return none;
-    }
-    unsigned has_sib = (unsigned)(modrm < 0xc0) & (unsigned)((modrm & 7) == 4);
-    i += has_mod + (has_mod & has_sib);
-    if (i > sizeof(first) || i > room) {
-        return none;
-    }
-    return (struct head){first & ~0ull >> (64 - 8 * i), i};
 }
