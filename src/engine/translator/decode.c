@@ -1,5 +1,4 @@
 #include "engine/translator/decode.h"
-#include "engine/translator/kind_head.h"
 #include "engine/translator/values.h"
 
 #include <assert.h>
@@ -302,9 +301,8 @@ static void remember(const struct emit *emit, struct guest_insn *insn,
 }
 
 static inline __attribute__((always_inline)) const struct found *
-find_known(const struct emit *emit, struct head head)
+find_known(const struct emit *emit, const struct set *set, struct head head)
 {
-    const struct set *set = find_set(emit, head);
     unsigned found = 0;
     /* Which one it is nobody could predict. */
 #pragma GCC unroll 4
@@ -401,21 +399,36 @@ static __attribute__((noinline)) bool find_unknown(const struct emit *emit,
     return is_whole;
 }
 
-bool decode_find(const struct emit *emit, struct guest_insn *insn, struct found *found)
+/* Behind RET and JMP is other code, mostly, or none. */
+static bool leads_away(uint8_t opcode)
+{
+    return opcode == 0xc3 || opcode == 0xe9 || opcode == 0xeb;
+}
+
+unsigned decode_read(const struct emit *emit, struct guest_insn *insn,
+                     struct peeked *peeked)
 {
     uint64_t first;
-    unsigned room = read_bytes(emit, insn, &first);
-    struct head head = head_find(insn->bytes, first, room, emit->is_64);
-    const struct found *kind = find_known(emit, head);
+    peeked->room = read_bytes(emit, insn, &first);
+    peeked->head = head_find(insn->bytes, first, peeked->room, emit->is_64);
+    peeked->set = find_set(emit, peeked->head);
+    __builtin_prefetch(peeked->set);
+    return leads_away((uint8_t)first) ? 0 : peeked->head.length;
+}
+
+bool decode_find(const struct emit *emit, struct guest_insn *insn,
+                 const struct peeked *peeked, struct found *found)
+{
+    const struct found *kind = find_known(emit, peeked->set, peeked->head);
     if (!kind) {
-        return find_unknown(emit, insn, found, head, room);
+        return find_unknown(emit, insn, found, peeked->head, peeked->room);
     }
     *found = *kind;
     const uint8_t *copy = (const void *)kind_copy(emit, kind);
     __builtin_prefetch(copy);
     __builtin_prefetch(copy + LINE);
     __builtin_prefetch(copy + 2 * LINE);
-    return found->length <= room;
+    return found->length <= peeked->room;
 }
 
 /* Bytes of most kinds, by few instructions. */
@@ -457,7 +470,7 @@ const struct decoded *decode_ahead(const struct emit *emit,
     uint64_t first;
     memcpy(&first, bytes, sizeof(first));
     struct head head = head_find(bytes, first, room, emit->is_64);
-    const struct found *kind = find_known(emit, head);
+    const struct found *kind = find_known(emit, find_set(emit, head), head);
     if (kind) {
         return kind->length <= room ? &kind_copy(emit, kind)->decoded : NULL;
     }

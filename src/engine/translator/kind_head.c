@@ -44,9 +44,28 @@ static const uint32_t is_simple[16] = {
     0x7fff, 0xffff, 0xfff0, 0xffff, 0xffcf, 0xffff, 0xffff, 0xffff,
 };
 
+const uint32_t head_immediates[16] = {
+    0x20201010, 0x20201010, 0x20201010, 0x20201010, 0,          0,
+    0x03000c00, 0x0000ffff, 0x0002000d, 0,          0x02000100, 0xff0000ff,
+    0x00802043, 0x00000030, 0x030008ff, 0,
+};
+static const uint32_t immediates_0f[16] = {
+    [0x7] = 0x0000000f, [0x8] = 0xffff0000, [0xa] = 0x00001010,
+    [0xb] = 0x00000400, [0xc] = 0x00000074,
+};
+static const uint32_t immediates_0f38[16];
+static const uint32_t immediates_0f3a[16] = {[0 ... 15] = 0x0000ffff};
+
+/* Of opcode map 0F, 0F38 or 0F3A, by VEX's number for it (SDM 2A 2.3.6.1). */
+static const uint32_t *immediates_of(unsigned map)
+{
+    return map == 1 ? immediates_0f : map == 3 ? immediates_0f3a : immediates_0f38;
+}
+
 /* Behind the opcode that begins at i, and whether ModRM follows; 0: a kind that is not
  * remembered. */
-static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *has_mod)
+static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *has_mod,
+                            const uint32_t **immediates)
 {
     uint8_t opcode = bytes[i];
     if (head_look_up(is_simple, opcode) & 1) {
@@ -57,14 +76,17 @@ static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *
         opcode = bytes[i + 1];
         *has_mod = true;
         if (opcode == 0x38 || opcode == 0x3a) {
+            *immediates = immediates_of(opcode == 0x38 ? 2 : 3);
             return i + 3;
         }
+        *immediates = immediates_of(1);
         *has_mod = head_look_up(opcodes_0f, opcode) & 1;
         return opcode == 0x0f ? 0 : i + 2; /* 3DNow! has its opcode at the end */
     }
     if (opcode == 0xc4 || opcode == 0xc5) {
         unsigned at = i + (opcode == 0xc5 ? 2 : 3);
         unsigned map = opcode == 0xc5 ? 1 : bytes[i + 1] & 31;
+        *immediates = immediates_of(map);
         *has_mod = map != 1 || bytes[at] != 0x77; /* VZEROALL, VZEROUPPER */
         return is_64 ? at + 1 : 0;
     }
@@ -73,7 +95,8 @@ static unsigned skip_opcode(const uint8_t *bytes, unsigned i, bool is_64, bool *
     return 0;
 }
 
-unsigned head_skip_to_modrm(const uint8_t *bytes, bool is_64, bool *has_mod)
+unsigned head_skip_to_modrm(const uint8_t *bytes, bool is_64, bool *has_mod,
+                            const uint32_t **immediates)
 {
     unsigned i = 0;
     while (i < 4 && is_prefix(bytes[i])) {
@@ -85,5 +108,5 @@ unsigned head_skip_to_modrm(const uint8_t *bytes, bool is_64, bool *has_mod)
     if (is_64 && (bytes[i] & 0xf0) == 0x40) {
         i++;
     }
-    return skip_opcode(bytes, i, is_64, has_mod);
+    return skip_opcode(bytes, i, is_64, has_mod, immediates);
 }

@@ -9,7 +9,10 @@
 
 struct head {
     uint64_t bytes;
-    unsigned size; /* 0: of a kind that is not remembered */
+    uint8_t size; /* 0: of a kind that is not remembered */
+    /* The whole instruction's, most probably: who wants to know for sure looks its kind
+     * up. */
+    uint8_t length;
 };
 
 /* Opcodes by high and low half: bit 0, it has ModRM; bit 16, it is all there is before
@@ -20,9 +23,13 @@ static inline unsigned head_look_up(const uint32_t table[16], uint8_t opcode)
     return table[opcode >> 4] >> (opcode & 15);
 }
 
+/* Opcodes with an immediate: bit 0, of one byte; bit 16, of four. */
+extern const uint32_t head_immediates[16];
+
 /* Behind prefixes and opcode, and whether ModRM follows; 0: a kind that is not
- * remembered. */
-unsigned head_skip_to_modrm(const uint8_t *bytes, bool is_64, bool *has_mod);
+ * remembered. immediates becomes the opcode map's, if it is another. */
+unsigned head_skip_to_modrm(const uint8_t *bytes, bool is_64, bool *has_mod,
+                            const uint32_t **immediates);
 
 static inline uint8_t head_byte(uint64_t bytes, unsigned number)
 {
@@ -34,14 +41,16 @@ static inline uint8_t head_byte(uint64_t bytes, unsigned number)
 static inline struct head head_find(const uint8_t *bytes, uint64_t first, unsigned room,
                                     bool is_64)
 {
-    const struct head none = {0, 0};
+    const struct head none = {0, 0, 0};
     unsigned rex = (unsigned)is_64 & (unsigned)((head_byte(first, 0) & 0xf0) == 0x40);
     uint8_t opcode = head_byte(first, rex), modrm = head_byte(first, rex + 1);
     unsigned i = rex + 1, looked_up = head_look_up(head_opcodes, opcode);
+    const uint32_t *immediates = head_immediates;
     bool has_mod = looked_up & 1;
     if (!(looked_up & 0x10000)) {
         has_mod = false;
-        i = head_skip_to_modrm(bytes, is_64, &has_mod);
+        i = head_skip_to_modrm(bytes, is_64, &has_mod, &immediates);
+        opcode = bytes[i ? i - 1 : 0];
         modrm = bytes[i];
     }
     if (i == 0) {
@@ -52,5 +61,10 @@ static inline struct head head_find(const uint8_t *bytes, uint64_t first, unsign
     if (i > sizeof(first) || i > room) {
         return none;
     }
-    return (struct head){first & ~0ull >> (64 - 8 * i), i};
+    /* SDM 2A table 2-2, but for what SIB has to say. */
+    unsigned disp = 0x00040100u >> (modrm >> 6) * 8 & 7;
+    disp += (modrm & 0xc7) == 5 ? 4 : 0;
+    unsigned immediate = head_look_up(immediates, opcode);
+    unsigned length = i + (has_mod ? disp : 0) + (immediate & 1) + (immediate >> 14 & 4);
+    return (struct head){first & ~0ull >> (64 - 8 * i), (uint8_t)i, (uint8_t)length};
 }

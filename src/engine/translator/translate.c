@@ -11,6 +11,7 @@
 
 struct translation {
     struct guest_insn insn[BLOCK_INSN_MAX];
+    struct peeked peeked[BLOCK_INSN_MAX];
     struct found found[BLOCK_INSN_MAX];
     unsigned count;
     unsigned end; /* offset behind the last instruction */
@@ -50,12 +51,32 @@ static bool goes_on(const struct emit *emit, const struct guest_insn *insn,
            memcmp(insn->bytes, call_next, sizeof(call_next)) != 0;
 }
 
+/* So many instructions are read before the first one's kind is looked for. */
+#define READ_MAX 16u
+
+/* Reads those that seem to come at a place, as far as they lie in lines that are watched:
+ * so many there are then. */
+static unsigned read_some(struct translation *translation, unsigned count, unsigned place,
+                          unsigned watched)
+{
+    unsigned end = count + READ_MAX < BLOCK_INSN_MAX ? count + READ_MAX : BLOCK_INSN_MAX;
+    unsigned length;
+    do {
+        struct guest_insn *insn = &translation->insn[count];
+        insn->offset = (uint16_t)place;
+        length = decode_read(&translation->emit, insn, &translation->peeked[count]);
+        place += length;
+        count++;
+    } while (length && count < end && place + INSN_BYTES_MAX <= watched);
+    return count;
+}
+
 static void decode_block(struct translation *translation, unsigned start)
 {
     struct emit *emit = &translation->emit;
     struct block_source *second = block_source(emit->block, 1);
     unsigned watched = start & -WATCH_STEP, place = start, branches = 0;
-    unsigned count = 0, calls = 0;
+    unsigned count = 0, calls = 0, read = 0;
     decode_begin(emit);
     if (second) {
         second->version =
@@ -64,13 +85,20 @@ static void decode_block(struct translation *translation, unsigned start)
     while (count < BLOCK_INSN_MAX && place < FRAME_SIZE) {
         struct guest_insn *insn = &translation->insn[count];
         struct found *found = &translation->found[count];
-        insn->offset = (uint16_t)place;
-        if (!watch(translation, &watched, start, place + INSN_BYTES_MAX) ||
-            !decode_find(emit, insn, found)) {
+        if (count == read) {
+            if (!watch(translation, &watched, start, place + INSN_BYTES_MAX)) {
+                break;
+            }
+            read = read_some(translation, count, place, watched);
+        }
+        if (!decode_find(emit, insn, &translation->peeked[count], found)) {
             break;
         }
         count++;
         place += found->length;
+        if (count < read && translation->insn[count].offset != place) {
+            read = count; /* the guess was wrong */
+        }
         branches += found->is_jcc;
         if ((found->ends_block && !goes_on(emit, insn, found, &calls)) ||
             (found->is_jcc && branches == JCC_MAX)) {

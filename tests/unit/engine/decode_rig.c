@@ -47,9 +47,11 @@ bool decode(struct rig *rig, const uint8_t bytes[INSN_BYTES_MAX], unsigned offse
     memset(insn, 0x5a, sizeof(*insn)); /* what was there before must not matter */
     memset(&insn->access, 0, sizeof(*insn) - offsetof(struct guest_insn, access));
     insn->offset = (uint16_t)offset;
+    struct peeked peeked;
     struct found found;
     decode_begin(&rig->emit);
-    bool is_whole = decode_find(&rig->emit, insn, &found);
+    decode_read(&rig->emit, insn, &peeked);
+    bool is_whole = decode_find(&rig->emit, insn, &peeked, &found);
     if (is_whole) {
         decode_take(&rig->emit, insn, &found);
         assert_int_equal(found.length, insn->decoded.length);
