@@ -155,8 +155,10 @@ struct known {
 #define MEMORY_SIZE (8u << 20)
 #define INDEX_LINES ((unsigned)((sizeof(struct known) + LINE - 1) / LINE))
 #define COPY_LINES  (MEMORY_SIZE / LINE - INDEX_LINES)
-/* A kind's, at most; those of a block and what is looked at behind it. */
-#define KIND_LINES  ((unsigned)((sizeof(struct guest_insn) + LINE - 1) / LINE))
+/* What is copied is all from decoded on. A kind's lines, at most; those of a block and
+ * what is looked at behind it. */
+#define KIND        (offsetof(struct guest_insn, decoded))
+#define KIND_LINES  ((unsigned)((sizeof(struct guest_insn) - KIND + LINE - 1) / LINE))
 #define BLOCK_LINES (2 * BLOCK_INSN_MAX * KIND_LINES)
 
 /* Users look at the first three, whatever there are. */
@@ -182,11 +184,12 @@ static struct set *find_set(const struct emit *emit, struct head head)
     return &known->set[(hash >> 40) % SETS];
 }
 
+/* Its own part is not there. */
 static const struct guest_insn *kind_copy(const struct emit *emit,
                                           const struct found *kind)
 {
     const uint8_t *memory = emit->cache->known;
-    return (const void *)(memory + (size_t)kind->place * LINE);
+    return (const void *)(memory + (size_t)kind->place * LINE - KIND);
 }
 
 void decode_begin(struct emit *emit)
@@ -243,7 +246,7 @@ static bool is_regular(const struct full *full, struct head head)
 
 static size_t kind_size(unsigned operands)
 {
-    return offsetof(struct guest_insn, operand) + operands * sizeof(struct operand);
+    return offsetof(struct guest_insn, operand[operands]) - KIND;
 }
 
 /* A way of the set that is free, or taken from another. */
@@ -297,7 +300,7 @@ static void remember(const struct emit *emit, struct guest_insn *insn,
     };
     size_t size = kind_size(kind->operands);
     known->used += (uint32_t)((size + LINE - 1) / LINE);
-    memcpy((void *)(uintptr_t)kind_copy(emit, kind), insn, size);
+    memcpy((void *)(uintptr_t)&kind_copy(emit, kind)->decoded, &insn->decoded, size);
 }
 
 static inline __attribute__((always_inline)) const struct found *
@@ -424,7 +427,7 @@ bool decode_find(const struct emit *emit, struct guest_insn *insn,
         return find_unknown(emit, insn, found, peeked->head, peeked->room);
     }
     *found = *kind;
-    const uint8_t *copy = (const void *)kind_copy(emit, kind);
+    const uint8_t *copy = (const void *)&kind_copy(emit, kind)->decoded;
     __builtin_prefetch(copy);
     __builtin_prefetch(copy + LINE);
     __builtin_prefetch(copy + 2 * LINE);
@@ -432,12 +435,12 @@ bool decode_find(const struct emit *emit, struct guest_insn *insn,
 }
 
 /* Bytes of most kinds, by few instructions. */
-#define TAKEN (offsetof(struct guest_insn, operand[OPERANDS_MIN]))
+#define TAKEN (offsetof(struct guest_insn, operand[OPERANDS_MIN]) - KIND)
 static void take_most(struct guest_insn *insn, const struct guest_insn *kind)
 {
-    typedef uint64_t vector __attribute__((vector_size(16), aligned(8), may_alias));
-    vector *to = (void *)insn;
-    const vector *from = (const void *)kind;
+    typedef uint64_t vector __attribute__((vector_size(16), may_alias));
+    vector *to = (void *)&insn->decoded;
+    const vector *from = (const void *)&kind->decoded;
     static_assert(TAKEN % sizeof(vector) == 0, "whole vectors");
 #pragma GCC unroll 16
     for (unsigned i = 0; i < TAKEN / sizeof(vector); i++) {

@@ -39,7 +39,23 @@ struct access {
     bool is_early;    /* checked at the block's head; a member by its kind */
 };
 
+/* What is used of most lies in four lines of the host's cache. */
 struct guest_insn {
+    /* Its own, and its block's. */
+    uint8_t bytes[INSN_BYTES_MAX + 9]; /* eight may be read from any on */
+    uint16_t offset;                   /* in the page */
+    uint8_t recovery; /* how flags are found where it is left: struct block_insn's */
+    uint8_t recovery_found; /* how they would be before it; 0: they are not */
+    bool recovery_lasts;    /* and behind it */
+    uint32_t flags_live;    /* must be known behind it, in the host's or in memory */
+    uint32_t flags_live_before;
+    bool flags_awaited; /* it or one behind it in the block reads those before it */
+    struct access access;
+    /* Its bytes, so many from there, that its code is to read from the guest's memory:
+     * a displacement or an immediate (soften.h). 0: none. */
+    uint8_t soft_at, soft_size;
+    bool keeps_base; /* r10 is a group's, behind the first's check */
+    bool needs_base; /* its code counts on a group's having been checked */
     /* Of its kind, from here on (decode.h). */
     struct decoded decoded;
     emit_fn *emit; /* NULL: the interpreter's */
@@ -87,22 +103,9 @@ struct guest_insn {
     /* struct block_insn's host_flags, and those if its access is checked alone. */
     uint8_t host_flags, host_flags_alone;
     struct operand operand[ZYDIS_MAX_OPERAND_COUNT];
-    /* Its own, and its block's. */
-    uint8_t bytes[INSN_BYTES_MAX + 9]; /* eight may be read from any on */
-    uint16_t offset;                   /* in the page */
-    uint8_t recovery; /* how flags are found where it is left: struct block_insn's */
-    uint8_t recovery_found; /* how they would be before it; 0: they are not */
-    bool recovery_lasts;    /* and behind it */
-    uint32_t flags_live;    /* must be known behind it, in the host's or in memory */
-    uint32_t flags_live_before;
-    bool flags_awaited; /* it or one behind it in the block reads those before it */
-    struct access access;
-    /* Its bytes, so many from there, that its code is to read from the guest's memory:
-     * a displacement or an immediate (soften.h). 0: none. */
-    uint8_t soft_at, soft_size;
-    bool keeps_base; /* r10 is a group's, behind the first's check */
-    bool needs_base; /* its code counts on a group's having been checked */
-};
+} __attribute__((aligned(64)));
+
+static_assert(offsetof(struct guest_insn, decoded) == 64, "its own part is a line");
 
 /* Code that is rarely run, made behind the block. */
 struct cold {

@@ -45,7 +45,8 @@ bool decode(struct rig *rig, const uint8_t bytes[INSN_BYTES_MAX], unsigned offse
     memcpy(memory_host(rig->memory, rig->block.place.frame) + offset, bytes,
            room < INSN_BYTES_MAX ? room : INSN_BYTES_MAX);
     memset(insn, 0x5a, sizeof(*insn)); /* what was there before must not matter */
-    memset(&insn->access, 0, sizeof(*insn) - offsetof(struct guest_insn, access));
+    memset(&insn->access, 0,
+           offsetof(struct guest_insn, decoded) - offsetof(struct guest_insn, access));
     insn->offset = (uint16_t)offset;
     struct peeked peeked;
     struct found found;
