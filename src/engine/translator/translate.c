@@ -52,7 +52,7 @@ static bool goes_on(const struct emit *emit, const struct guest_insn *insn,
 }
 
 /* So many instructions are read before the first one's kind is looked for. */
-#define READ_MAX 16u
+#define READ_MAX 4u
 
 /* Reads those that seem to come at a place, as far as they lie in lines that are watched:
  * so many there are then. */
