@@ -162,7 +162,7 @@ static bool fail_early(struct translator_cpu *translator, struct block *block,
     if (goes_on && find_late(translator, block, ordinal, entry)) {
         return true;
     }
-    if (goes_on && !translator->cache->counts) {
+    if (goes_on && find_fits_limit(cpu, block, 0)) {
         return interpret_within(translator, block, 0, entry);
     }
     /* As a head that was left: it asks for more than a jump. */
