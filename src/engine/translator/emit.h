@@ -116,6 +116,7 @@ struct cold {
         COLD_WATCHED,  /* out, r8 being the host address stored to, or base + target */
         COLD_LINK,     /* out, by a link */
         COLD_JUMP,     /* on at a guest address of this page or another */
+        COLD_CALL,     /* the same, and back to where code goes on: behind */
         COLD_MISMATCH, /* a return to somewhere else: r8 */
         COLD_TARGET,   /* out, an indirect JMP leading to r8 */
     } kind;
@@ -125,7 +126,7 @@ struct cold {
     bool is_write;
     bool adds_page;  /* COLD_STACK: later */
     uint8_t size;    /* COLD_STACK: of the access */
-    uint8_t *behind; /* COLD_STACK: where code goes on */
+    uint8_t *behind; /* COLD_STACK, COLD_CALL: where code goes on */
     uint8_t host;    /* register */
     bool by_base;    /* of the group with this slot */
     uint8_t slot;
@@ -439,6 +440,13 @@ void emit_goto(struct emit *emit, int condition, int64_t target, uint32_t live);
 bool emit_can_link(const struct emit *emit, int64_t target);
 /* A link's jump or call (opcode E8, E9, or a condition): its number. */
 uint32_t emit_link(struct emit *emit, int opcode, unsigned target);
+/* Goes to another page (JMP_MEMORY or CALL_MEMORY) by the first of the two entries that
+ * the view may have for that address; overwrites flags, which are in memory. The place of
+ * the branch of who finds something else there; NULL: nothing was made, it has to be
+ * looked up. */
+#define CALL_MEMORY 2
+#define JMP_MEMORY  4
+uint8_t *emit_known_jump(struct emit *emit, int64_t target, unsigned kind);
 void emit_leave(struct emit *emit, unsigned reason);
 
 /* group.c: finds the groups of a block's accesses, whose functions are known; segments

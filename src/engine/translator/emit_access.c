@@ -312,6 +312,33 @@ void emit_goto(struct emit *emit, int condition, int64_t target, uint32_t live)
     cold->from_host &= live != 0;
 }
 
+/* Only fixed code is entered without its address in r8. */
+static bool is_of_fixed_code(const struct emit *emit, uint64_t linear)
+{
+    bool is_user = emit->mode & MODE_USER;
+    return emit->is_fixed && emit->is_64 && linear != 0 && host_fits32(linear) &&
+           (!is_user || code_fixed_mode(emit->mode, linear));
+}
+
+uint8_t *emit_known_jump(struct emit *emit, int64_t target, unsigned kind)
+{
+    struct code *code = &emit->code;
+    uint64_t linear = emit->page + (uint64_t)target;
+    size_t entry =
+        offsetof(struct tlb_area, jump) + cpu_area_jump(linear) * sizeof(struct tlb_jump);
+    if (!is_of_fixed_code(emit, linear)) {
+        return NULL;
+    }
+    host_gs_at(code, true, 0x81, 7, entry + offsetof(struct tlb_jump, tag)); /* CMP */
+    code32(code, (uint32_t)linear);
+    uint8_t *other = host_jcc(code, HOST_NE);
+    if (kind == CALL_MEMORY && !emit_is_last(emit)) {
+        host_align(code, 8, 8); /* its site can be patched */
+    }
+    host_gs_at(code, false, 0xff, kind, entry + offsetof(struct tlb_jump, target));
+    return other;
+}
+
 /* Out by a trampoline, with the instruction's number. */
 static void leave_by(struct emit *emit, const struct cold *cold, uint32_t trampoline)
 {
@@ -339,8 +366,22 @@ static void cold_jump(struct emit *emit, const struct cold *cold)
     emit->flags_in_memory = !cold->from_host;
     emit->flags_are_stored = false;
     emit_spill_flags(emit, cold->from_host);
+    uint8_t *other = emit_known_jump(emit, cold->target, JMP_MEMORY);
+    if (other) {
+        host_patch(other, emit->code.at);
+    }
     emit_page_address(emit, HOST_R8, cold->target);
     jump_r8(emit);
+}
+
+static void cold_call(struct emit *emit, const struct cold *cold)
+{
+    const struct code_cache *cache = emit->cache;
+    emit_page_address(emit, HOST_R8, cold->target);
+    code8(&emit->code, 0xe8);
+    code32(&emit->code, 0);
+    host_patch(emit->code.at - 4, cache->write + cache->jump[code_jump_kind(emit->mode)]);
+    host_jmp_to(&emit->code, cold->behind);
 }
 
 /* Host r9d says which RET it was. */
@@ -390,6 +431,9 @@ void emit_colds(struct emit *emit)
             break;
         case COLD_JUMP:
             cold_jump(emit, cold);
+            break;
+        case COLD_CALL:
+            cold_call(emit, cold);
             break;
         case COLD_MISMATCH:
             cold_mismatch(emit);

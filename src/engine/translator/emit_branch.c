@@ -134,6 +134,21 @@ static void align_site(struct emit *emit)
     }
 }
 
+/* A CALL to another page. */
+static void call_page(struct emit *emit, int64_t target)
+{
+    uint8_t *other = emit_known_jump(emit, target, CALL_MEMORY);
+    if (other) {
+        struct cold *cold = emit_cold(emit, COLD_CALL, other);
+        cold->target = target;
+        cold->behind = emit->code.at;
+        return;
+    }
+    emit_page_address(emit, HOST_R8, target);
+    align_site(emit);
+    go_on(emit, 0xe8);
+}
+
 /* The site's address onto the return stack; value holds what the guest is given, which
  * has no base of CS. */
 static void push_site(struct emit *emit, unsigned value, int64_t offset)
@@ -179,13 +194,11 @@ bool emit_call(struct emit *emit, const struct guest_insn *insn)
     if (is_direct && emit_can_link(emit, target)) {
         align_site(emit);
         emit_link(emit, 0xe8, (unsigned)target);
+    } else if (is_direct) {
+        call_page(emit, target);
     } else {
-        if (is_direct) {
-            emit_page_address(emit, HOST_R8, target);
-        } else {
-            host_fs(code, true, HOST_MOV_LOAD, HOST_R8, FRAME(scratch));
-            note_branch(emit);
-        }
+        host_fs(code, true, HOST_MOV_LOAD, HOST_R8, FRAME(scratch));
+        note_branch(emit);
         align_site(emit);
         go_on(emit, 0xe8);
     }

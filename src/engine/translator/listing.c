@@ -88,6 +88,12 @@ static const char *operand_note(const ZydisDecodedOperand *operand)
         return field_name(frame_fields, array_size(frame_fields),
                           displacement - frame_offset(0));
     }
+    const int64_t jumps = offsetof(struct tlb_area, jump);
+    if (operand->mem.segment == ZYDIS_REGISTER_GS && displacement >= jumps &&
+        displacement < jumps + (int64_t)sizeof(((struct tlb_area *)0)->jump)) {
+        size_t part = (size_t)(displacement - jumps) % sizeof(struct tlb_jump);
+        return part == offsetof(struct tlb_jump, tag) ? "jump tag" : "jump target";
+    }
     if (operand->mem.segment == ZYDIS_REGISTER_GS) {
         return field_name(area_fields, array_size(area_fields), displacement);
     }
