@@ -47,11 +47,6 @@ static void walk_entry_written(void *opaque, gpa_t gpa)
     }
 }
 
-static bool is_upper(const struct cpu *cpu, gva_t gva)
-{
-    return gva >> (cpu->state.efer & X86_EFER_LMA ? 63 : 31) & 1;
-}
-
 static bool walk(struct cpu *cpu, enum tlb_view view, gva_t gva, enum x86_access access,
                  struct x86_translation *out)
 {
@@ -73,7 +68,7 @@ static bool walk(struct cpu *cpu, enum tlb_view view, gva_t gva, enum x86_access
     if (!x86_walk(&context, &memory, gva, access, out, &fault)) {
         /* SDM 3A 4.10.4.1: it ends what is cached for its address, of global pages in
          * every address space. The others begin anew with the next walk. */
-        if (unlikely(is_upper(cpu, gva))) {
+        if (unlikely(cpu_is_upper(cpu, gva))) {
             cpu_clear_page(cpu, gva);
         }
         return cpu_raise_page_fault(cpu, &fault);
@@ -128,7 +123,7 @@ static void note_access(struct cpu *cpu, gva_t gva, unsigned size, bool is_write
 static bool is_lasting(const struct cpu *cpu, gva_t gva,
                        const struct x86_translation *translation)
 {
-    return translation->global && is_upper(cpu, gva) && !translation->key;
+    return translation->global && cpu_is_upper(cpu, gva) && !translation->key;
 }
 
 static void fill(struct cpu *cpu, enum tlb_view view, gva_t gva,

@@ -161,6 +161,9 @@ struct tlb_area {
 #define NEEDS_WATCH     4u /* data or I/O breakpoints, of DR7 or a debugger */
 #define NEEDS_ALIGNMENT 8u /* CR0.AM, RFLAGS.AC and CPL 3: #AC */
 
+/* As many as there are 2M regions in 4 GiB. */
+#define LARGE_FILTER_BITS 2048u
+
 struct tlb_context {
     uint64_t key;        /* CR3 as loaded (PCID and base), or TLB_NO_KEY when empty */
     uint64_t used;       /* for least-recently-used replacement */
@@ -168,7 +171,8 @@ struct tlb_context {
     bool is_stale;       /* when it is next used, what lasts has ended, too */
     /* Which 2M (4M: two of them) and 1G regions have entries from large pages, hashed:
      * INVLPG drops a large page whole, though it is cached in 4K pieces. */
-    uint64_t large_filter[2][4], giant_filter[2]; /* [1]: of those that last */
+    uint64_t large_filter[2][LARGE_FILTER_BITS / 64]; /* [1]: of those that last */
+    uint64_t giant_filter[2];
     /* Entries of pages with protection keys, for key.c. */
     uint16_t keyed[TLB_KEYED_MAX];
     unsigned keyed_count; /* more than TLB_KEYED_MAX: unknown which */
@@ -348,6 +352,13 @@ void cpu_sync_out(struct cpu *cpu, struct x86_state *state);
 /* Call after any change to CR0, CR3, CR4, EFER, CS, SS, RFLAGS.AC/TF/VM: recomputes mode,
  * TLB view, code key, and whether code needs the interpreter. */
 void cpu_update_mode(struct cpu *cpu);
+
+/* In the half of the linear addresses where kernels live, and where alone entries last?
+ */
+static inline bool cpu_is_upper(const struct cpu *cpu, gva_t gva)
+{
+    return gva >> (cpu->state.efer & X86_EFER_LMA ? 63 : 31) & 1;
+}
 
 /* From now on blocks have one instruction, or as many as there are. */
 void cpu_set_single(struct cpu *cpu, bool is_single);

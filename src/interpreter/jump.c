@@ -104,10 +104,10 @@ static void drop_line(struct tlb_area *area, gva_t line)
 }
 
 /* In which lines of the page; not 0: it may have jumps. */
-static uint64_t find_lines(struct tlb_area *area, gva_t page)
+static uint64_t find_lines(struct tlb_area *area, gva_t page, bool may_last)
 {
     uint64_t lines = 0;
-    for (unsigned lasts = 0; lasts < 2; lasts++) {
+    for (unsigned lasts = 0; lasts <= may_last; lasts++) {
         struct place place = find_place(area, page, lasts);
         if (area->jump_filter[place.bit / 64] >> place.bit % 64 & 1) {
             lines |= *place.lines;
@@ -126,12 +126,12 @@ static void drop_crossing(struct tlb_area *area, gva_t page)
     }
 }
 
-void jump_drop_page(struct tlb_area *area, gva_t page)
+void jump_drop_page(struct tlb_area *area, gva_t page, bool may_last)
 {
-    for (uint64_t left = find_lines(area, page); left; left &= left - 1) {
+    for (uint64_t left = find_lines(area, page, may_last); left; left &= left - 1) {
         drop_line(area, page + ((uint64_t)__builtin_ctzll(left) << LINE_SHIFT));
     }
-    if (find_lines(area, page - 1) >> (FRAME_SIZE / LINE_SIZE - 1)) {
+    if (find_lines(area, page - 1, may_last) >> (FRAME_SIZE / LINE_SIZE - 1)) {
         drop_crossing(area, page);
     }
 }

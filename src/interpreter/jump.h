@@ -13,5 +13,6 @@ void jump_clear_all(struct tlb_area *area);
 void jump_note_page(struct tlb_area *area, uint64_t tag, bool lasts);
 void jump_forget_pages(struct tlb_area *area, bool keeps_lasting);
 
-/* Those of the page at an address, and those whose instruction only ends there. */
-void jump_drop_page(struct tlb_area *area, gva_t page);
+/* Those of the page at an address, and those whose instruction only ends there. may_last:
+ * some there may be such. */
+void jump_drop_page(struct tlb_area *area, gva_t page, bool may_last);

@@ -132,7 +132,7 @@ static void update_key(struct cpu *cpu)
 
 static unsigned large_hash(gva_t gva)
 {
-    return (gva >> LARGE_SHIFT ^ gva >> (LARGE_SHIFT + 8)) & 255;
+    return (gva >> LARGE_SHIFT ^ gva >> (LARGE_SHIFT + 11)) % LARGE_FILTER_BITS;
 }
 
 static unsigned giant_hash(gva_t gva)
@@ -254,9 +254,26 @@ void cpu_clear_page(struct cpu *cpu, gva_t gva)
             if (area->stack.read == page) {
                 cpu_clear_stack(area);
             }
-            jump_drop_page(area, page);
+            jump_drop_page(area, page, cpu_is_upper(cpu, gva));
         }
     }
+}
+
+/* How large a page may be cached there, if it is one of more than 4K; 0: none is. */
+static unsigned find_large(const struct tlb_context *context, gva_t gva, bool may_last)
+{
+    unsigned hash = large_hash(gva), giant = giant_hash(gva);
+    for (unsigned lasts = 0; lasts <= may_last; lasts++) {
+        if (context->giant_filter[lasts] >> giant & 1) {
+            return GIANT_SHIFT;
+        }
+    }
+    for (unsigned lasts = 0; lasts <= may_last; lasts++) {
+        if (context->large_filter[lasts][hash / 64] >> hash % 64 & 1) {
+            return LARGE_SHIFT + 1; /* a 4M page is two regions */
+        }
+    }
+    return 0;
 }
 
 void cpu_flush_page(struct cpu *cpu, gva_t gva)
@@ -269,13 +286,9 @@ void cpu_flush_page(struct cpu *cpu, gva_t gva)
         if (!context->used || context->is_stale) {
             continue;
         }
-        unsigned hash = large_hash(gva), giant = giant_hash(gva);
-        const uint64_t(*large)[4] = context->large_filter;
-        if ((context->giant_filter[0] | context->giant_filter[1]) >> giant & 1) {
-            flush_region(cpu, context, gva, GIANT_SHIFT);
-        } else if ((large[0][hash / 64] | large[1][hash / 64]) >> hash % 64 & 1) {
-            flush_region(cpu, context, gva,
-                         LARGE_SHIFT + 1); /* a 4M page is two regions */
+        unsigned shift = find_large(context, gva, cpu_is_upper(cpu, gva));
+        if (shift) {
+            flush_region(cpu, context, gva, shift);
         }
     }
     cpu_clear_page(cpu, gva);

@@ -38,7 +38,7 @@ static struct jumps begin_jumps(void)
 
 static void note(struct jumps *jumps, uint64_t rip, uint64_t tag_bits, unsigned other)
 {
-    bool lasts = rip % 2; /* some of each */
+    bool lasts = rip % 2 && rip >> 63; /* some of the upper half's */
     cpu_note_jump(jumps->area, cpu_area_jump(rip) ^ other, rip | tag_bits, &taken, lasts);
 }
 
@@ -150,6 +150,23 @@ static void test_invlpg_forgets_large_pages_that_pass(void **state)
     fixture_free(f);
 }
 
+/* A program's pages are none of what lasts: however many large pages a kernel has. */
+static void test_large_pages_that_last_are_the_upper_halfs(void **state)
+{
+    struct fixture *f = fixture_long();
+    struct cpu *cpu = f->cpu;
+    cpu_switch_context(cpu, false);
+    const uint64_t *dropped = (const uint64_t *)&cpu->counters.regions_dropped;
+    for (uint64_t i = 0; i < LARGE_FILTER_BITS; i++) {
+        cpu_note_large_page(cpu->tlb_context, UPPER + (i << 21), 1ull << 21, true);
+    }
+    cpu_flush_page(cpu, LOWER);
+    assert_int_equal(*dropped, 0);
+    cpu_flush_page(cpu, UPPER);
+    assert_int_equal(*dropped, 1);
+    fixture_free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -159,6 +176,7 @@ int main(void)
         cmocka_unit_test(test_invlpg_drops_jumps_of_32_bit_code),
         cmocka_unit_test(test_invlpg_drops_jumps_to_what_ends_in_its_page),
         cmocka_unit_test(test_invlpg_forgets_large_pages_that_pass),
+        cmocka_unit_test(test_large_pages_that_last_are_the_upper_halfs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
