@@ -13,7 +13,8 @@
 
 #include "interpreter/x87.h"
 
-__thread struct frame translator_frame;
+/* Also named by assembly (frame_offset). */
+__attribute__((used, externally_visible)) __thread struct frame translator_frame;
 
 #define GUARD_SIZE  FRAME_SIZE
 #define STACKS_SIZE (2 * (GUARD_SIZE + RETURN_STACK_SIZE))
