@@ -238,6 +238,7 @@ void code_publish(struct code_cache *cache, struct block *block)
 {
     const struct block_insn *last = &block->insn[block->count - 1];
     cache->counters.blocks++;
+    cache->counters.loops += block->round != 0;
     cache->counters.insns += block->count;
     cache->counters.guest_bytes += last->offset + last->length - block->place.offset;
     cache->counters.host_bytes += block->end - block_start(block);

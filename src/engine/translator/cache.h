@@ -27,6 +27,7 @@
 #include "x86/cpuid.h"
 
 #define BLOCK_INSN_MAX 64
+#define LOOP_INSN_MAX  112 /* of an unrolled loop */
 
 /* Where guest code lies: what its block is found by. */
 struct code_place {
@@ -45,9 +46,11 @@ struct code_place {
 #define MODE_PLAIN 8u
 /* MODE_USER: at this address only. All other code of users is position-independent. */
 #define MODE_FIXED 16u
+/* A variant of a block that branches to its own beginning: several rounds (unroll.c). */
+#define MODE_LOOP 32u
 
 /* What a block's mode has besides a vCPU's. */
-#define MODE_OF_BLOCK (MODE_PLAIN | MODE_FIXED)
+#define MODE_OF_BLOCK (MODE_PLAIN | MODE_FIXED | MODE_LOOP)
 
 static inline bool code_is_fixed(unsigned mode)
 {
@@ -114,6 +117,7 @@ struct link {
     bool is_linked : 1;
     bool is_certain : 1; /* no branch of its block leads elsewhere before */
     bool is_loop : 1;    /* to its block's beginning, whose early checks hold yet */
+    bool is_back : 1;    /* the same, closing a loop that can be unrolled */
     uint8_t settles;     /* struct block's, at the target */
     /* Of those that lead to the same block; and what points to this one. */
     struct link *next, **at;
@@ -197,6 +201,10 @@ struct block {
      * cannot fault, overwrite unread; 0: they are known. */
     uint8_t settles;
     bool forgets_splits; /* made for where a stack lay (split.c) */
+    uint8_t round;       /* MODE_LOOP: instructions of a round; else 0 */
+    uint8_t back;        /* the instruction that closes a loop to be unrolled; 0: none */
+    uint8_t backs;       /* how often it did, up to so many; or never again (find.c) */
+    bool is_long;        /* MODE_LOOP: has gone through all its rounds */
     bool is_dead;
     bool is_kept;          /* dead, and stands by to be revived (change.c) */
     bool has_kept;         /* behind insn: the bytes of source, own ones and ahead */
@@ -255,6 +263,13 @@ static inline uint32_t block_host(const struct block *block, unsigned ordinal)
     return block_start(block) + block->insn[ordinal].host;
 }
 
+/* Is that the offset in the page where an unrolled loop leads when it ends? */
+static inline bool block_ends_at(const struct block *block, unsigned offset)
+{
+    const struct block_insn *last = &block->insn[block->back];
+    return offset == last->offset + last->length;
+}
+
 /* Is the group that begins at an instruction checked at the block's head (early.c)? */
 static inline bool block_is_early(const struct block *block, unsigned ordinal)
 {
@@ -272,7 +287,7 @@ static inline struct block_source *block_source(struct block *block, unsigned nu
 
 /* For people. */
 struct code_counters {
-    uint64_t blocks, insns, guest_bytes, host_bytes; /* translated */
+    uint64_t blocks, loops, insns, guest_bytes, host_bytes; /* translated */
     uint64_t invalidated[CODE_CAUSES];
     uint64_t revived;
     uint64_t dead_now; /* blocks whose memory has not come back */

@@ -122,10 +122,37 @@ static void take_kept(struct plan *plan, unsigned straight)
     }
 }
 
+bool early_is_of_rounds(const struct plan *plan, const struct group *group)
+{
+    unsigned straight = count_straight(plan->insn, plan->round);
+    return group->begin % plan->round < straight && is_known(&group->address, 0);
+}
+
+/* Of an unrolled loop those that are known at its beginning: of the accesses that each
+ * round makes in any case, if another round is worth a check for it. */
+static void take_of_rounds(struct plan *plan, unsigned count)
+{
+    unsigned written = 0;
+    for (unsigned i = 0; i < plan->round; i++) {
+        written |= plan->insn[i].gpr_written;
+    }
+    for (unsigned i = 0; i < plan->group_count && has_room(plan); i++) {
+        struct group *group = &plan->group[i];
+        if (group->count > 1 && early_is_of_rounds(plan, group)) {
+            group->is_round = !is_known(&group->address, written);
+            take(plan, group, group->is_round ? 0 : count - 1);
+        }
+    }
+}
+
 void early_choose(struct plan *plan, unsigned count)
 {
     const struct guest_insn *insn = plan->insn;
     plan->loop_end = -1;
+    if (plan->round) {
+        take_of_rounds(plan, count);
+        return;
+    }
     if (plan->group_count == 0 || (plan->splits && plan->splits->is_late)) {
         return;
     }
@@ -168,6 +195,7 @@ void early_note(struct emit *emit, const struct plan *plan)
             .index = part_of(group->address.index),
             .scale = group->address.scale,
             .disp = group->address.offset,
+            .is_round = group->is_round,
         };
     }
 }

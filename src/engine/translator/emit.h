@@ -119,6 +119,7 @@ struct cold {
         COLD_CALL,     /* the same, and back to where code goes on: behind */
         COLD_MISMATCH, /* a return to somewhere else: r8 */
         COLD_TARGET,   /* out, an indirect JMP leading to r8 */
+        COLD_ROUND,    /* on in the first block of an unrolled loop */
     } kind;
     uint8_t *place[2]; /* displacements that lead here; [1] may be NULL */
     uint8_t reason, ordinal;
@@ -157,6 +158,7 @@ struct early {
     uint8_t base, index; /* guest registers, or HOST_NONE */
     uint8_t scale;
     int32_t disp;
+    bool is_round; /* made at the beginning of each pass of an unrolled loop */
 };
 #define EARLY_MAX 6
 
@@ -190,7 +192,7 @@ struct emit {
     bool flags_are_stored; /* they are in frame.arith, too */
     uint8_t ahead;         /* so many instructions behind the block overwrite all flags */
     uint8_t settles;       /* struct link's, of a link that is made now */
-    struct recovery recovery[BLOCK_INSN_MAX];
+    struct recovery recovery[LOOP_INSN_MAX + 1];
     unsigned recovery_count;
     int32_t stack_moves; /* what guest RSP is to be moved by yet */
     bool ended;          /* no way leads behind the last instruction */
@@ -198,10 +200,15 @@ struct emit {
     bool keeps_base;     /* of the instruction being made */
     struct early early[EARLY_MAX];
     unsigned early_count;
-    int8_t loop_end;     /* up to here the block may lead behind those checks; or -1 */
-    struct held held[3]; /* by host r8, r9 and r10 */
-    bool is_held;        /* perhaps; else nothing is */
-    bool holds;          /* the instruction being made may leave something there */
+    int8_t loop_end; /* up to here the block may lead behind those checks; or -1 */
+    /* Of an unrolled loop: instructions of a round, or 0; how the flags at its beginning
+     * are found, 0 if they are not; whether they go to memory there. */
+    uint8_t round, round_recovery;
+    bool round_spills;
+    const uint8_t *round_failed; /* its code where a check failed */
+    struct held held[3];         /* by host r8, r9 and r10 */
+    bool is_held;                /* perhaps; else nothing is */
+    bool holds; /* the instruction being made may leave something there */
     struct cold cold[COLD_MAX];
     unsigned cold_count;
 };
@@ -396,8 +403,9 @@ void emit_address_to(struct emit *emit, unsigned host, const struct guest_insn *
 void emit_check(struct emit *emit, unsigned size, bool is_write);
 /* The same up to the offset in the page, in r8. */
 void emit_check_offset(struct emit *emit, unsigned size, bool is_write);
-/* The checks that the block begins with; the flags have been spilled. */
-void emit_early(struct emit *emit);
+/* The checks that the block, or a pass of an unrolled loop, begins with; the flags have
+ * been spilled. */
+void emit_early(struct emit *emit, bool is_round);
 /* The check of an access of the stack, by the TLB, that did not find it in the page of
  * the last one. */
 void emit_cold_stack(struct emit *emit, const struct cold *cold);
@@ -465,6 +473,7 @@ static inline bool group_may_leave(const struct guest_insn *insn)
 
 /* emit_head.c. What the block begins with. */
 void emit_head(struct emit *emit, const struct guest_insn *insns);
+void emit_round_head(struct emit *emit, const struct guest_insn *insns);
 /* The block must not be entered if it could go beyond the limit. */
 void emit_limit(struct emit *emit);
 /* Whoever was called may have left translated code, and the units' state with it. What
@@ -512,3 +521,7 @@ emit_fn emit_call, emit_ret, emit_jmp, emit_jcc, emit_loop, emit_jrcxz;
 struct block *translate(struct code_cache *cache, struct cpu *cpu,
                         const struct code_place *place, const struct block *former,
                         const struct splits *splits, bool *is_full);
+/* The same of the loop that a block closes (block->back), unrolled, or the one there is.
+ * NULL: it cannot be, now. */
+struct block *translate_loop(struct code_cache *cache, struct cpu *cpu,
+                             const struct block *block);

@@ -1,5 +1,6 @@
 /* Registers, flags, memory accesses, and what is put behind a block. */
 #include "engine/translator/soften.h"
+#include "engine/translator/unroll.h"
 
 #include <assert.h>
 
@@ -273,6 +274,7 @@ uint32_t emit_link(struct emit *emit, int opcode, unsigned target)
 {
     struct code_cache *cache = emit->cache;
     uint32_t number = cache->link_count++;
+    bool is_first = target == emit->block->place.offset;
     struct link *link = &cache->link[number];
     host_align_place(&emit->code, opcode < 0x80 ? 2 : 1);
     uint8_t *place;
@@ -289,8 +291,8 @@ uint32_t emit_link(struct emit *emit, int opcode, unsigned target)
         .target = (uint16_t)target,
         .from_memory = emit->flags_in_memory,
         .is_certain = !emit->has_branched,
-        .is_loop =
-            (int)emit->ordinal <= emit->loop_end && target == emit->block->place.offset,
+        .is_loop = (int)emit->ordinal <= emit->loop_end && is_first,
+        .is_back = emit->block->back && emit->ordinal == emit->block->back && is_first,
         .settles = emit->settles,
     };
     struct cold *cold = emit_cold(emit, COLD_LINK, place);
@@ -350,7 +352,11 @@ static void leave_by(struct emit *emit, const struct cold *cold, uint32_t trampo
 static void cold_link(struct emit *emit, const struct cold *cold)
 {
     struct code_cache *cache = emit->cache;
-    cache->link[cold->link].stub = (uint32_t)(emit->code.at - cache->write);
+    struct link *link = &cache->link[cold->link];
+    link->stub = (uint32_t)(emit->code.at - cache->write);
+    if (link->is_back && !emit->round) {
+        unroll_emit_count(emit);
+    }
     host_fs_constant_jmp(&emit->code, FRAME(exit_info), cold->link,
                          cache->write + cache->leave[LEAVE_LINK][cold->from_host]);
 }
@@ -437,6 +443,9 @@ void emit_colds(struct emit *emit)
             break;
         case COLD_MISMATCH:
             cold_mismatch(emit);
+            break;
+        case COLD_ROUND:
+            unroll_emit_cold(emit, cold);
             break;
         case COLD_TARGET:
             host_fs(&emit->code, true, HOST_MOV_STORE, HOST_R8, FRAME(exit_value));

@@ -7,6 +7,7 @@
  * its own address on the return stack, behind the host's; others know it.
  */
 #include "engine/translator/soften.h"
+#include "engine/translator/unroll.h"
 
 static bool is_near(const struct guest_insn *insn)
 {
@@ -289,6 +290,9 @@ bool emit_jcc(struct emit *emit, const struct guest_insn *insn)
         return false;
     }
     emit_restore_flags(emit);
+    if (emit->round && (emit->ordinal + 1) % emit->round == 0) {
+        return unroll_emit_branch(emit, insn);
+    }
     emit_goto(emit, insn->decoded.opcode & 15, relative_target(insn), insn->flags_live);
     return true;
 }

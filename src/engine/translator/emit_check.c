@@ -354,7 +354,9 @@ static void check_early(struct emit *emit, const struct early *early)
     unsigned host = early->slot == GROUP_IN_R10 ? HOST_R10 : HOST_R8;
     early_address(emit, host, early);
     check_offset(emit, host, early->size, early->is_write);
-    emit->cold[emit->cold_count - 1].ordinal = early->ordinal;
+    struct cold *missed = &emit->cold[emit->cold_count - 1];
+    missed->ordinal = early->ordinal;
+    missed->kind = emit->round ? COLD_ROUND : COLD_MISS;
     add_page(emit, host);
     if (host == HOST_R8) {
         host_fs(code, true, HOST_MOV_STORE, HOST_R8, group_base(early->slot));
@@ -365,17 +367,19 @@ static void check_early(struct emit *emit, const struct early *early)
     }
     if (early->looks_first) {
         uint8_t *place = jump_if_watched(code, false, HOST_NONE);
-        struct cold *cold = emit_cold(emit, COLD_LEAVE, place);
+        struct cold *cold = emit_cold(emit, emit->round ? COLD_ROUND : COLD_LEAVE, place);
         cold->reason = LEAVE_PLAIN;
         cold->ordinal = early->ordinal;
         cold->from_host = false;
     }
 }
 
-void emit_early(struct emit *emit)
+void emit_early(struct emit *emit, bool is_round)
 {
     for (unsigned i = 0; i < emit->early_count; i++) {
-        check_early(emit, &emit->early[i]);
+        if (emit->early[i].is_round == is_round) {
+            check_early(emit, &emit->early[i]);
+        }
     }
 }
 

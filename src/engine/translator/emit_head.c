@@ -150,7 +150,7 @@ static enum head_flags emit_checks(struct emit *emit, const struct guest_insn *f
                                    enum head_flags wanted)
 {
     struct block *block = emit->block;
-    emit_early(emit);
+    emit_early(emit, false);
     if (emit->loop_end < 0) {
         host_align(&emit->code, 8, 0);
         return wanted == HEAD_HOST ? HEAD_MEMORY : wanted;
@@ -225,6 +225,56 @@ void emit_head(struct emit *emit, const struct guest_insn *insns)
     emit_patch(emit, look, cold);
 }
 
+/* Of an unrolled loop: come to by its branch alone, with the flags in the host's. */
+void emit_round_head(struct emit *emit, const struct guest_insn *insns)
+{
+    struct block *block = emit->block;
+    struct code *code = &emit->code;
+    struct gate gate = emit->gate = find_gate(insns, block->count);
+    uint8_t *over = NULL;
+    bool is_lost = !emit->round_spills && !emit->round_recovery;
+    block->patch_count = 0;
+    block->loop[1] = 0;
+    block->early = 0;
+    block->settles =
+        (uint8_t)(is_lost ? flags_count_settling(emit, insns, emit->round) : 0);
+    block->status[0] = gate.fpu;
+    block->status[1] = gate.vector;
+    block->needs_avx = gate.avx;
+    host_align(code, 8, 0);
+    block->entry = block->entry_memory = block->entry_jump = place_of(emit);
+    emit_note_flags(emit);
+    if (emit->early_count) {
+        emit_spill_flags(emit, emit->round_spills ? X86_FLAGS_ARITH : 0);
+        emit_early(emit, false);
+        over = emit->round_spills ? host_jmp(code) : NULL;
+    }
+    host_align(code, 8, 0);
+    block->loop[0] = (uint16_t)(place_of(emit) - block->entry);
+    emit_note_flags(emit);
+    emit_spill_flags(emit, emit->round_spills ? X86_FLAGS_ARITH : 0);
+    host_align(code, 8, 0);
+    if (over) {
+        host_patch(over, code->at);
+    }
+    const uint8_t *look = code->at;
+    uint8_t *place = NULL;
+    if (gate.size == 1) {
+        read_poll(code);
+    } else {
+        fs_compare(code, gate.size, frame_status(gate.first), gate.value);
+        place = host_jcc(code, HOST_NE);
+    }
+    struct cold *cold = emit_cold(emit, COLD_LEAVE, place);
+    cold->reason = LEAVE_HEAD;
+    cold->from_host = false;
+    emit_patch(emit, look, cold);
+    if (emit->cache->counts) {
+        emit_limit(emit);
+    }
+    emit_early(emit, true);
+}
+
 void emit_gate_again(struct emit *emit, int64_t offset)
 {
     const struct gate *gate = &emit->gate;
@@ -236,9 +286,9 @@ void emit_gate_again(struct emit *emit, int64_t offset)
 
 void emit_limit(struct emit *emit)
 {
-    emit_spill_flags(emit, X86_FLAGS_ARITH);
     host_fs(&emit->code, true, 0x81, 7, FRAME(budget)); /* CMP */
     code32(&emit->code, emit->block->count);
     struct cold *cold = emit_cold(emit, COLD_LEAVE, host_jcc(&emit->code, HOST_L));
     cold->reason = LEAVE_HEAD;
+    cold->from_host = false;
 }

@@ -47,6 +47,11 @@ static void go_ahead(struct translator_cpu *translator, struct block *block)
         for (uint32_t n = made[i]->first_link; n < made[i]->last_link; n++) {
             struct link *link = &cache->link[n];
             struct code_place place = block->place;
+            if (link->is_back ||
+                (made[i]->round && block_ends_at(made[i], link->target))) {
+                continue; /* until it turns out what the loop is like */
+            }
+            place.mode &= (uint8_t)~MODE_LOOP;
             place.next = FRAME_NONE;
             place.offset = link->target;
             struct block *to = code_find(cache, &place);
@@ -177,6 +182,79 @@ static void note_jump(struct translator_cpu *translator, uint64_t linear,
     }
 }
 
+/* So often a block's branch to itself has to leave until its loop is unrolled; so often
+ * that is left without having gone through all its rounds before it is given up. */
+#define BACKS_MIN   2
+#define LEFT_MAX    8
+#define BACKS_NEVER UINT8_MAX
+
+/* A loop is better not unrolled. The lock is held. */
+static void give_up(struct code_cache *cache, struct block *loop)
+{
+    struct code_place place = loop->place;
+    place.mode &= (uint8_t)~MODE_LOOP;
+    struct block *first = code_find(cache, &place);
+    if (first) {
+        first->backs = BACKS_NEVER;
+    }
+    code_retire(cache, loop, BY_VARIANT);
+}
+
+/* Where the branch that closes a loop leads: to what the loop becomes when it is unrolled
+ * (NULL: not yet), or else to its own block as others do. The lock is held. */
+static struct block *find_back(struct translator_cpu *translator, struct block *from,
+                               struct block *to)
+{
+    if (from->round) {
+        from->is_long = true;
+        return from;
+    }
+    if (from->backs == BACKS_NEVER) {
+        return to;
+    }
+    if (++from->backs < BACKS_MIN) {
+        return NULL;
+    }
+    enum where before = where_enter(WHERE_TRANSLATION);
+    struct block *loop = translate_loop(translator->cache, translator->cpu, from);
+    where_enter(before);
+    if (!loop) {
+        from->backs = BACKS_NEVER;
+        return to;
+    }
+    from->backs = BACKS_MIN - 1; /* when it ends, another one */
+    go_ahead(translator, loop);
+    return loop;
+}
+
+/* An unrolled loop has been left by its end: where to, or NULL, not yet. One that never
+ * comes to its last round is shorter than that, and costs more than it saves. The lock is
+ * held. */
+static struct block *find_end(struct code_cache *cache, struct block *loop,
+                              struct block *to)
+{
+    if (loop->is_long) {
+        return to;
+    }
+    if (++loop->backs == LEFT_MAX) {
+        give_up(cache, loop);
+    }
+    return NULL;
+}
+
+/* Where a link leads that would lead to a block; NULL: nowhere yet. */
+static struct block *find_linked(struct translator_cpu *translator,
+                                 const struct link *link, struct block *to)
+{
+    struct block *from = translator->cache->block[link->from];
+    if (link->is_back) {
+        return find_back(translator, from, to);
+    }
+    return from->round && block_ends_at(from, link->target)
+               ? find_end(translator->cache, from, to)
+               : to;
+}
+
 /* Not if the page has another frame now. */
 static void link_block(struct translator_cpu *translator, struct block *to)
 {
@@ -185,8 +263,11 @@ static void link_block(struct translator_cpu *translator, struct block *to)
     struct link *link = &cache->link[translator_frame.exit_info];
     if (atomic_load(&cache->epoch) == translator->epoch &&
         cache->block[link->from]->place.frame == to->place.frame) {
-        code_link(cache, link, to);
-        counter_add(&translator->stats.links_made, 1);
+        to = find_linked(translator, link, to);
+        if (to) {
+            code_link(cache, link, to);
+            counter_add(&translator->stats.links_made, 1);
+        }
     }
     pthread_mutex_unlock(&cache->lock);
 }
@@ -283,9 +364,14 @@ static void replace_block(struct translator_cpu *translator, struct block *block
         bool is_full = false;
         const struct block_insn *insn = &block->insn[ordinal];
         struct block *instead = plain;
-        code_retire(cache, block, BY_VARIANT);
         struct splits splits;
-        if (find_splits(block, insn, &splits)) {
+        if (block->round) {
+            instead = NULL;
+            give_up(cache, block);
+        } else {
+            code_retire(cache, block, BY_VARIANT);
+        }
+        if (instead && find_splits(block, insn, &splits)) {
             instead = translate(cache, translator->cpu, &block->place, block, &splits,
                                 &is_full);
         }
@@ -303,14 +389,15 @@ static struct block *find_variant(struct translator_cpu *translator,
 {
     struct code_cache *cache = translator->cache;
     struct code_place place = block->place;
-    place.mode |= MODE_PLAIN;
+    place.mode = (uint8_t)((place.mode & ~MODE_LOOP) | MODE_PLAIN);
     bool is_full = false;
     struct block *plain = code_find(cache, &place);
     if (!plain) {
         plain = make_block(translator, &place, &is_full);
     }
-    bool is_fit = plain && !block->is_dead && ordinal < plain->count &&
-                  plain->insn[ordinal].offset == block->insn[ordinal].offset;
+    unsigned other = block->round ? ordinal % block->round : ordinal;
+    bool is_fit = plain && !block->is_dead && other < plain->count &&
+                  plain->insn[other].offset == block->insn[ordinal].offset;
     return is_fit ? plain : NULL;
 }
 
@@ -324,7 +411,8 @@ bool find_plain(struct translator_cpu *translator, struct block *block, unsigned
     if (atomic_fetch_add(&block->misses, 1) == MISSES_MAX) {
         replace_block(translator, block, plain, ordinal);
     }
-    *entry = (struct entry){block_host(plain, ordinal), plain->status, entry->page};
+    unsigned other = block->round ? ordinal % block->round : ordinal;
+    *entry = (struct entry){block_host(plain, other), plain->status, entry->page};
     return true;
 }
 

@@ -78,6 +78,10 @@ struct frame {
     uint32_t exit_reason;
     uint32_t exit_info;   /* EXIT_INFO of the place that left; a link's number */
     uint32_t last_branch; /* EXIT_INFO of the last indirect one */
+    /* Of blocks' branches to themselves one in so many leaves; how many there are yet
+     * until one does (unroll.c). */
+#define BACKS_EACH 256
+    uint32_t backs_left;
     uint32_t host_mxcsr;
     uint8_t had_vectors; /* leaving saved the guest's vector state */
     struct cpu *cpu;

@@ -26,6 +26,15 @@ static void close_groups(struct plan *plan)
     }
 }
 
+/* Behind a round of an unrolled loop: only what is checked for all of them goes on. */
+static void close_round(struct plan *plan)
+{
+    for (unsigned i = 0; i < plan->group_count; i++) {
+        struct group *group = &plan->group[i];
+        group->is_open &= early_is_of_rounds(plan, group);
+    }
+}
+
 static bool is_same_base(const struct address *a, const struct address *b)
 {
     return a->base == b->base && a->index == b->index &&
@@ -245,6 +254,9 @@ static void find_members(struct plan *plan, unsigned count, struct member *membe
     for (unsigned i = 0; i < count; i++) {
         struct guest_insn *insn = &plan->insn[i];
         struct group *group = NULL;
+        if (plan->round && i % plan->round == 0) {
+            close_round(plan);
+        }
         if (!insn->emit || !insn->keeps_addresses) {
             close_groups(plan);
         } else if (is_joining(insn) && member_find(plan, insn, &members[i])) {
@@ -289,9 +301,10 @@ static void give_r10(struct plan *plan)
 void group_accesses(struct emit *emit, struct guest_insn *insn, unsigned count)
 {
     struct plan plan;
-    struct member members[BLOCK_INSN_MAX];
+    struct member members[LOOP_INSN_MAX];
     const struct block_more *more = emit->block->more;
     plan.insn = insn;
+    plan.round = emit->round;
     plan.splits = more ? &more->splits : NULL;
     plan.split_count = plan.group_count = plan.early_count = 0;
     unsigned end = count_to_last(insn, count);

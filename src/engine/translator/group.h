@@ -19,6 +19,7 @@ struct group {
     uint8_t slot;        /* struct access's */
     bool is_open, is_write;
     bool is_early;  /* checked at the block's head (early.c) */
+    bool is_round;  /* or at each pass of an unrolled loop */
     bool is_spared; /* all code from the first to the last can do without r10 */
 };
 
@@ -32,7 +33,8 @@ struct plan {
     struct values values;
     struct group group[GROUPS_MAX];
     unsigned group_count, early_count;
-    int loop_end; /* struct emit's */
+    int loop_end;   /* struct emit's */
+    unsigned round; /* the same */
 };
 
 /* The access of an instruction that may be one of a group. */
@@ -51,6 +53,7 @@ bool member_spares_base(const struct plan *plan, const struct guest_insn *insn,
                         const struct group *group);
 
 /* early.c: which groups are checked at the block's head, all being known. */
+bool early_is_of_rounds(const struct plan *plan, const struct group *group);
 void early_choose(struct plan *plan, unsigned count);
 /* What the head is to check then. */
 void early_note(struct emit *emit, const struct plan *plan);

@@ -232,6 +232,7 @@ bool leave_handle(struct translator_cpu *translator, struct entry *entry)
         const struct link *link = &translator->cache->link[frame->exit_info];
         uint64_t linear = page + link->target;
         unsigned settles = link->settles;
+        frame->backs_left = frame->backs_left ? frame->backs_left : BACKS_EACH;
         if (go_on(translator, linear, entry)) {
             return true;
         }

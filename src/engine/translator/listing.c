@@ -237,13 +237,14 @@ void listing_block(FILE *out, const struct look *look, const struct code_cache *
     look_name(look, block, name);
     const struct block_insn *last = &block->insn[block->count - 1];
     fprintf(out,
-            "block %" PRIu32 " %s: frame %#" PRIx32 ", %s%s%s, %u instructions, %u guest "
+            "block %" PRIu32 " %s: frame %#" PRIx32
+            ", %s%s%s%s, %u instructions, %u guest "
             "bytes, %" PRIu32 " host bytes\n",
             block->number, name, block->place.frame,
             block->place.mode & MODE_USER ? "user" : "kernel",
             block->place.mode & MODE_32 ? ", 32 bits" : "",
-            block->needs_avx ? ", AVX" : "", block->count,
-            last->offset + last->length - block->place.offset,
+            block->needs_avx ? ", AVX" : "", block->round ? ", unrolled loop" : "",
+            block->count, last->offset + last->length - block->place.offset,
             block->end - block_start(block));
     print_rows(&printer, "(head)", block_start(block), block_host(block, 0));
     for (unsigned i = 0; i < block->count; i++) {

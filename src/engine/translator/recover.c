@@ -183,12 +183,47 @@ static void find_at(struct emit *emit, struct origin *origin, struct values *val
     }
 }
 
-void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count)
-{
+/* What is known of flags along a block. */
+struct known {
     struct values values;
     struct origin origin;
-    bool is_known = false; /* and values are followed */
-    emit->recovery_count = 0;
+    bool is_known; /* and values are followed */
+};
+
+static void follow(struct known *known, const struct guest_insn *insn)
+{
+    if (!insn->emit || insn->is_call) {
+        known->is_known = false;
+    } else if (insn->flags_write) {
+        if (insn->is_origin && !known->is_known) {
+            values_forget(&known->values);
+            values_follow(&known->values, insn);
+        }
+        known->is_known = insn->is_origin && begin(&known->origin, &known->values, insn);
+    }
+}
+
+/* An unrolled loop begins behind a round. */
+static void follow_round(struct emit *emit, struct known *known,
+                         const struct guest_insn *insns)
+{
+    for (unsigned i = 0; i < emit->round; i++) {
+        if (known->is_known) {
+            values_follow(&known->values, &insns[i]);
+        }
+        follow(known, &insns[i]);
+    }
+    if (known->is_known &&
+        find_recovery(&known->origin, &known->values, &emit->recovery[0])) {
+        known->origin.number = emit->round_recovery = 1;
+        emit->recovery_count = 1;
+    }
+}
+
+void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count)
+{
+    struct known known = {.is_known = false};
+    emit->recovery_count = emit->round_recovery = 0;
     unsigned first = 0, end = count;
     for (unsigned i = 0; i < count; i++) {
         insns[i].recovery_found = 0;
@@ -200,24 +235,20 @@ void recover_find(struct emit *emit, struct guest_insn *insns, unsigned count)
     while (first < end && !insns[first].is_origin) {
         first++;
     }
-    if (first == end) {
+    if (first == end && !emit->round) {
         return;
     }
-    values_init(&values, emit->width);
+    values_init(&known.values, emit->width);
+    if (emit->round) {
+        follow_round(emit, &known, insns);
+        first = 0;
+    }
     for (unsigned i = first; i < end; i++) {
         struct guest_insn *insn = &insns[i];
-        if (is_known) {
-            find_at(emit, &origin, &values, insn);
+        if (known.is_known) {
+            find_at(emit, &known.origin, &known.values, insn);
         }
-        if (!insn->emit || insn->is_call) {
-            is_known = false;
-        } else if (insn->flags_write) {
-            if (insn->is_origin && !is_known) {
-                values_forget(&values);
-                values_follow(&values, insn);
-            }
-            is_known = insn->is_origin && begin(&origin, &values, insn);
-        }
+        follow(&known, insn);
     }
 }
 

@@ -106,6 +106,7 @@ void thread_attach(struct translator_cpu *translator)
         memset(frame, 0, sizeof(*frame));
         frame->cpu = translator->cpu;
         frame->host_mxcsr = MXCSR_INIT;
+        frame->backs_left = BACKS_EACH;
         frame->index_mask = (TLB_SIZE - 1) << FRAME_SHIFT;
         frame->page_mask = -(uint64_t)FRAME_SIZE;
         for (unsigned i = 0; i < 2; i++) {

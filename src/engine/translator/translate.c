@@ -5,16 +5,18 @@
 #include "engine/translator/decode.h"
 #include "engine/translator/soften.h"
 #include "engine/translator/target.h"
+#include "engine/translator/unroll.h"
 
 #define WATCH_STEP 64u
 #define JCC_MAX    4 /* conditional branches that a block goes on behind */
 
 struct translation {
-    struct guest_insn insn[BLOCK_INSN_MAX];
+    struct guest_insn insn[LOOP_INSN_MAX];
     struct peeked peeked[BLOCK_INSN_MAX];
     struct found found[BLOCK_INSN_MAX];
     unsigned count;
-    unsigned end; /* offset behind the last instruction */
+    unsigned end;       /* offset behind the last instruction */
+    unsigned loop_last; /* MODE_LOOP: offset of the instruction that closes it */
     struct emit emit;
 };
 
@@ -100,6 +102,9 @@ static void decode_block(struct translation *translation, unsigned start)
             read = count; /* the guess was wrong */
         }
         branches += found->is_jcc;
+        if (emit->mode & MODE_LOOP && insn->offset == translation->loop_last) {
+            break;
+        }
         if ((found->ends_block && !goes_on(emit, insn, found, &calls)) ||
             (found->is_jcc && branches == JCC_MAX)) {
             break;
@@ -112,6 +117,21 @@ static void decode_block(struct translation *translation, unsigned start)
     translation->count = count;
     translation->end = place;
     emit->watched_end = watched;
+}
+
+/* The rounds of a loop; false: its code has changed, and is no such loop any more. */
+static bool repeat(struct translation *translation)
+{
+    struct emit *emit = &translation->emit;
+    struct guest_insn *insn = translation->insn;
+    unsigned round = translation->count;
+    bool is_loop = insn[round - 1].offset == translation->loop_last &&
+                   unroll_find_end(emit, insn, round) == round - 1;
+    if (is_loop) {
+        emit->round = (uint8_t)round;
+        translation->count = round * unroll_copy(insn, round);
+    }
+    return is_loop;
 }
 
 /* ---- code ------------------------------------------------------------------------- */
@@ -144,13 +164,33 @@ static bool has_members(const struct translation *translation)
     return false;
 }
 
+/* The flags that are live at the beginning of a loop if none can be computed anew, as in
+ * its first block. */
+static uint32_t find_live_without(const struct translation *translation)
+{
+    uint32_t live = X86_FLAGS_ARITH;
+    for (unsigned i = translation->emit.round; i-- > 0;) {
+        const struct guest_insn *insn = &translation->insn[i];
+        live = (live & ~insn->flags_kill) | insn->flags_read;
+        if (insn->shows != SHOWS_NOTHING || insn->stores || insn->emit == emit_jcc) {
+            live = X86_FLAGS_ARITH;
+        }
+    }
+    return live;
+}
+
 /* Groups want to know which flags are live. Members of one cannot leave, and so show
  * none, which may make fewer live. */
 static void find_flags_and_groups(struct translation *translation)
 {
     struct emit *emit = &translation->emit;
     unsigned count = translation->count;
-    uint32_t live = flags_find_end(emit, translation->insn, count, translation->end);
+    uint32_t live = X86_FLAGS_ARITH;
+    emit->ahead = 0;
+    emit->ahead_at = emit->ahead_size = 0;
+    if (!emit->round) {
+        live = flags_find_end(emit, translation->insn, count, translation->end);
+    }
     for (unsigned i = 0; i < count; i++) {
         translation->insn[i].access = (struct access){.kind = ACCESS_ALONE, .group = -1};
         translation->insn[i].keeps_base = translation->insn[i].needs_base = false;
@@ -163,6 +203,14 @@ static void find_flags_and_groups(struct translation *translation)
     find_groups(translation);
     if (has_members(translation)) {
         flags_find_live(translation->insn, count, live);
+    }
+    if (emit->round) {
+        bool is_dead = !translation->insn[0].flags_live_before &&
+                       (emit->round_recovery ||
+                        (!emit->cache->counts && !find_live_without(translation)));
+        emit->round_spills = !is_dead;
+        emit->loop_end = (int8_t)(count - 1);
+        return;
     }
     if (emit->early_count) { /* who finds a check failed goes on with each alone */
         translation->insn[0].flags_live_before |= live_alone;
@@ -195,8 +243,12 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
         .soft_size = insn->soft_size,
     };
     emit->block->is_soft |= insn->soft_size != 0;
+    if (emit->round && emit->ordinal == 0 && !emit->round_spills) {
+        place->recovery =
+            emit->round_recovery; /* who leaves by the look comes here, too */
+    }
     emit->settles = emit->ordinal == translation->count - 1 ? emit->ahead : 0;
-    if (insn->access.is_early) {
+    if (insn->access.is_early && !emit->round) {
         emit->block->early |= 1ull << emit->ordinal;
         place->group_size = insn->access.group_size;
         place->group_offset = insn->access.offset;
@@ -230,9 +282,14 @@ static bool emit_block(struct translation *translation)
 {
     struct emit *emit = &translation->emit;
     struct block *block = emit->block;
-    emit_head(emit, translation->insn);
-    if (emit->cache->counts) {
-        emit_limit(emit);
+    if (emit->round) {
+        emit_round_head(emit, translation->insn);
+    } else {
+        emit_head(emit, translation->insn);
+        if (emit->cache->counts) {
+            emit_spill_flags(emit, X86_FLAGS_ARITH);
+            emit_limit(emit);
+        }
     }
     for (unsigned i = 0; i < translation->count; i++) {
         emit->ordinal = i;
@@ -288,7 +345,8 @@ static void keep_bytes(struct translation *translation)
         return;
     }
     block->has_kept = true;
-    for (unsigned i = 0; i < translation->count; i++) {
+    unsigned count = emit->round ? emit->round : translation->count;
+    for (unsigned i = 0; i < count; i++) {
         const struct guest_insn *insn = &translation->insn[i];
         memcpy(at, insn->bytes, 16); /* too many are fast, and overwritten */
         at += insn->decoded.length;
@@ -382,9 +440,18 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
         cache->metadata_used = metadata_mark;
         return NULL;
     }
-    block->count = (uint8_t)translation->count;
+    emit->round = emit->round_recovery = 0;
     find_soft(translation);
+    if (place->mode & MODE_LOOP && !repeat(translation)) {
+        cache->metadata_used = metadata_mark;
+        return NULL;
+    }
+    block->count = (uint8_t)translation->count;
+    block->round = emit->round;
     do {
+        block->back = (uint8_t)(emit->round ? translation->count - 1
+                                            : unroll_find_end(emit, translation->insn,
+                                                              translation->count));
         find_flags_and_groups(translation); /* anew, if one was the interpreter's */
         emit->code.at = cache->write + cache->used;
         emit->cold_count = emit->ordinal = 0;
@@ -393,6 +460,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
         emit->is_held = false;
         emit->ended = emit->flags_in_memory = emit->keeps_base = false;
         emit->has_branched = false;
+        emit->round_failed = NULL;
         cache->link_count = link_mark;
     } while (!emit_block(translation));
     keep_bytes(translation);
@@ -410,4 +478,21 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
     cache->block[cache->block_count++] = block;
     code_publish(cache, block);
     return block;
+}
+
+struct block *translate_loop(struct code_cache *cache, struct cpu *cpu,
+                             const struct block *block)
+{
+    bool is_full;
+    struct code_place place = block->place;
+    place.mode |= MODE_LOOP;
+    scratch.loop_last = block->insn[block->back].offset;
+    struct block *loop = code_find(cache, &place);
+    if (!loop) {
+        loop = code_revive(cache, &place);
+    }
+    if (!loop) {
+        loop = translate(cache, cpu, &place, NULL, NULL, &is_full);
+    }
+    return loop && loop->insn[loop->back].offset == scratch.loop_last ? loop : NULL;
 }
