@@ -99,10 +99,8 @@ void code_stats_tell(struct code_cache *cache, engine_stat_fn *each, void *opaqu
     };
     tell_rows("cache", now, array_size(now), each, opaque);
     const struct row translated[] = {
-        {"blocks", counters.blocks},
-        {"unrolled_loops", counters.loops},
-        {"instructions", counters.insns},
-        {"guest_bytes", counters.guest_bytes},
+        {"blocks", counters.blocks},         {"unrolled_loops", counters.loops},
+        {"instructions", counters.insns},    {"guest_bytes", counters.guest_bytes},
         {"host_bytes", counters.host_bytes},
     };
     tell_rows("translated", translated, array_size(translated), each, opaque);

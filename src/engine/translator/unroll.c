@@ -37,11 +37,10 @@ bool unroll_closes(const struct guest_insn *first, const struct guest_insn *last
 }
 
 unsigned unroll_find_end(const struct emit *emit, const struct guest_insn *insn,
-                    unsigned count)
+                         unsigned count)
 {
     bool has_bases = !emit->is_64 && !(emit->mode & MODE_FLAT);
-    if (emit->mode & MODE_PLAIN || has_bases ||
-        emit->block->place.next != FRAME_NONE) {
+    if (emit->mode & MODE_PLAIN || has_bases || emit->block->place.next != FRAME_NONE) {
         return 0;
     }
     unsigned most = LOOP_INSN_MAX / 2;

@@ -5,7 +5,7 @@
 
 /* The instruction of a block that closes a loop to be unrolled; 0: none does. */
 unsigned unroll_find_end(const struct emit *emit, const struct guest_insn *insn,
-                    unsigned count);
+                         unsigned count);
 /* Does the last instruction of a round branch to its first? */
 bool unroll_closes(const struct guest_insn *first, const struct guest_insn *last);
 /* Where its branch back leads before it is linked: on in the loop, flags staying as they
