@@ -379,6 +379,63 @@ static void test_splits_of_the_stack_are_forgotten(void **state)
     engine_rig_close(&rig);
 }
 
+/* Sums ECX numbers at EDI up in EAX: add (%edi), %eax; add $4, %edi; dec %ecx; jnz. */
+static const uint8_t sum[] = {0x03, 0x07, 0x83, 0xc7, 0x04, 0x49, 0x75, 0xf8, 0xf4};
+
+#define NUMBERS_AT 0x80ffeu /* a number crosses each page's end */
+#define NUMBERS    20000u
+
+static void check_sum(struct engine_rig *rig, uint32_t count)
+{
+    struct x86_state cpu;
+    set_up(&cpu);
+    cpu.gpr[X86_RAX] = 0;
+    cpu.gpr[X86_RCX] = count;
+    cpu.gpr[X86_RDI] = NUMBERS_AT;
+    run_from(rig, &cpu);
+    assert_int_equal(cpu.gpr[X86_RAX], count * (count + 1) / 2);
+    assert_int_equal(cpu.gpr[X86_RDI], NUMBERS_AT + 4 * count);
+}
+
+static void open_sum(struct engine_rig *rig)
+{
+    open_rig(rig, 0);
+    put(rig, 0, sum, sizeof(sum));
+    for (uint32_t i = 0; i < NUMBERS; i++) {
+        uint32_t number = i + 1;
+        assert_true(ram_write(rig->memory, NUMBERS_AT + 4 * i, &number, 4));
+    }
+}
+
+static void test_long_loops_are_unrolled(void **state)
+{
+    struct engine_rig rig;
+    open_sum(&rig);
+    check_sum(&rig, 200);
+    assert_int_equal(counted(&rig, false, "translated", "unrolled_loops"), 0);
+    check_sum(&rig, NUMBERS);
+    assert_int_equal(counted(&rig, false, "translated", "unrolled_loops"), 1);
+    for (uint32_t count = 1; count < 40; count++) {
+        check_sum(&rig, count);
+    }
+    check_sum(&rig, NUMBERS);
+    assert_int_equal(counted(&rig, false, "translated", "unrolled_loops"), 1);
+    assert_int_equal(counted(&rig, false, "invalidated_blocks", "by_variant"), 0);
+    engine_rig_close(&rig);
+}
+
+static void test_short_loops_are_not_unrolled_for_long(void **state)
+{
+    struct engine_rig rig;
+    open_sum(&rig);
+    for (unsigned i = 0; i < 2000; i++) {
+        check_sum(&rig, 3);
+    }
+    assert_int_equal(counted(&rig, false, "translated", "unrolled_loops"), 1);
+    assert_int_equal(counted(&rig, false, "invalidated_blocks", "by_variant"), 1);
+    engine_rig_close(&rig);
+}
+
 int main(void)
 {
     struct error err;
@@ -397,6 +454,8 @@ int main(void)
         cmocka_unit_test(test_flags_of_before_are_overwritten),
         cmocka_unit_test(test_jumps_leave_dead_blocks),
         cmocka_unit_test(test_splits_of_the_stack_are_forgotten),
+        cmocka_unit_test(test_long_loops_are_unrolled),
+        cmocka_unit_test(test_short_loops_are_not_unrolled_for_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
