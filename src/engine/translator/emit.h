@@ -136,7 +136,7 @@ struct cold {
     uint32_t link;
 };
 
-#define COLD_MAX 512
+#define COLD_MAX 896
 
 /* What a host register holds besides the code being made (scratch.c): a guest register
  * by its number, or the host address of the bytes of the group with a slot. */

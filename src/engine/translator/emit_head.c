@@ -2,6 +2,7 @@
 #include "engine/translator/emit.h"
 
 #include <assert.h>
+#include <string.h>
 
 static void fs_compare(struct code *code, unsigned size, int32_t offset, uint32_t value)
 {
@@ -196,7 +197,7 @@ void emit_head(struct emit *emit, const struct guest_insn *insns)
     struct gate gate = emit->gate = find_gate(insns, block->count);
     block->patch_count = 0;
     block->loop[0] = block->loop[1] = 0;
-    block->early = 0;
+    memset(block->early, 0, sizeof(block->early));
     block->settles =
         (uint8_t)(wanted == HEAD_NOWHERE ? flags_count_settling(emit, insns, block->count)
                                          : 0);
@@ -235,7 +236,7 @@ void emit_round_head(struct emit *emit, const struct guest_insn *insns)
     bool is_lost = !emit->round_spills && !emit->round_recovery;
     block->patch_count = 0;
     block->loop[1] = 0;
-    block->early = 0;
+    memset(block->early, 0, sizeof(block->early));
     block->settles =
         (uint8_t)(is_lost ? flags_count_settling(emit, insns, emit->round) : 0);
     block->status[0] = gate.fpu;

@@ -216,7 +216,10 @@ static struct block *find_back(struct translator_cpu *translator, struct block *
         return NULL;
     }
     enum where before = where_enter(WHERE_TRANSLATION);
+    uint64_t blocks = translator->cache->counters.blocks;
     struct block *loop = translate_loop(translator->cache, translator->cpu, from);
+    counter_add(&translator->stats.blocks_made,
+                translator->cache->counters.blocks - blocks);
     where_enter(before);
     if (!loop) {
         from->backs = BACKS_NEVER;

@@ -26,10 +26,10 @@ static const struct resource {
     uint32_t parts;  /* so many of it */
     uint32_t room;
 } resources[CODE_RESOURCES] = {
-    [CODE_BYTES] = {offsetof(struct code_cache, used), 1, 1, 48u << 10},
-    [CODE_TABLES] = {offsetof(struct code_cache, metadata_used), 2, 3, 48u << 10},
+    [CODE_BYTES] = {offsetof(struct code_cache, used), 1, 1, 84u << 10},
+    [CODE_TABLES] = {offsetof(struct code_cache, metadata_used), 2, 3, 84u << 10},
     [CODE_BLOCKS] = {offsetof(struct code_cache, block_count), 256, 1, 1},
-    [CODE_LINKS] = {offsetof(struct code_cache, link_count), 128, 1, 2 * BLOCK_INSN_MAX},
+    [CODE_LINKS] = {offsetof(struct code_cache, link_count), 128, 1, 2 * LOOP_INSN_MAX},
 };
 
 static uint32_t *cursor(struct code_cache *cache, unsigned resource)

@@ -249,7 +249,7 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
     }
     emit->settles = emit->ordinal == translation->count - 1 ? emit->ahead : 0;
     if (insn->access.is_early && !emit->round) {
-        emit->block->early |= 1ull << emit->ordinal;
+        emit->block->early[emit->ordinal / 64] |= 1ull << emit->ordinal % 64;
         place->group_size = insn->access.group_size;
         place->group_offset = insn->access.offset;
     }
