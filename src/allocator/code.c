@@ -5,8 +5,9 @@
  * is done if no watch bit is set. A processor may perform that load before the store
  * becomes visible, so the decoding side pays: having set FRAME_WATCH_CODE it makes every
  * thread pass a fence (barrier_all_threads) and only then reads the bytes. A store that
- * missed the bit is visible by then. The frame's code lock is held over both, so that a
- * second decoder, which finds the bit set, does not read before the first one's fence.
+ * missed the bit is visible by then. A second decoder must not read before that fence: if
+ * it finds its lines watched, which they are not before, it may; else it waits for the
+ * frame's code lock, which is held over all of this.
  *
  * When the bit is long set and only new lines are marked no fence of the other threads is
  * needed: their stores come here, and memory_written has a fence of its own between the
@@ -44,13 +45,11 @@ uint32_t memory_code_watch(struct memory *memory, frame_t frame, unsigned offset
 {
     /* The version first: a store behind the look at it that has the lines forgotten
      * advances it. */
-    uint64_t before = memory->frame[frame];
-    if (before & FRAME_WATCH_CODE &&
-        !(line_mask(offset, size) & ~memory->code_lines[frame])) {
+    uint64_t before = memory->frame[frame], lines = line_mask(offset, size);
+    if (before & FRAME_WATCH_CODE && !(lines & ~memory->code_lines[frame])) {
         return FRAME_VERSION(before);
     }
     pthread_mutex_lock(code_lock(memory, frame));
-    atomic_fetch_or(&memory->code_lines[frame], line_mask(offset, size));
     uint64_t entry = atomic_fetch_or(&memory->frame[frame], FRAME_WATCH_CODE);
     if (!(entry & FRAME_WATCH_CODE)) {
         const struct memory_listener *listener = memory->listener;
@@ -59,6 +58,7 @@ uint32_t memory_code_watch(struct memory *memory, frame_t frame, unsigned offset
         }
         barrier_all_threads();
     }
+    atomic_fetch_or(&memory->code_lines[frame], lines);
     pthread_mutex_unlock(code_lock(memory, frame));
     return FRAME_VERSION(entry);
 }

@@ -61,6 +61,29 @@ static void test_the_version_leaves_other_bits_alone(void **unused)
     assert_int_equal(version_of(4), 0);
 }
 
+/* Of a frame that becomes watched no line is before the fence: who finds one may read. */
+static void note_lines(void *opaque, frame_t frame)
+{
+    uint64_t *lines = opaque;
+    assert_true(memory->frame[frame] & FRAME_WATCH_CODE);
+    *lines = memory->code_lines[frame];
+}
+
+static void test_lines_are_watched_behind_the_fence(void **unused)
+{
+    static const struct memory_listener listener = {.code_watched = note_lines};
+    uint64_t lines = 1;
+    memory_set_engine(memory, &listener, &lines);
+    uint32_t version = memory_code_watch(memory, 6, 0, 128);
+    assert_int_equal(lines, 0);
+    assert_int_equal(memory->code_lines[6], 3);
+    lines = 1;
+    assert_int_equal(memory_code_watch(memory, 6, 64, 192), version);
+    assert_int_equal(memory->code_lines[6], 15);
+    assert_int_equal(lines, 1); /* not told again */
+    memory_set_engine(memory, NULL, NULL);
+}
+
 /*
  * The race itself, in rounds begun by both threads at once: one stores the round's number
  * as a guest does, the other decodes the same bytes. The decoder has seen the store, or
@@ -132,6 +155,7 @@ int main(void)
         TEST(test_only_stores_to_decoded_lines_invalidate),
         TEST(test_lines_accumulate),
         TEST(test_the_version_leaves_other_bits_alone),
+        TEST(test_lines_are_watched_behind_the_fence),
         TEST(test_no_store_is_missed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
