@@ -196,13 +196,33 @@ static void report(unsigned round, const struct total *total)
            (unsigned long)total->hash);
 }
 
+static int usage(FILE *out, int status)
+{
+    fputs("usage: bench_translation [OPTIONS] FILE\n"
+          "\n"
+          "Translates the code of an ELF file, without a guest, and tells what an "
+          "instruction "
+          "costs.\n"
+          "\n"
+          "  --kernel      as a kernel's; a program's otherwise\n"
+          "  --cold KIB    memory that is touched between blocks, to drive what "
+          "translation "
+          "needs\n"
+          "                out of the host's caches; 0\n"
+          "  --rounds N    3; in the first one kinds of instructions are learnt\n"
+          "  --limit KIB   of code; 1024\n"
+          "\n"
+          "example: bench_translation --cold 4096 /usr/bin/python3\n",
+          out);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"kernel", no_argument, NULL, 'k'},
-                                            {"cold", required_argument, NULL, 'c'},
-                                            {"rounds", required_argument, NULL, 'r'},
-                                            {"limit", required_argument, NULL, 'l'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"kernel", no_argument, NULL, 'k'},       {"cold", required_argument, NULL, 'c'},
+        {"rounds", required_argument, NULL, 'r'}, {"limit", required_argument, NULL, 'l'},
+        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
     struct bench bench = {.mode = MODE_USER};
     struct error err = {0};
     size_t limit = 1024, cold = 0;
@@ -222,14 +242,14 @@ int main(int argc, char **argv)
         case 'l':
             limit = strtoul(optarg, NULL, 0);
             break;
+        case 'h':
+            return usage(stdout, 0);
         default:
-            return 2;
+            return usage(stderr, 2);
         }
     }
     if (optind + 1 != argc) {
-        fprintf(stderr, "usage: bench_translation [--kernel] [--cold KIB] [--rounds N] "
-                        "[--limit KIB] FILE\n");
-        return 2;
+        return usage(stderr, 2);
     }
     struct cpuid_config config = {.cpus = 1};
     insn_index_rows();

@@ -353,8 +353,7 @@ void cpu_sync_out(struct cpu *cpu, struct x86_state *state);
  * TLB view, code key, and whether code needs the interpreter. */
 void cpu_update_mode(struct cpu *cpu);
 
-/* In the half of the linear addresses where kernels live, and where alone entries last?
- */
+/* In the half of the addresses where kernels live, and where alone entries last? */
 static inline bool cpu_is_upper(const struct cpu *cpu, gva_t gva)
 {
     return gva >> (cpu->state.efer & X86_EFER_LMA ? 63 : 31) & 1;

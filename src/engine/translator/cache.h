@@ -216,7 +216,7 @@ struct block {
     /* Behind the head's early checks (early.c), with the flags in the host's, in memory:
      * so far from block_start; 0: as from elsewhere. */
     uint16_t loop[2];
-    uint64_t early[(LOOP_INSN_MAX + 63) / 64]; /* the instructions that those are for */
+    uint64_t early; /* the instructions that those are for, a bit each; not of loops */
     /* Where it is entered: the look of its head, behind both, whose first instruction has
      * HEAD_POLL_SIZE bytes if what it loads is read then (frame.poll); return sites that
      * it goes on behind. */
@@ -270,10 +270,11 @@ static inline bool block_ends_at(const struct block *block, unsigned offset)
     return offset == last->offset + last->length;
 }
 
-/* Is the group that begins at an instruction checked at the block's head (early.c)? */
+/* Is the group that begins at an instruction checked at the block's head (early.c)? Who
+ * finds such a check failed in an unrolled loop does not leave by it. */
 static inline bool block_is_early(const struct block *block, unsigned ordinal)
 {
-    return block->early[ordinal / 64] >> ordinal % 64 & 1;
+    return !block->round && block->early >> ordinal & 1;
 }
 
 /* Its frames, by number; NULL: it has no more. */

@@ -76,7 +76,7 @@ static bool is_aligned(const struct guest_insn *insn)
     return !native_is_unaligned(insn->decoded.mnemonic);
 }
 
-static void find_host_flags(struct guest_insn *insn)
+static void plan_host_flags(struct guest_insn *insn)
 {
     insn->host_flags =
         (insn->is_exit ? INSN_BRANCHES : 0) | (is_aligned(insn) ? INSN_ALIGNED : 0);
@@ -120,7 +120,7 @@ static bool work_out(const struct emit *emit, struct guest_insn *insn, unsigned 
     emit_stack_plan(insn);
     values_plan(insn);
     recover_plan(insn);
-    find_host_flags(insn);
+    plan_host_flags(insn);
     if (insn->emit == emit_copy) {
         emit_copy_plan(emit, insn);
     }

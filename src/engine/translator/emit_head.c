@@ -2,7 +2,6 @@
 #include "engine/translator/emit.h"
 
 #include <assert.h>
-#include <string.h>
 
 static void fs_compare(struct code *code, unsigned size, int32_t offset, uint32_t value)
 {
@@ -77,6 +76,30 @@ static void read_poll(struct code *code)
     host_fs(code, true, HOST_MOV_LOAD, HOST_R9, FRAME(poll));
     assert(code->at - start == HEAD_POLL_SIZE);
     host_op_mem(code, false, HOST_MOV_LOAD, HOST_R9, &place);
+}
+
+/* The look at what the block needs, behind which flags are where they were: in the
+ * host's, or somewhere else. */
+static void emit_look(struct emit *emit, bool keeps_flags)
+{
+    const struct gate *gate = &emit->gate;
+    struct code *code = &emit->code;
+    const uint8_t *look = code->at;
+    uint8_t *place = NULL;
+    if (gate->size == 1) {
+        read_poll(code);
+    } else if (!keeps_flags) {
+        fs_compare(code, gate->size, frame_status(gate->first), gate->value);
+        place = host_jcc(code, HOST_NE);
+    } else {
+        compare_without_flags(emit, gate);
+        place = host_jmp(code);
+        host_mov(code, HOST_RCX, HOST_R8);
+    }
+    struct cold *cold = emit_cold(emit, COLD_LEAVE, place);
+    cold->reason = LEAVE_HEAD;
+    cold->from_host = keeps_flags;
+    emit_patch(emit, look, cold);
 }
 
 /* Where a head wants the guest's flags. */
@@ -180,6 +203,21 @@ static enum head_flags emit_checks(struct emit *emit, const struct guest_insn *f
     return wanted;
 }
 
+/* What is kept of the head; settles: struct block's. */
+static void begin_head(struct emit *emit, const struct guest_insn *insns,
+                       unsigned settles)
+{
+    struct block *block = emit->block;
+    const struct gate gate = emit->gate = find_gate(insns, block->count);
+    block->patch_count = 0;
+    block->loop[0] = block->loop[1] = 0;
+    block->early = 0;
+    block->settles = (uint8_t)settles;
+    block->status[0] = gate.fpu;
+    block->status[1] = gate.vector;
+    block->needs_avx = gate.avx;
+}
+
 /*
  * Who leaves at a head that does not need the flags has lost them, unless he came by a
  * jump or a return (struct block's settles).
@@ -191,39 +229,15 @@ static enum head_flags emit_checks(struct emit *emit, const struct guest_insn *f
  */
 void emit_head(struct emit *emit, const struct guest_insn *insns)
 {
-    struct block *block = emit->block;
-    struct code *code = &emit->code;
     enum head_flags wanted = find_head_flags(emit, insns);
-    struct gate gate = emit->gate = find_gate(insns, block->count);
-    block->patch_count = 0;
-    block->loop[0] = block->loop[1] = 0;
-    memset(block->early, 0, sizeof(block->early));
-    block->settles =
-        (uint8_t)(wanted == HEAD_NOWHERE ? flags_count_settling(emit, insns, block->count)
-                                         : 0);
-    block->status[0] = gate.fpu;
-    block->status[1] = gate.vector;
-    block->needs_avx = gate.avx;
+    bool is_lost = wanted == HEAD_NOWHERE;
+    begin_head(emit, insns,
+               is_lost ? flags_count_settling(emit, insns, emit->block->count) : 0);
     emit_entries(emit, wanted);
     if (emit->early_count) {
         wanted = emit_checks(emit, &insns[0], wanted);
     }
-    const uint8_t *look = code->at;
-    uint8_t *place = NULL;
-    if (gate.size == 1) {
-        read_poll(code);
-    } else if (wanted != HEAD_HOST) {
-        fs_compare(code, gate.size, frame_status(gate.first), gate.value);
-        place = host_jcc(code, HOST_NE);
-    } else {
-        compare_without_flags(emit, &gate);
-        place = host_jmp(code);
-        host_mov(code, HOST_RCX, HOST_R8);
-    }
-    struct cold *cold = emit_cold(emit, COLD_LEAVE, place);
-    cold->reason = LEAVE_HEAD;
-    cold->from_host = wanted == HEAD_HOST;
-    emit_patch(emit, look, cold);
+    emit_look(emit, wanted == HEAD_HOST);
 }
 
 /* Of an unrolled loop: come to by its branch alone, with the flags in the host's. */
@@ -231,45 +245,27 @@ void emit_round_head(struct emit *emit, const struct guest_insn *insns)
 {
     struct block *block = emit->block;
     struct code *code = &emit->code;
-    struct gate gate = emit->gate = find_gate(insns, block->count);
+    const uint32_t spilled = emit->round_spills ? X86_FLAGS_ARITH : 0;
     uint8_t *over = NULL;
     bool is_lost = !emit->round_spills && !emit->round_recovery;
-    block->patch_count = 0;
-    block->loop[1] = 0;
-    memset(block->early, 0, sizeof(block->early));
-    block->settles =
-        (uint8_t)(is_lost ? flags_count_settling(emit, insns, emit->round) : 0);
-    block->status[0] = gate.fpu;
-    block->status[1] = gate.vector;
-    block->needs_avx = gate.avx;
+    begin_head(emit, insns, is_lost ? flags_count_settling(emit, insns, emit->round) : 0);
     host_align(code, 8, 0);
     block->entry = block->entry_memory = block->entry_jump = place_of(emit);
     emit_note_flags(emit);
     if (emit->early_count) {
-        emit_spill_flags(emit, emit->round_spills ? X86_FLAGS_ARITH : 0);
+        emit_spill_flags(emit, spilled);
         emit_early(emit, false);
         over = emit->round_spills ? host_jmp(code) : NULL;
     }
     host_align(code, 8, 0);
     block->loop[0] = (uint16_t)(place_of(emit) - block->entry);
     emit_note_flags(emit);
-    emit_spill_flags(emit, emit->round_spills ? X86_FLAGS_ARITH : 0);
+    emit_spill_flags(emit, spilled);
     host_align(code, 8, 0);
     if (over) {
         host_patch(over, code->at);
     }
-    const uint8_t *look = code->at;
-    uint8_t *place = NULL;
-    if (gate.size == 1) {
-        read_poll(code);
-    } else {
-        fs_compare(code, gate.size, frame_status(gate.first), gate.value);
-        place = host_jcc(code, HOST_NE);
-    }
-    struct cold *cold = emit_cold(emit, COLD_LEAVE, place);
-    cold->reason = LEAVE_HEAD;
-    cold->from_host = false;
-    emit_patch(emit, look, cold);
+    emit_look(emit, false);
     if (emit->cache->counts) {
         emit_limit(emit);
     }

@@ -386,6 +386,13 @@ static void replace_block(struct translator_cpu *translator, struct block *block
     where_enter(before);
 }
 
+/* An instruction's ordinal in the first block of an unrolled loop, and in its variants.
+ */
+static unsigned in_round(const struct block *block, unsigned ordinal)
+{
+    return block->round ? ordinal % block->round : ordinal;
+}
+
 /* The block's plain variant, if it has an instruction at the same place. */
 static struct block *find_variant(struct translator_cpu *translator,
                                   const struct block *block, unsigned ordinal)
@@ -398,7 +405,7 @@ static struct block *find_variant(struct translator_cpu *translator,
     if (!plain) {
         plain = make_block(translator, &place, &is_full);
     }
-    unsigned other = block->round ? ordinal % block->round : ordinal;
+    unsigned other = in_round(block, ordinal);
     bool is_fit = plain && !block->is_dead && other < plain->count &&
                   plain->insn[other].offset == block->insn[ordinal].offset;
     return is_fit ? plain : NULL;
@@ -414,8 +421,8 @@ bool find_plain(struct translator_cpu *translator, struct block *block, unsigned
     if (atomic_fetch_add(&block->misses, 1) == MISSES_MAX) {
         replace_block(translator, block, plain, ordinal);
     }
-    unsigned other = block->round ? ordinal % block->round : ordinal;
-    *entry = (struct entry){block_host(plain, other), plain->status, entry->page};
+    *entry = (struct entry){block_host(plain, in_round(block, ordinal)), plain->status,
+                            entry->page};
     return true;
 }
 

@@ -244,12 +244,12 @@ static bool emit_insn(struct translation *translation, struct guest_insn *insn)
     };
     emit->block->is_soft |= insn->soft_size != 0;
     if (emit->round && emit->ordinal == 0 && !emit->round_spills) {
-        place->recovery =
-            emit->round_recovery; /* who leaves by the look comes here, too */
+        /* Who leaves by the look comes here, too. */
+        place->recovery = emit->round_recovery;
     }
     emit->settles = emit->ordinal == translation->count - 1 ? emit->ahead : 0;
     if (insn->access.is_early && !emit->round) {
-        emit->block->early[emit->ordinal / 64] |= 1ull << emit->ordinal % 64;
+        emit->block->early |= 1ull << emit->ordinal;
         place->group_size = insn->access.group_size;
         place->group_offset = insn->access.offset;
     }
@@ -483,7 +483,7 @@ struct block *translate(struct code_cache *cache, struct cpu *cpu,
 struct block *translate_loop(struct code_cache *cache, struct cpu *cpu,
                              const struct block *block)
 {
-    bool is_full;
+    bool is_full = false;
     struct code_place place = block->place;
     place.mode |= MODE_LOOP;
     scratch.loop_last = block->insn[block->back].offset;

@@ -29,7 +29,8 @@ static bool may_repeat(const struct guest_insn *insn)
     return insn->emit && insn->keeps_addresses && !insn->soft_size && !insn->ends_block;
 }
 
-bool unroll_closes(const struct guest_insn *first, const struct guest_insn *last)
+/* Does the last instruction of a round branch to its first? */
+static bool closes(const struct guest_insn *first, const struct guest_insn *last)
 {
     return last->emit == emit_jcc &&
            last->offset + last->decoded.length + last->operand[0].imm.value.s ==
@@ -45,7 +46,7 @@ unsigned unroll_find_end(const struct emit *emit, const struct guest_insn *insn,
     }
     unsigned most = LOOP_INSN_MAX / 2;
     for (unsigned i = 0; i < count && i < most && may_repeat(&insn[i]); i++) {
-        if (i > 0 && unroll_closes(insn, &insn[i])) {
+        if (i > 0 && closes(insn, &insn[i])) {
             return i;
         }
     }
@@ -87,7 +88,8 @@ static void operate(struct emit *emit, unsigned opcode, unsigned size)
                 HOST_R9);
 }
 
-void unroll_recover(struct emit *emit, const struct recovery *recovery)
+/* The host's flags become those that a recovery tells of. */
+static void recover(struct emit *emit, const struct recovery *recovery)
 {
     enum { ADD = 0x03, SUB = 0x2b, COMPARE = 0x3b, TEST = 0x85 };
     load_value(emit, HOST_R8, recovery, 0);
@@ -126,7 +128,7 @@ void unroll_emit_cold(struct emit *emit, const struct cold *cold)
     emit->flags_in_memory = emit->round_spills;
     emit->flags_are_stored = false;
     if (!emit->round_spills && emit->round_recovery) {
-        unroll_recover(emit, &emit->recovery[emit->round_recovery - 1]);
+        recover(emit, &emit->recovery[emit->round_recovery - 1]);
     }
     emit->ordinal = 0;
     emit->settles = emit->block->settles;

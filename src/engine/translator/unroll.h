@@ -6,15 +6,11 @@
 /* The instruction of a block that closes a loop to be unrolled; 0: none does. */
 unsigned unroll_find_end(const struct emit *emit, const struct guest_insn *insn,
                          unsigned count);
-/* Does the last instruction of a round branch to its first? */
-bool unroll_closes(const struct guest_insn *first, const struct guest_insn *last);
 /* Where its branch back leads before it is linked: on in the loop, flags staying as they
  * are, but out by what follows if it is its turn. */
 void unroll_emit_count(struct emit *emit);
 /* Makes several rounds of one: how many. */
 unsigned unroll_copy(struct guest_insn *insn, unsigned round);
-/* The host's flags become those that a recovery tells of. */
-void unroll_recover(struct emit *emit, const struct recovery *recovery);
 /* A check for the rounds failed: on in the loop's first block. */
 void unroll_emit_cold(struct emit *emit, const struct cold *cold);
 /* The branch that ends a round; the flags are the host's. */
